@@ -31,7 +31,7 @@ class Pair(TypedDict):
 def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A face (H, W, 3) uint8 → (16, 16, 3), by Pillow's antialiased bicubic as the authors do."""
     small = Image.fromarray(image).resize((LQ_SIZE, LQ_SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(small)
+    return np.array(small)  # asarray would give a read-only view
 
 
 def normalise(image: NDArray[np.uint8]) -> Tensor:

@@ -22,10 +22,9 @@ from train.console import Progress, UserError, whole_file
 from train.data import FacePairs, Pair, denormalise
 from train.faces import draw_faces
 from train.landmarks import decode
+from train.metrics import landmark_error, psnr
 from train.network import DIC, Steps
 from train.recipe import Recipe
-
-CROP_BORDER = 8  # pixels left out of PSNR at every edge, as the released evaluations do
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,17 @@ class Validation:
     landmark_error: float
 
 
-def losses(steps: Steps, pair: Pair) -> tuple[Tensor, Tensor]:
-    """Pixel loss (L1, eq. 9) and alignment loss (MSE on heatmaps, eq. 10), summed over steps."""
+def losses(steps: Steps, pair: Pair, peak_weight: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The paper's two losses, each summed over the steps.
+
+    Returns:
+        the pixel loss, L1 on faces (eq. 9), and the alignment loss, MSE on heatmaps (eq. 10),
+        in which a cell of target height h weighs 1 + peak_weight · h (0 in the paper).
+    """
+    target = pair["heatmaps"]
+    weight = 1 + peak_weight * target
     pixel = torch.stack([F.l1_loss(sr, pair["gt"]) for sr in steps.sr]).sum()
-    align = torch.stack([F.mse_loss(h, pair["heatmaps"]) for h in steps.heatmaps]).sum()
+    align = torch.stack([((h - target) ** 2 * weight).mean() for h in steps.heatmaps]).sum()
     return pixel, align
 
 
@@ -73,7 +79,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     bar = Progress(total=recipe.iterations, desc=recipe.name, unit="it")
     with bar:
         for iteration, pair in enumerate(_forever(training, recipe, device), start=1):
-            pixel, align = losses(network(pair["lq"]), pair)
+            pixel, align = losses(network(pair["lq"]), pair, recipe.peak_weight)
             loss = recipe.pixel_weight * pixel + recipe.align_weight * align
             if not math.isfinite(loss.item()):
                 raise UserError(
@@ -136,25 +142,18 @@ def validate(network: DIC, pairs: FacePairs, iteration: int, batch_size: int) ->
     """Mean PSNR of every step and mean landmark error over `pairs`."""
     device = network.components.device
     network.eval()
-    squared: list[np.ndarray[Any, Any]] = []
+    by_step: list[list[float]] = [[] for _ in range(network.config.steps)]
     distances = []
     for pair in DataLoader(pairs, batch_size):
         steps = network(pair["lq"].to(device))
-        gt = _cropped(denormalise(pair["gt"]))
-        squared.append(
-            np.stack([((_cropped(denormalise(s)) - gt) ** 2).mean((1, 2, 3)) for s in steps.sr])
-        )
+        gt = denormalise(pair["gt"])
+        for found, sr in zip(by_step, steps.sr, strict=True):
+            found += map(psnr, denormalise(sr), gt)
         points, _ = decode(steps.heatmaps[-1].cpu().numpy())
-        distances.append(np.linalg.norm(points - pair["landmarks"].numpy(), axis=-1).mean())
+        distances += map(landmark_error, points, pair["landmarks"].numpy())
     network.train()
-    mse = np.concatenate(squared, axis=1)  # (steps, faces)
-    psnr = (10 * np.log10(255**2 / np.maximum(mse, 1e-10))).mean(axis=1)
-    return Validation(iteration, tuple(map(float, psnr)), float(np.mean(distances)))
-
-
-def _cropped(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    inside = slice(CROP_BORDER, -CROP_BORDER)
-    return images[:, inside, inside].astype(np.float64)
+    means = tuple(float(np.mean(found)) for found in by_step)
+    return Validation(iteration, means, float(np.mean(distances)))
 
 
 def _report(result: Validation) -> str:

@@ -51,6 +51,8 @@ class Recipe:
         warmup: share of the run in which the rate rises; then it falls to zero along a cosine.
         pixel_weight: of the L1 loss on every step's face (Ma et al., eq. 9).
         align_weight: of the MSE loss on every step's heatmaps (eq. 10).
+        peak_weight: how much more a heatmap's peak weighs in the MSE than its background. 0 in the
+            paper, whose hourglass starts trained; a fresh one stays at zero heatmaps for long.
         validate_every: iterations between validations; the last one is always validated.
         seed: of weights, order and flips.
     """
@@ -67,6 +69,7 @@ class Recipe:
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     pixel_weight: NotNegative = 1.0
     align_weight: NotNegative = 0.1
+    peak_weight: NotNegative = 0.0
     validate_every: Count = 1000
     seed: int = 0
 

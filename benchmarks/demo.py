@@ -1,0 +1,110 @@
+"""`python -m benchmarks.demo`: a small photograph restored, and a picture to look at.
+
+The photograph is scikit-image's `astronaut` (NASA, public domain), shrunk until the face is
+about 16 pixels wide. It is restored by the same command that a user types.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.console import Parser, UsageError, run, write_whole
+from runtime.detect import HaarDetector
+from runtime.images import Picture, encode_picture, read_picture
+from runtime.restore import cut
+from train.metrics import psnr
+
+FACE_WIDTH = 16  # pixels, of the shrunken photograph's face
+TILE = 384
+GAP = 8
+CAPTION = 28
+
+Bytes = NDArray[np.uint8]
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.demo", description="Restore a small photograph and compare."
+    )
+    parser.add_argument("--engine", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args(arguments)
+
+    original = astronaut()
+    width = HaarDetector().find(original)[0].size / HaarDetector.FRAMING.margin
+    side = round(original.shape[0] * FACE_WIDTH / width)
+    small = np.asarray(
+        Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC)
+    )
+    source, target = options.out / "small.png", options.out / "restored.png"
+    write_whole(source, encode_picture(Picture(small), ".png"))
+    command = [sys.executable, "-m", "runtime.infer", str(source), "-o", str(target)]
+    command += ["--engine", str(options.engine), "--faces"]
+    print("$", " ".join(["python", *command[1:]]), flush=True)
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise UsageError(f"restoring ended with status {status}")
+    restored = read_picture(target).rgb()
+    picture, figures = compare(small, restored, original)
+    comparison = options.out / "comparison.png"
+    write_whole(comparison, encode_picture(Picture(picture), ".png"))
+    print(f"\nThe photograph's face against the original: {figures}")
+    print(f"Look at {comparison}")
+    return 0
+
+
+def astronaut() -> Bytes:
+    """(512, 512, 3) uint8 RGB."""
+    import skimage.data
+
+    return np.ascontiguousarray(skimage.data.astronaut())
+
+
+def compare(small: Bytes, restored: Bytes, original: Bytes) -> tuple[Bytes, str]:
+    """Whole photographs above, their faces below: small, bicubic, restored, original.
+
+    Returns:
+        the picture, and the PSNR of the faces as a line to print.
+    """
+    size = (restored.shape[1], restored.shape[0])
+    pixels = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.NEAREST))
+    bicubic = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+    true = np.asarray(Image.fromarray(original).resize(size, Image.Resampling.BICUBIC))
+    face = HaarDetector().find(true)[0]
+    columns = []
+    scores = {}
+    named = (("small", pixels), ("bicubic", bicubic), ("restored", restored), ("original", true))
+    for name, image in named:
+        crop = cut(image, face)
+        if name in ("bicubic", "restored"):
+            scores[name] = psnr(_tile(crop, 128), _tile(cut(true, face), 128))
+        whole, part = _tile(image, TILE), _tile(crop, TILE)
+        gap = np.full((GAP, TILE, 3), 255, np.uint8)
+        columns.append(np.concatenate((_caption(name), whole, gap, part)))
+    space = np.full((columns[0].shape[0], GAP, 3), 255, np.uint8)
+    rows = [piece for column in columns for piece in (column, space)][:-1]
+    figures = ", ".join(f"{name} {score:.2f} dB" for name, score in scores.items())
+    return np.concatenate(rows, axis=1), figures
+
+
+def _tile(image: Bytes, side: int) -> Bytes:
+    way = Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((side, side), way))
+
+
+def _caption(text: str) -> Bytes:
+    strip = np.full((CAPTION, TILE, 3), 255, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(strip, text, (4, CAPTION - 9), font, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,27 @@
+"""Optimised inference of DIC engines. Needs NumPy, OpenCV and an engine's runtime, no PyTorch.
+
+    from runtime import FaceRestorer, load_engine
+
+    with load_engine("dic.onnx") as engine:
+        face = FaceRestorer(engine).restore([crop])[0].image
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runtime.engine import Engine, EngineError, load_engine
+
+if TYPE_CHECKING:
+    from runtime.restore import FaceRestorer, Restored
+
+__all__ = ["Engine", "EngineError", "FaceRestorer", "Restored", "load_engine"]
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy and OpenCV take longest to import; --help must not wait for them.
+    if name in ("FaceRestorer", "Restored"):
+        import runtime.restore
+
+        return getattr(runtime.restore, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

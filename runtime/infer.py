@@ -1,0 +1,204 @@
+"""`python -m runtime.infer`: restore faces in picture files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.console import Parser, Progress, UsageError, complain, run, write_whole
+from runtime.engine import EngineError, load_engine
+
+if TYPE_CHECKING:
+    from runtime.detect import Detector
+    from runtime.restore import FaceRestorer
+
+DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Job:
+    source: Path
+    target: Path
+
+
+class NoFaceError(Exception):
+    """A photograph in which there is nothing to restore."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
+    )
+    if options.max_face < 16:
+        parser.error("--max-face must be at least 16 pixels")
+    if options.enlarge is not None and not 1 <= options.enlarge <= 8:
+        parser.error("--enlarge must be 1 to 8")
+
+    # OpenCV takes a while to import; --help and usage errors need none of it.
+    from runtime.detect import DetectorError, HaarDetector, YuNetDetector
+    from runtime.images import ImageError
+    from runtime.restore import FaceRestorer
+
+    jobs = plan(options.input, options.output, keep_format=options.faces)
+    with load_engine(options.engine, options.device) as engine:
+        restorer = FaceRestorer(engine)
+        detector: Detector | None = None
+        if options.faces:
+            try:
+                detector = YuNetDetector(options.yunet) if options.yunet else HaarDetector()
+            except DetectorError as error:
+                raise UsageError(error) from error
+        print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
+        failed = 0
+        with Progress(jobs, desc="restoring", unit="file", disable=len(jobs) < 2) as bar:
+            for job in bar:
+                try:
+                    with bar.external_write_mode(file=sys.stderr):
+                        if detector is None:
+                            _restore_crop(restorer, job)
+                        else:
+                            _restore_photo(restorer, detector, job, options)
+                except (ImageError, NoFaceError) as error:
+                    failed += 1
+                    with bar.external_write_mode(file=sys.stderr):
+                        complain(error)
+                except OSError as error:
+                    failed += 1
+                    with bar.external_write_mode(file=sys.stderr):
+                        complain(f"{job.target}: cannot be written: {error.strerror or error}")
+    if failed == len(jobs):
+        return NOTHING_DONE
+    return SOME_FAILED if failed else DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m runtime.infer",
+        description="Restore faces: aligned face crops, or with --faces those in photographs.",
+    )
+    parser.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="picture or folder")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="a picture file for one input, else a folder",
+    )
+    parser.add_argument("--engine", type=Path, required=True, metavar="FILE", help="dic.onnx")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--faces", action="store_true", help="inputs are photographs: find, restore, blend back"
+    )
+    parser.add_argument(
+        "--max-face",
+        type=int,
+        default=128,
+        metavar="PIXELS",
+        help="with --faces, leave faces alone whose crop is wider: the network sees 16×16 pixels "
+        "of a face, a sharp large one would lose (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--enlarge",
+        type=int,
+        metavar="N",
+        help="with --faces, enlarge the photograph N times (default: what the faces need, at most 8)",
+    )
+    parser.add_argument(
+        "--yunet", type=Path, metavar="MODEL", help="with --faces, find them with YuNet's ONNX model"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
+    return parser
+
+
+def plan(inputs: list[Path], output: Path, keep_format: bool) -> list[Job]:
+    """Which picture goes where. Crops become PNG; photographs keep their format.
+
+    Raises:
+        UsageError: no pictures, two of one name, an output over an input or of unknown format.
+    """
+    from runtime.images import READABLE, WRITABLE
+
+    sources: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE)
+            if not pictures:
+                raise UsageError(f"{path}: no pictures in this folder")
+            sources += pictures
+        else:
+            sources.append(path)
+    if len(sources) == 1 and output.suffix and not output.is_dir():
+        if output.suffix.lower() not in WRITABLE:
+            known = " ".join(sorted(WRITABLE))
+            raise UsageError(f"{output}: pictures are written as one of {known}")
+        jobs = [Job(sources[0], output)]
+    else:
+        if output.is_file():
+            raise UsageError(f"{output}: is a file; several pictures need a folder")
+        jobs = [Job(path, output / _target_name(path, keep_format)) for path in sources]
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in taken:
+            raise UsageError(
+                f"{taken[job.target]} and {job.source} would both become {job.target}; "
+                "rename one, or restore them apart"
+            )
+        taken[job.target] = job.source
+    resolved = {job.target.resolve() for job in jobs}
+    for source in sources:
+        if source.resolve() in resolved:
+            raise UsageError(f"{source}: would be overwritten; choose another output")
+    return jobs
+
+
+def _target_name(source: Path, keep_format: bool) -> str:
+    from runtime.images import WRITABLE
+
+    kept = keep_format and source.suffix.lower() in WRITABLE
+    return source.name if kept else f"{source.stem}.png"
+
+
+def _restore_crop(restorer: FaceRestorer, job: Job) -> None:
+    from runtime.images import Picture, encode_picture, read_picture
+    from runtime.restore import centre_square
+
+    image = read_picture(job.source).rgb()
+    if image.shape[0] != image.shape[1]:
+        logging.info("%s: not square, its centre is taken", job.source)
+    face = restorer.restore([centre_square(image)])[0].image
+    write_whole(job.target, encode_picture(Picture(face), job.target.suffix.lower()))
+
+
+def _restore_photo(
+    restorer: FaceRestorer, detector: Detector, job: Job, options: argparse.Namespace
+) -> None:
+    from runtime.images import encode_picture, read_picture
+
+    photo = read_picture(job.source)
+    done = restorer.restore_photo(photo, detector, options.max_face, options.enlarge)
+    if not done.faces:
+        if done.left:
+            sizes = ", ".join(str(crop.size) for crop in done.left)
+            raise NoFaceError(
+                f"{job.source}: its faces ({sizes} px) are larger than --max-face "
+                f"{options.max_face}, sharper than 16×16 can hold; nothing to restore"
+            )
+        raise NoFaceError(f"{job.source}: no face found; for an aligned crop leave out --faces")
+    write_whole(job.target, encode_picture(done.picture, job.target.suffix.lower()))
+    left = f", {len(done.left)} larger left as they were" if done.left else ""
+    sizes = ", ".join(f"{crop.size} px" for crop in done.crops)
+    print(
+        f"{job.target}: {len(done.faces)} restored ({sizes}){left}; enlarged {done.scale}×",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    run(main, EngineError)

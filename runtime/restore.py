@@ -1,0 +1,203 @@
+"""Restoring faces: aligned crops in batches, and the faces in a photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.detect import Crop, Detector
+from runtime.engine import LQ_SIZE, Engine, EngineError
+from runtime.images import Picture
+from runtime.resample import resize, shrink
+
+Bytes = NDArray[np.uint8]
+
+MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
+FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored face.
+
+    Attributes:
+        image: (128, 128, 3) uint8 RGB.
+        landmarks: (K, 2) float32, (x, y) pixels of `image`; None where the engine gives none.
+        scores: (K,) float32, heatmap peaks, about 1 where a landmark is sure; None likewise.
+    """
+
+    image: Bytes
+    landmarks: NDArray[np.float32] | None
+    scores: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class RestoredPhoto:
+    """A photograph with its faces restored.
+
+    Attributes:
+        picture: enlarged by `scale`, of the type of the photograph given.
+        scale: by how much; 1 where no face needed more.
+        crops: where the restored faces are, in pixels of the photograph given.
+        faces: the restored faces, in the same order.
+        left: found, but larger than `max_face` and left as they were.
+    """
+
+    picture: Picture
+    scale: int
+    crops: list[Crop]
+    faces: list[Restored]
+    left: list[Crop]
+
+
+class FaceRestorer:
+    """Restores faces with an engine.
+
+    Args:
+        engine: with `--io image`.
+        batch: faces an engine run.
+
+    Raises:
+        EngineError: the engine takes tensors, not pictures.
+    """
+
+    def __init__(self, engine: Engine, batch: int = 8) -> None:
+        if engine.metadata.io != "image":
+            raise EngineError(
+                f"{engine.path}: takes normalised tensors; export one with --io image"
+            )
+        self.engine, self.batch = engine, batch
+        self.face_size = LQ_SIZE * engine.metadata.scale
+
+    def restore(self, crops: Sequence[Bytes]) -> list[Restored]:
+        """Restore aligned faces.
+
+        Args:
+            crops: square pictures (S, S, 3) uint8 RGB of any size, framed like the training
+                data; each is shrunk to the network's 16×16.
+        """
+        restored: list[Restored] = []
+        for start in range(0, len(crops), self.batch):
+            lq = [shrink(crop, self.face_size) for crop in crops[start : start + self.batch]]
+            given = self.engine.run({"image": np.stack(lq)})
+            for i, face in enumerate(given["face"]):
+                points, scores = given.get("landmarks"), given.get("scores")
+                restored.append(
+                    Restored(
+                        face,
+                        None if points is None else points[i],
+                        None if scores is None else scores[i],
+                    )
+                )
+        return restored
+
+    def restore_photo(
+        self, photo: Picture, detector: Detector, max_face: int, enlarge: int | None = None
+    ) -> RestoredPhoto:
+        """Find the faces of a photograph, restore them, and blend them back.
+
+        Args:
+            photo: with any number of faces.
+            detector: finds and frames them.
+            max_face: crops wider than this many pixels are left alone: the network sees 16×16
+                pixels of a face, and a sharp large face would lose by it.
+            enlarge: by how much to enlarge the photograph; None takes what its smallest
+                restored face needs to keep its detail, at most 8.
+        """
+        image = photo.rgb()
+        found = detector.find(image)
+        crops = [crop for crop in found if crop.size <= max_face]
+        faces = self.restore([cut(image, crop) for crop in crops])
+        if enlarge is None:
+            need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
+            enlarge = min(need, MAX_ENLARGEMENT)
+        picture = _enlarged(photo, enlarge)
+        for crop, face in zip(crops, faces, strict=True):
+            same = _keep_colours(face.image, cut(image, crop))
+            paste(picture, same, crop, enlarge)
+        left = [crop for crop in found if crop.size > max_face]
+        return RestoredPhoto(picture, enlarge, crops, faces, left)
+
+
+def centre_square(image: Bytes) -> Bytes:
+    """The largest centred square of a picture (H, W, 3)."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def cut(image: Bytes, crop: Crop) -> Bytes:
+    """A crop's pixels (size, size, 3); what lies beyond the picture repeats its edge."""
+    height, width = image.shape[:2]
+    rows = np.clip(np.arange(crop.y, crop.y + crop.size), 0, height - 1)
+    columns = np.clip(np.arange(crop.x, crop.x + crop.size), 0, width - 1)
+    return image[rows[:, None], columns]
+
+
+def _enlarged(photo: Picture, scale: int) -> Picture:
+    """The photograph, enlarged bicubically; a copy where `scale` is 1."""
+
+    def enlarge(channels: NDArray[Any]) -> NDArray[Any]:
+        if scale == 1:
+            return channels.copy()
+        size = (channels.shape[1] * scale, channels.shape[0] * scale)
+        done = cv2.resize(channels, size, interpolation=cv2.INTER_CUBIC)
+        return cast(NDArray[Any], done.reshape(size[1], size[0], *channels.shape[2:]))
+
+    alpha = None if photo.alpha is None else enlarge(photo.alpha)
+    return Picture(enlarge(photo.pixels), alpha)
+
+
+def _keep_colours(face: Bytes, crop: Bytes) -> Bytes:
+    """Give a face back the colours of the photograph (back-projection, Irani and Peleg, 1991).
+
+    What the restored face shows when shrunk to 16×16 should be what the network was given. The
+    difference, smooth at 128×128, is added, so that no seam or tint shows where it is pasted.
+    """
+    side = face.shape[0]
+    lq = shrink(crop, side).astype(np.float32)
+    drift = lq - resize(face, (LQ_SIZE, LQ_SIZE))
+    smooth = cv2.resize(drift, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
+
+
+def paste(picture: Picture, face: Bytes, crop: Crop, scale: int) -> None:
+    """Blend a face into an enlarged picture, in place, with a soft rounded edge.
+
+    Pixels outside the crop are not touched.
+
+    Args:
+        picture: the photograph, already enlarged by `scale`.
+        face: (S, S, 3) uint8 RGB.
+        crop: in pixels of the photograph before it was enlarged.
+    """
+    size = crop.size * scale
+    way = cv2.INTER_AREA if size < face.shape[0] else cv2.INTER_CUBIC
+    fitted = cv2.resize(face, (size, size), interpolation=way).astype(np.float32)
+    if picture.pixels.shape[2] == 1:
+        fitted = cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY)[:, :, None]
+    fitted *= picture.peak / 255
+    height, width = picture.pixels.shape[:2]
+    left, top = crop.x * scale, crop.y * scale
+    rows = slice(max(top, 0), min(top + size, height))
+    columns = slice(max(left, 0), min(left + size, width))
+    inside = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    weight = _feather(size)[inside][:, :, None]
+    under = picture.pixels[rows, columns].astype(np.float32)
+    blend = under + weight * (fitted[inside] - under)
+    picture.pixels[rows, columns] = np.clip(np.round(blend), 0, picture.peak)
+
+
+def _feather(size: int) -> NDArray[np.float32]:
+    """Weights (size, size): 1 in the middle, 0 at the edge, along a rounded square."""
+    side = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
+    distance = (side[:, None] ** 4 + side[None, :] ** 4) ** 0.25
+    inner, outer = FEATHER
+    t = np.clip((outer - distance) / (outer - inner), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
