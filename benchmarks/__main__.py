@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, UsageError, run, write_whole
 from runtime.engine import Engine, EngineError, load_engine
@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="of the engines (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs (default: %(default)s)")
-    parser.add_argument("--faces", type=int, default=100, help="for accuracy (default: %(default)s)")
+    parser.add_argument(
+        "--faces", type=int, default=100, help="for accuracy (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args(arguments)
     if min(*options.batch, options.rounds, options.faces) < 1:
@@ -150,9 +152,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         return "| " + " | ".join([first.strip().ljust(widths[0]), *rest]) + " |"
 
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    )
     return "\n".join([line(head), rule, *map(line, rows)])
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
     run(main, EngineError, UserError, ValueError)
+
+
+if __name__ == "__main__":
+    cli()

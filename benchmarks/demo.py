@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.console import Parser, UsageError, run, write_whole
-from runtime.detect import HaarDetector
+from runtime.detect import Crop, HaarDetector
 from runtime.images import Picture, encode_picture, read_picture
 from runtime.restore import cut
 from train.metrics import psnr
@@ -38,11 +39,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     original = astronaut()
-    width = HaarDetector().find(original)[0].size / HaarDetector.FRAMING.margin
+    face = HaarDetector().find(original)[0]
+    width = face.size / HaarDetector.FRAMING.margin
     side = round(original.shape[0] * FACE_WIDTH / width)
-    small = np.asarray(
-        Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC)
-    )
+    small = np.asarray(Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC))
     source, target = options.out / "small.png", options.out / "restored.png"
     write_whole(source, encode_picture(Picture(small), ".png"))
     command = [sys.executable, "-m", "runtime.infer", str(source), "-o", str(target)]
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     if status:
         raise UsageError(f"restoring ended with status {status}")
     restored = read_picture(target).rgb()
-    picture, figures = compare(small, restored, original)
+    picture, figures = compare(small, restored, original, face)
     comparison = options.out / "comparison.png"
     write_whole(comparison, encode_picture(Picture(picture), ".png"))
     print(f"\nThe photograph's face against the original: {figures}")
@@ -67,24 +67,26 @@ def astronaut() -> Bytes:
     return np.ascontiguousarray(skimage.data.astronaut())
 
 
-def compare(small: Bytes, restored: Bytes, original: Bytes) -> tuple[Bytes, str]:
+def compare(small: Bytes, restored: Bytes, original: Bytes, face: Crop) -> tuple[Bytes, str]:
     """Whole photographs above, their faces below: small, bicubic, restored, original.
+
+    Args:
+        face: where it is in the original.
 
     Returns:
         the picture, and the PSNR of the faces as a line to print.
     """
-    size = (restored.shape[1], restored.shape[0])
+    size = (original.shape[1], original.shape[0])
     pixels = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.NEAREST))
     bicubic = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
-    true = np.asarray(Image.fromarray(original).resize(size, Image.Resampling.BICUBIC))
-    face = HaarDetector().find(true)[0]
+    ours = np.asarray(Image.fromarray(restored).resize(size, Image.Resampling.BICUBIC))
     columns = []
     scores = {}
-    named = (("small", pixels), ("bicubic", bicubic), ("restored", restored), ("original", true))
+    named = (("small", pixels), ("bicubic", bicubic), ("restored", ours), ("original", original))
     for name, image in named:
         crop = cut(image, face)
         if name in ("bicubic", "restored"):
-            scores[name] = psnr(_tile(crop, 128), _tile(cut(true, face), 128))
+            scores[name] = psnr(_tile(crop, 128), _tile(cut(original, face), 128))
         whole, part = _tile(image, TILE), _tile(crop, TILE)
         gap = np.full((GAP, TILE, 3), 255, np.uint8)
         columns.append(np.concatenate((_caption(name), whole, gap, part)))
@@ -106,5 +108,9 @@ def _caption(text: str) -> Bytes:
     return strip
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import onnx
 import onnxruntime
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         "--io",
         choices=[io.value for io in Io],
         default=Io.IMAGE.value,
-        help="uint8 pictures in and out, or the network's normalised tensors (default: %(default)s)",
+        help="uint8 pictures, or the network's normalised tensors (default: %(default)s)",
     )
     parser.add_argument(
         "--all-steps", action="store_true", help="give every step's face and heatmaps (--io tensor)"
@@ -166,5 +167,9 @@ def stamp(
     onnx.helper.set_model_props(model, {METADATA_PREFIX + k: v for k, v in facts.items()})
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

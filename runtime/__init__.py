@@ -1,9 +1,9 @@
 """Optimised inference of DIC engines. Needs NumPy, OpenCV and an engine's runtime, no PyTorch.
 
-    from runtime import FaceRestorer, load_engine
+from runtime import FaceRestorer, load_engine
 
-    with load_engine("dic.onnx") as engine:
-        face = FaceRestorer(engine).restore([crop])[0].image
+with load_engine("dic.onnx") as engine:
+    face = FaceRestorer(engine).restore([crop])[0].image
 """
 
 from __future__ import annotations

@@ -35,9 +35,10 @@ def complain(message: object) -> None:
 
 def run(main: Callable[[list[str]], int], *errors: type[Exception]) -> NoReturn:
     """Run a command and leave the process with its exit status; `errors` end in status 2."""
+    errors = (UsageError, *errors)
     try:
         status = main(sys.argv[1:])
-    except (UsageError, *errors) as error:
+    except errors as error:
         complain(error)
         status = 2
     except KeyboardInterrupt:
@@ -77,14 +78,13 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
             options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)
+        super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:
-            return bool(super().display(msg, pos))
-        if self.n:
+            super().display(msg, pos)
+        elif self.n:
             print(self, file=sys.stderr, flush=True)
-        return True
 
     def close(self) -> None:
         if self.plain and not self.disable:

@@ -5,6 +5,7 @@ A detector is anything with `find(image) -> list[Crop]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,7 +52,8 @@ class _Framing:
     margin: float  # crop side / box width
     lower: float  # crop centre below the box's, in crop sides
 
-    def crop(self, x: float, y: float, width: float, height: float, score: float) -> Crop:
+    def crop(self, box: Sequence[float], score: float) -> Crop:
+        x, y, width, height = map(float, box)
         size = max(1, round(width * self.margin))
         left = x + width / 2 - size / 2
         top = y + height / 2 + self.lower * size - size / 2
@@ -88,7 +90,7 @@ class HaarDetector:
             outputRejectLevels=True,
         )
         found = [
-            self.FRAMING.crop(*(float(v) / scale for v in box), float(weight))
+            self.FRAMING.crop(box / scale, float(weight))
             for box, weight in zip(boxes, np.ravel(weights), strict=True)
         ]
         return sorted(found, key=lambda crop: -crop.size)
@@ -113,7 +115,5 @@ class YuNetDetector:
         self._model.setInputSize((image.shape[1], image.shape[0]))
         _, faces = self._model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         rows = [] if faces is None else faces
-        found = [
-            self.FRAMING.crop(*(float(v) for v in row[:4]), float(row[14])) for row in rows
-        ]
+        found = [self.FRAMING.crop(row[:4], float(row[14])) for row in rows]
         return sorted(found, key=lambda crop: -crop.size)

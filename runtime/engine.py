@@ -157,7 +157,7 @@ def parse_device(device: str) -> int:
         EngineError: no such kind of device.
     """
     kind, _, number = device.partition(":")
-    if device in ("auto", "cpu") or kind == "cuda" and (device == kind or number.isdecimal()):
+    if device in ("auto", "cpu") or (kind == "cuda" and (device == kind or number.isdecimal())):
         return int(number or 0)
     raise EngineError(f"device {device!r} is none of auto, cpu, cuda, cuda:N")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 # OpenCV reads the limit when it is imported; a limit set by the user's environment stands.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
-import cv2  # noqa: E402
+import cv2
 
 READABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
 WRITABLE = READABLE - {".pgm"}

@@ -7,7 +7,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from runtime.console import Parser, Progress, UsageError, complain, run, write_whole
 from runtime.engine import EngineError, load_engine
@@ -108,10 +108,13 @@ def _parser() -> argparse.ArgumentParser:
         "--enlarge",
         type=int,
         metavar="N",
-        help="with --faces, enlarge the photograph N times (default: what the faces need, at most 8)",
+        help="with --faces, enlarge the photograph N times (default: what the faces need)",
     )
     parser.add_argument(
-        "--yunet", type=Path, metavar="MODEL", help="with --faces, find them with YuNet's ONNX model"
+        "--yunet",
+        type=Path,
+        metavar="MODEL",
+        help="with --faces, find them with YuNet's ONNX model",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
     return parser
@@ -200,5 +203,9 @@ def _restore_photo(
     )
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
     run(main, EngineError)
+
+
+if __name__ == "__main__":
+    cli()

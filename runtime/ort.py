@@ -52,7 +52,7 @@ class OnnxRuntimeEngine:
 
 
 def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.InferenceSession]:
-    """The first provider that works, and a session on it. Falls back only for "auto", and says so."""
+    """The first provider that works, and a session on it; what does not work is logged."""
     available = onnxruntime.get_available_providers()
     candidates = [name for name in GPU if name in available] if device != "cpu" else []
     if device in ("auto", "cpu"):
@@ -66,7 +66,9 @@ def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.Inferen
             session = onnxruntime.InferenceSession(str(path), options, providers=order)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             if provider == CPU or "INVALID_PROTOBUF" in str(error):
-                raise EngineError(f"{path}: not an ONNX model that runs: {_reason(error)}") from error
+                raise EngineError(
+                    f"{path}: not an ONNX model that runs: {_reason(error)}"
+                ) from error
             log.info("%s does not work here: %s", provider, _reason(error))
             continue
         if session.get_providers()[0] == provider:

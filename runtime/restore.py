@@ -179,7 +179,7 @@ def paste(picture: Picture, face: Bytes, crop: Crop, scale: int) -> None:
     """
     size = crop.size * scale
     way = cv2.INTER_AREA if size < face.shape[0] else cv2.INTER_CUBIC
-    fitted = cv2.resize(face, (size, size), interpolation=way).astype(np.float32)
+    fitted: NDArray[Any] = cv2.resize(face, (size, size), interpolation=way).astype(np.float32)
     if picture.pixels.shape[2] == 1:
         fitted = cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY)[:, :, None]
     fitted *= picture.peak / 255

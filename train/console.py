@@ -86,14 +86,13 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
             options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)
+        super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:
-            return bool(super().display(msg, pos))
-        if self.n:
+            super().display(msg, pos)
+        elif self.n:
             print(self, file=sys.stderr, flush=True)
-        return True
 
     def close(self) -> None:
         if self.plain and not self.disable:

@@ -17,13 +17,13 @@ HEATMAP_STRIDE = 4  # a heatmap cell is 4 pixels of the face; cell (i, j) stands
 # Which landmarks make up each component, by landmark count. The Helen ranges leave out single
 # points (40, 57, 113, …) just as both released implementations do: weights were trained that way.
 COMPONENT_GROUPS: dict[int, tuple[Sequence[int], ...]] = {
-    68: (range(36, 42), range(42, 48), range(27, 36), range(48, 68), range(0, 27)),
+    68: (range(36, 42), range(42, 48), range(27, 36), range(48, 68), range(27)),
     194: (
         (*range(134, 153), *range(174, 193)),
         (*range(114, 133), *range(154, 173)),
         range(41, 57),
         range(58, 113),
-        range(0, 40),
+        range(40),
     ),
     5: ((0,), (1,), (2,), (3,), (4,)),
 }

@@ -124,7 +124,7 @@ def _forever(pairs: FacePairs, recipe: Recipe, device: torch.device) -> Iterator
 
 def _to(pair: Pair, device: torch.device) -> Pair:
     moved: Any = {name: tensor.to(device) for name, tensor in pair.items()}  # type: ignore[attr-defined]
-    return moved  # type: ignore[no-any-return]
+    return moved
 
 
 def _rate(iteration: int, recipe: Recipe) -> float:
@@ -143,7 +143,7 @@ def validate(network: DIC, pairs: FacePairs, iteration: int, batch_size: int) ->
     device = network.components.device
     network.eval()
     by_step: list[list[float]] = [[] for _ in range(network.config.steps)]
-    distances = []
+    distances: list[float] = []
     for pair in DataLoader(pairs, batch_size):
         steps = network(pair["lq"].to(device))
         gt = denormalise(pair["gt"])

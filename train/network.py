@@ -100,14 +100,17 @@ class FeedbackBlock(nn.Module):
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
         c, groups, factor = config.channels, config.groups, config.projection
-        shape = {"kernel_size": factor + 4, "stride": factor, "padding": 2}
         self.conv_first = conv_prelu(in_channels, c)
         self.up_blocks = nn.ModuleList(
-            nn.Sequential(nn.ConvTranspose2d(c, c, **shape), nn.PReLU(init=PRELU_SLOPE))
+            nn.Sequential(
+                nn.ConvTranspose2d(c, c, factor + 4, factor, padding=2), nn.PReLU(init=PRELU_SLOPE)
+            )
             for _ in range(groups)
         )
         self.down_blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, c, **shape), nn.PReLU(init=PRELU_SLOPE))
+            nn.Sequential(
+                nn.Conv2d(c, c, factor + 4, factor, padding=2), nn.PReLU(init=PRELU_SLOPE)
+            )
             for _ in range(groups)
         )
         # Group i > 0 sees all earlier features of its resolution, reduced to C channels.
@@ -193,9 +196,7 @@ class Hourglass(nn.Module):
         super().__init__()
         self.up1 = Bottleneck(channels, channels)
         self.low1 = Bottleneck(channels, channels)
-        self.low2 = (
-            Bottleneck(channels, channels) if depth == 1 else Hourglass(depth - 1, channels)
-        )
+        self.low2 = Bottleneck(channels, channels) if depth == 1 else Hourglass(depth - 1, channels)
         self.low3 = Bottleneck(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,9 +270,7 @@ class DIC(nn.Module):
             steps: how many steps to take; the configuration's number without it.
         """
         feature = self.conv_first(lq)
-        upscaled = F.interpolate(
-            lq, size=(SR_SIZE, SR_SIZE), mode="bilinear", align_corners=False
-        )
+        upscaled = F.interpolate(lq, size=(SR_SIZE, SR_SIZE), mode="bilinear", align_corners=False)
         taken = Steps([], [])
         state: Tensor | None = None
         hidden: Tensor | None = None

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.engine_io import Io, Signature
+from export.onnx import export
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.faces import draw_faces
+from train.network import DIC, NetworkConfig
+
+DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parent.parent
+TINY = NetworkConfig(
+    channels=4, groups=2, projection=2, fusion_blocks=1, hourglass_channels=8, steps=2
+)
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network in our own format, small enough for every test."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
+    save_checkpoint(path, DIC(TINY), {"recipe": "test"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network as an ONNX engine with pictures in and out."""
+    path = tmp_path_factory.mktemp("engine") / "tiny.onnx"
+    export(load_checkpoint(tiny_checkpoint), Signature(Io.IMAGE, TINY.steps, True), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def faces() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """64 synthetic faces, (64, 128, 128, 3) uint8 and (64, 68, 2)."""
+    return draw_faces(seed=99, count=64)
+
+
+@pytest.fixture(scope="session")
+def face_file(
+    faces: tuple[NDArray[np.uint8], NDArray[np.float32]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("face") / "face.png"
+    cv2.imwrite(str(path), faces[0][0][:, :, ::-1])
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The astronaut with a face of about 24 pixels."""
+    import skimage.data
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(skimage.data.astronaut()).resize((128, 128), Image.Resampling.BICUBIC).save(
+        path
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run `python -m …` as a user does, and see its exit status and output."""
+
+    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", *map(str, arguments)]
+        return subprocess.run(
+            line, capture_output=True, text=True, timeout=300, cwd=ROOT, **options
+        )  # type: ignore[call-overload,no-any-return]
+
+    return call
+
+
+def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The error of a command that failed as it should: one line, no traceback."""
+    assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]

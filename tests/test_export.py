@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import DATA, TINY, Command, one_line_error
+
+from export import parity
+from export.engine_io import Io, Signature
+from export.onnx import export, unroll
+from export.parity import ParityError
+from train.checkpoint import load_checkpoint
+from train.network import DIC
+
+FULL_OUTPUTS = {"sr": (3, 128, 128), "heatmap": (68, 32, 32)}
+
+
+def session(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
+    held = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(held, providers=["CPUExecutionProvider"])
+
+
+def properties(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def test_an_all_steps_engine_gives_the_known_outputs(tmp_path: Path) -> None:
+    """From the authors' checkpoint to ONNX Runtime, against what the authors' code computed."""
+    oracle = np.load(DATA / "dic_small_original_expected.npz")
+    checkpoint = load_checkpoint(DATA / "dic_small_original.pth", steps=3)
+    path = tmp_path / "steps.onnx"
+    export(checkpoint, Signature(Io.TENSOR, 3, True, all_steps=True), path)
+    engine = session(path)
+    names = [output.name for output in engine.get_outputs()]
+    assert names == [f"{kind}_{i}" for kind in ("sr", "heatmap") for i in range(3)]
+    for batch in (1, 3):
+        given = engine.run(names, {"lq": np.repeat(oracle["lq"], batch, 0)})
+        for name, value in zip(names, given, strict=True):
+            kind, step = name.split("_")
+            error = np.abs(value - oracle[kind][int(step)]).max()
+            assert value.shape == (batch, *FULL_OUTPUTS[kind])
+            assert error <= 1e-4, f"{name} at batch {batch}: {error:.2e}"
+
+
+def test_an_image_engine_keeps_the_contract(tiny_engine: Path) -> None:
+    engine = session(tiny_engine)
+    (image,) = engine.get_inputs()
+    assert (image.name, image.type) == ("image", "tensor(uint8)")
+    assert image.shape[1:] == [16, 16, 3]
+    assert isinstance(image.shape[0], str)
+    outputs = {o.name: (o.type, o.shape[1:]) for o in engine.get_outputs()}
+    assert outputs == {
+        "face": ("tensor(uint8)", [128, 128, 3]),
+        "landmarks": ("tensor(float)", [68, 2]),
+        "scores": ("tensor(float)", [68]),
+    }
+
+
+def test_face_only_engines_drop_the_last_landmark_pass() -> None:
+    network = DIC(TINY).eval()
+    whole = unroll(network, Signature(Io.TENSOR, 2, True, all_steps=True))
+    bare = unroll(network, Signature(Io.IMAGE, 2, False))
+    assert [output.name for output in bare.graph.output] == ["face"]
+    convolutions = [
+        sum(node.op_type == "Conv" for node in model.graph.node) for model in (whole, bare)
+    ]
+    hourglass = sum(isinstance(m, torch.nn.Conv2d) for m in network.hour_glass.modules())
+    assert convolutions[0] - convolutions[1] == hourglass
+
+
+def test_unrolling_stores_weights_once() -> None:
+    network = DIC(TINY).eval()
+    sizes = [unroll(network, Signature(Io.TENSOR, n, True)).ByteSize() for n in (2, 6)]
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    assert sizes[0] > weights
+    assert sizes[1] - sizes[0] < 0.5 * weights  # four more steps are nodes, not weights
+
+
+def test_metadata(tiny_checkpoint: Path, tiny_engine: Path) -> None:
+    import hashlib
+
+    found = properties(tiny_engine)
+    assert found["dic.format_version"] == "1"
+    assert found["dic.steps"] == "2"
+    assert found["dic.precision"] == "fp32"
+    assert found["dic.io"] == "image"
+    assert found["dic.landmarks"] == "68"
+    assert found["dic.scale"] == "8"
+    sha256 = hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    assert found["dic.checkpoint_sha256"] == sha256
+    assert 0 <= json.loads(found["dic.export_error"])["max"] <= 1e-4
+    assert json.loads(found["dic.versions"])["onnx"] == onnx.__version__
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [Signature(Io.IMAGE, 2, True), Signature(Io.TENSOR, 2, True, all_steps=True)],
+)
+def test_a_graph_that_differs_is_not_put_in_place(
+    signature: Signature,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plant an error in one weight; the check must name an output and write nothing."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+
+    def planted(network: DIC, signature: Signature) -> onnx.ModelProto:
+        model = unroll(network, signature)
+        bias = next(t for t in model.graph.initializer if t.name.endswith("conv_last.2.bias"))
+        value = onnx.numpy_helper.to_array(bias) + 2e-3
+        bias.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), bias.name))
+        return model
+
+    monkeypatch.setattr("export.onnx.unroll", planted)
+    path = tmp_path / "wrong.onnx"
+    with pytest.raises(ParityError, match=r"'(face|sr_0)'.*at batch 1"):
+        export(checkpoint, signature, path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_sees_wrong_landmarks() -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 68, 32, 32)).astype(np.float32)
+    from train.landmarks import decode
+
+    points, _ = decode(maps)
+    assert parity._landmark_error(points, maps) == 0
+    points[1, 7, 0] += 4
+    assert parity._landmark_error(points, maps) == pytest.approx(4 / 128)
+
+
+def test_other_landmark_counts_export(tmp_path: Path) -> None:
+    from train.checkpoint import save_checkpoint
+
+    path = tmp_path / "helen.pth"
+    save_checkpoint(path, DIC(replace(TINY, landmarks=194)), {})
+    export(load_checkpoint(path), Signature(Io.IMAGE, 2, True), tmp_path / "helen.onnx")
+    shapes = {o.name: o.shape[1:] for o in session(tmp_path / "helen.onnx").get_outputs()}
+    assert shapes["landmarks"] == [194, 2]
+
+
+def test_the_command(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "small.onnx"
+    done = command(
+        "export.onnx", DATA / "dic_small_mmediting.pth", "-o", out, "--steps", 1, "--no-landmarks"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "agrees with PyTorch within" in done.stderr
+    assert properties(out)["dic.steps"] == "1"
+    assert [o.name for o in session(out).get_outputs()] == ["face"]
+
+
+def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
+    small = DATA / "dic_small_mmediting.pth"
+    other = tmp_path / "other.pth"
+    torch.save({"state_dict": {"layer1.weight": torch.zeros(3)}}, other)
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(small.read_bytes()[:5000])
+    out = tmp_path / "out.onnx"
+    (tmp_path / "file").write_text("")
+    cases = [
+        ([], "CKPT"),
+        ([tmp_path / "absent.pth"], "No such file"),
+        ([other], "not a DIC network"),
+        ([truncated], "truncated.pth"),
+        ([small, "--steps", "0"], "--steps"),
+        ([small, "--steps", "two"], "--steps"),
+        ([small, "--all-steps"], "--io tensor"),
+        ([small, "--io", "video"], "--io"),
+        ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
+    ]
+    for arguments, why in cases:
+        done = command("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))
+        assert why in one_line_error(done, 2)
+        assert not out.exists()

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.images import ImageError, Picture, encode_picture, read_picture
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    y, x = np.mgrid[:20, :30]
+    return np.stack((x * 8, y * 12, x + y), -1).astype(np.uint8)
+
+
+def test_every_format_reads_as_pillow_reads_it(image: np.ndarray, tmp_path: Path) -> None:
+    for suffix in ("png", "bmp", "tiff", "ppm", "jpg", "webp"):
+        path = tmp_path / f"picture.{suffix}"
+        Image.fromarray(image).save(path, **({"lossless": True} if suffix == "webp" else {}))
+        wanted = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        off = np.abs(read_picture(path).rgb() - wanted).max()
+        assert off <= (3 if suffix == "jpg" else 0), suffix
+
+
+def test_grey_stays_grey(image: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(image[:, :, 0]).save(tmp_path / "grey.png")
+    picture = read_picture(tmp_path / "grey.png")
+    assert picture.pixels.shape == (20, 30, 1)
+    np.testing.assert_array_equal(picture.rgb(), np.repeat(image[:, :, :1], 3, 2))
+
+
+def test_alpha_is_carried_along(image: np.ndarray, tmp_path: Path) -> None:
+    alpha = (image[:, :, 0] // 2).astype(np.uint8)
+    Image.fromarray(np.dstack((image, alpha))).save(tmp_path / "alpha.png")
+    picture = read_picture(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(picture.rgb(), image)
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(picture.alpha, alpha)
+    (tmp_path / "out.png").write_bytes(encode_picture(picture, ".png"))
+    again = np.asarray(Image.open(tmp_path / "out.png"))
+    np.testing.assert_array_equal(again, np.dstack((image, alpha)))
+
+
+def test_sixteen_bits_are_kept_and_seen_as_eight(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 20 * 30).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    picture = read_picture(tmp_path / "deep.png")
+    assert picture.peak == 65535
+    np.testing.assert_array_equal(picture.pixels[:, :, 0], deep)
+    assert np.abs(picture.rgb()[:, :, 0] - deep / 257).max() <= 0.5
+    (tmp_path / "out.png").write_bytes(encode_picture(picture, ".png"))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), deep)
+    assert encode_picture(picture, ".jpg")[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_pictures_upright(orientation: int, image: np.ndarray, tmp_path: Path) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(image).save(path, exif=exif, quality=100, subsampling=0)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(path))).astype(int)
+    given = read_picture(path).rgb()
+    assert given.shape == wanted.shape
+    assert np.abs(given - wanted).max() <= 3
+
+
+def test_encoding_round_trips(image: np.ndarray, tmp_path: Path) -> None:
+    for suffix in (".png", ".bmp", ".tiff", ".ppm"):
+        path = tmp_path / f"out{suffix}"
+        path.write_bytes(encode_picture(Picture(image), suffix))
+        np.testing.assert_array_equal(np.asarray(Image.open(path).convert("RGB")), image)
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_what_is_no_picture_says_why(image: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(image).resize((300, 200)).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    contents = {
+        "text.png": (b"not a picture", "not a picture"),
+        "empty.png": (b"", "empty"),
+        "huge.png": (png_header(20_000, 20_000), "over 268 megapixels"),
+        "cut.jpg": (whole[: len(whole) // 2], "cut short"),
+    }
+    for name, (content, why) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=why) as caught:
+            read_picture(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="No such file"):
+        read_picture(tmp_path / "absent.png")
+    with pytest.raises(ImageError, match="directory"):
+        read_picture(tmp_path)

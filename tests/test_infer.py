@@ -1,0 +1,214 @@
+"""The command that most users type, and what they get wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Command, one_line_error
+
+from runtime.detect import HaarDetector
+from runtime.engine import load_engine
+from runtime.images import Picture, read_picture
+from runtime.infer import main
+from runtime.restore import FaceRestorer
+
+
+def arguments(*given: object) -> list[str]:
+    return [str(argument) for argument in given]
+
+
+def test_a_crop_becomes_a_face(
+    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "face.png"
+    done = command("runtime.infer", face_file, "-o", out, "--engine", tiny_engine)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    with load_engine(tiny_engine) as engine:
+        wanted = FaceRestorer(engine).restore([read_picture(face_file).rgb()])[0].image
+    np.testing.assert_array_equal(read_picture(out).rgb(), wanted)
+    assert [path.name for path in out.parent.iterdir()] == ["face.png"]
+
+
+def test_a_folder_of_crops(tiny_engine: Path, face_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.PNG", "notes.txt"):
+        shutil.copy(face_file, folder / name)
+    out = tmp_path / "out"
+    assert main(arguments(folder, "-o", out, "--engine", tiny_engine)) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 91), (1200, 900)])
+def test_crops_of_any_size(size: tuple[int, int], tiny_engine: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "in.png", tmp_path / "out.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    assert main(arguments(path, "-o", out, "--engine", tiny_engine)) == 0
+    assert read_picture(out).rgb().shape == (128, 128, 3)
+
+
+def test_a_photograph(
+    command: Command, tiny_engine: Path, photo_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jpg"
+    done = command("runtime.infer", photo_file, "-o", out, "--engine", tiny_engine, "--faces")
+    assert done.returncode == 0, done.stderr
+    assert "1 restored" in done.stderr
+    assert read_picture(out).rgb().shape[0] > read_picture(photo_file).rgb().shape[0]
+
+
+def test_a_photograph_keeps_its_colours_and_everything_outside_the_face(
+    tiny_engine: Path, photo_file: Path
+) -> None:
+    photo = read_picture(photo_file)
+    with load_engine(tiny_engine) as engine:
+        done = FaceRestorer(engine).restore_photo(photo, HaarDetector(), 128)
+    assert done.scale > 1
+    assert len(done.crops) == 1
+    plain = cv2.resize(
+        photo.rgb(), None, fx=done.scale, fy=done.scale, interpolation=cv2.INTER_CUBIC
+    )
+    crop, scale = done.crops[0], done.scale
+    outside = np.ones(plain.shape[:2], bool)
+    outside[
+        crop.y * scale : (crop.y + crop.size) * scale, crop.x * scale : (crop.x + crop.size) * scale
+    ] = False
+    np.testing.assert_array_equal(done.picture.pixels[outside], plain[outside])
+    assert (done.picture.pixels[~outside] != plain[~outside]).any()
+    # An untrained network paints nonsense; its colours must still be the photograph's.
+    for channel in range(3):
+        drift = (
+            done.picture.pixels[~outside][:, channel].mean() - plain[~outside][:, channel].mean()
+        )
+        assert abs(drift) < 4
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "deep"])
+def test_photographs_keep_their_kind(kind: str, tiny_engine: Path, photo_file: Path) -> None:
+    rgb = read_picture(photo_file).rgb()
+    picture = {
+        "grey": Picture(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None]),
+        "alpha": Picture(rgb, rgb[:, :, 0]),
+        "deep": Picture(rgb.astype(np.uint16) * 257),
+    }[kind]
+    with load_engine(tiny_engine) as engine:
+        done = FaceRestorer(engine).restore_photo(picture, HaarDetector(), 128).picture
+    assert done.pixels.dtype == picture.pixels.dtype
+    assert done.pixels.shape[2] == picture.pixels.shape[2]
+    assert (done.alpha is None) == (picture.alpha is None)
+    if done.alpha is not None:
+        assert done.alpha.shape == done.pixels.shape[:2]
+
+
+def test_large_faces_are_left_alone(command: Command, tiny_engine: Path, tmp_path: Path) -> None:
+    import skimage.data
+
+    path, out = tmp_path / "large.png", tmp_path / "out.png"
+    cv2.imwrite(str(path), skimage.data.astronaut()[:, :, ::-1])
+    line = ("runtime.infer", path, "-o", out, "--engine", tiny_engine, "--faces")
+    assert "larger than --max-face" in one_line_error(command(*line, "--max-face", 30), 2)
+    assert not out.exists()
+    assert command(*line, "--max-face", 200).returncode == 0
+    assert read_picture(out).rgb().shape == (512, 512, 3)
+
+
+def test_wrong_calls_end_in_one_line_with_nothing_written(
+    command: Command, tiny_engine: Path, tiny_checkpoint: Path, face_file: Path, tmp_path: Path
+) -> None:
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((200, 200, 3), 90, np.uint8))
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    empty_folder = tmp_path / "empty"
+    empty_folder.mkdir()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(tiny_engine.read_bytes()[:1000])
+    twin = tmp_path / "twin" / face_file.name
+    twin.parent.mkdir()
+    shutil.copy(face_file, twin)
+    out = tmp_path / "out"
+    engine = ("--engine", tiny_engine)
+    cases = [
+        ([], "INPUT"),
+        ([face_file, "-o", out], "--engine"),
+        ([face_file, *engine], "-o/--output"),
+        ([tmp_path / "absent.png", "-o", out, *engine], "No such file"),
+        ([text, "-o", out, *engine], "not a picture"),
+        ([empty_folder, "-o", out, *engine], "no pictures"),
+        ([face_file, "-o", out, "--engine", tmp_path / "no.onnx"], "No such file"),
+        ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
+        ([face_file, "-o", out, "--engine", tiny_checkpoint], "not an ONNX model"),
+        ([face_file, "-o", out, *engine, "--device", "cuda:9"], "--device cpu"),
+        ([face_file, "-o", out, *engine, "--device", "tpu"], "none of auto"),
+        ([face_file, "-o", tmp_path / "out.gif", *engine], "written as one of"),
+        ([face_file, "-o", face_file, *engine], "would be overwritten"),
+        ([face_file, twin, "-o", out, *engine], "would both become"),
+        ([face_file, blank, "-o", text, *engine], "is a file"),
+        ([blank, "-o", out, *engine, "--faces"], "no face found"),
+        ([blank, "-o", out, *engine, "--faces", "--yunet", text], "not a YuNet model"),
+        ([blank, "-o", out, *engine, "--faces", "--enlarge", "9"], "--enlarge"),
+    ]
+    for given, why in cases:
+        assert why in one_line_error(command("runtime.infer", *given), 2), given
+        assert not out.exists(), given
+    assert face_file.stat().st_size == twin.stat().st_size
+
+
+def test_one_bad_file_does_not_stop_the_rest(
+    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    done = command(
+        "runtime.infer",
+        bad,
+        face_file,
+        tmp_path / "gone.png",
+        "-o",
+        tmp_path / "out",
+        "--engine",
+        tiny_engine,
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "bad.png: the file is empty" in errors[0]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [face_file.name]
+
+
+def test_a_full_disk_leaves_nothing(
+    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    """The kernel refuses to let a file grow, as a full disk does; a whole older one must stay."""
+    out = tmp_path / "out.png"
+    out.write_bytes(b"older")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = command("runtime.infer", face_file, "-o", out, "--engine", tiny_engine, preexec_fn=limit)
+    assert "cannot be written" in one_line_error(done, 2)
+    assert out.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(
+    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o500)
+    done = command("runtime.infer", face_file, "-o", tmp_path / "x.png", "--engine", tiny_engine)
+    assert "cannot be written" in one_line_error(done, 2)
+
+
+def test_help_is_quick_to_read(command: Command) -> None:
+    done = command("runtime.infer", "--help")
+    assert done.returncode == 0
+    assert "--faces" in done.stdout

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Command, one_line_error
+from PIL import Image
+
+from train.checkpoint import load_checkpoint
+from train.console import UserError
+from train.data import FacePairs, denormalise, normalise, shrink
+from train.loop import losses, train, validate
+from train.metrics import nme, psnr, ssim
+from train.network import DIC, Steps
+from train.recipe import load_recipe, shipped_recipes
+
+TINY_RUN = [
+    "network.channels=4",
+    "network.groups=2",
+    "network.hourglass_channels=8",
+    "network.steps=2",
+    "data.count=8",
+    "data.validation=4",
+    "batch_size=2",
+    "iterations=6",
+    "validate_every=3",
+]
+
+
+def test_losses_by_hand() -> None:
+    shape, maps = (1, 3, 128, 128), (1, 68, 32, 32)
+    steps = Steps(
+        [torch.full(shape, 0.5), torch.full(shape, 0.1)], [torch.ones(maps), torch.zeros(maps)]
+    )
+    target = torch.zeros(maps)
+    target[..., :16] = 0.5
+    pair = {"lq": None, "gt": torch.zeros(shape), "heatmaps": target, "landmarks": None}
+    pixel, align = losses(steps, pair)  # type: ignore[arg-type]
+    assert pixel.item() == pytest.approx(0.5 + 0.1)
+    # step 1: half the cells off by 0.5, half by 1; step 2: half by 0.5
+    assert align.item() == pytest.approx((0.125 + 0.5) + 0.125)
+    _, weighed = losses(steps, pair, peak_weight=2.0)  # type: ignore[arg-type]
+    assert weighed.item() == pytest.approx((0.125 * 2 + 0.5) + 0.125 * 2)
+
+
+def test_a_tiny_network_learns_one_batch(
+    faces: tuple[np.ndarray, np.ndarray],
+) -> None:
+    torch.manual_seed(0)
+    pairs = FacePairs(faces[0][:2], faces[1][:2])
+    pair = torch.utils.data.default_collate([pairs[0], pairs[1]])
+    network = DIC(TINY)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    history = []
+    for _ in range(120):
+        pixel, align = losses(network(pair["lq"]), pair, peak_weight=100.0)
+        optimizer.zero_grad()
+        (pixel + align).backward()
+        optimizer.step()
+        history.append((pixel.item(), align.item()))
+    assert history[-1][0] < 0.5 * history[0][0], "faces"
+    assert history[-1][1] < 0.5 * history[0][1], "heatmaps"
+    bicubic = np.mean(
+        [
+            psnr(np.asarray(Image.fromarray(shrink(i)).resize((128, 128), Image.BICUBIC)), i)
+            for i in pairs.images
+        ]
+    )
+    assert validate(network, pairs, 0, 2).psnr[-1] > bicubic
+
+
+def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    last = train(recipe, tmp_path / "run")
+    assert last == tmp_path / "run" / "last.pth"
+    loaded = load_checkpoint(last)
+    assert loaded.network.config.channels == 4
+    assert loaded.provenance["iteration"] == 6
+    assert loaded.provenance["recipe"]["name"] == "synthetic-demo"
+    log = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert [entry["iteration"] for entry in log] == [3, 6]
+    assert all(len(entry["psnr"]) == 2 for entry in log)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["best.pth", "last.pth", "log.json"]
+
+
+def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, "iterations=2"])
+    one, two = (load_checkpoint(train(recipe, tmp_path / name)).network for name in "ab")
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, "learning_rate=1e30", "iterations=50"])
+    with pytest.raises(UserError, match="lower learning_rate"):
+        train(recipe, tmp_path)
+
+
+def test_shipped_recipes_load_and_say_what_they_are() -> None:
+    assert "synthetic-demo" in shipped_recipes()
+    for name in shipped_recipes():
+        assert load_recipe(name).about
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("batchsize=3", "unknown field 'batchsize'; did you mean 'batch_size'?"),
+        ("network.chanels=3", "unknown field 'network.chanels'; did you mean 'network.channels'?"),
+        ("batch_size=many", "batch_size: input should be a valid integer"),
+        ("batch_size=0", "batch_size: input should be greater than or equal to 1"),
+        ("network.landmarks=67", "no facial components are known for 67"),
+        ("iterations", "key=value"),
+        ("batch_size.x=1", "has no fields"),
+    ],
+)
+def test_recipe_errors_name_the_field(override: str, why: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe("synthetic-demo", [override])
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("about = [")
+    (tmp_path / "file").write_text("")
+    cases = [
+        ([], "--recipe"),
+        (["--recipe", "no-such"], "no recipe 'no-such'"),
+        (["--recipe", broken], "not a TOML file"),
+        (["--recipe", "synthetic-demo", "--max-iters", "0"], "--max-iters"),
+        (["--recipe", "synthetic-demo", "bachsize=1"], "batch_size"),
+        (["--recipe", "synthetic-demo", "--out", tmp_path / "file" / "x", *TINY_RUN], "file"),
+    ]
+    for arguments, why in cases:
+        assert why in one_line_error(command("train", *arguments), 2)
+
+
+def test_shrinking_is_pillows_bicubic(faces: tuple[np.ndarray, np.ndarray]) -> None:
+    image = faces[0][0]
+    expected = np.asarray(Image.fromarray(image).resize((16, 16), Image.BICUBIC))
+    np.testing.assert_array_equal(shrink(image), expected)
+
+
+def test_normalising_there_and_back() -> None:
+    image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    np.testing.assert_array_equal(denormalise(normalise(image)), image)
+    white = normalise(np.full((1, 1, 3), 255, np.uint8)).ravel()
+    np.testing.assert_allclose(white, [1 - 0.509, 1 - 0.424, 1 - 0.378], atol=1e-6)
+
+
+def test_metrics_equal_the_released_evaluation() -> None:
+    example = np.load(Path(__file__).parent / "data" / "metrics_example.npz")
+    assert psnr(example["pred"], example["gt"]) == pytest.approx(float(example["psnr"]), abs=1e-6)
+    assert ssim(example["pred"], example["gt"]) == pytest.approx(float(example["ssim"]), abs=1e-6)
+    assert math.isinf(psnr(example["gt"], example["gt"]))
+
+
+def test_nme_by_hand() -> None:
+    gt = np.zeros((1, 68, 2))
+    gt[0, 45] = 50, 0  # 50 pixels from point 36
+    assert nme(gt + [3, 4], gt) == pytest.approx(0.1)
