@@ -1,7 +1,7 @@
 """`python -m benchmarks.demo`: a small photograph restored, and a picture to look at.
 
-The photograph is scikit-image's `astronaut` (NASA, public domain), shrunk until the face is
-about 16 pixels wide. It is restored by the same command that a user types.
+The photograph is scikit-image's `astronaut` (NASA, public domain), shrunk until the face, from
+hair to chin, is the network's 16 pixels wide. It is restored by the command that a user types.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from PIL import Image
 
 from runtime.console import Parser, UsageError, run, write_whole
 from runtime.detect import Crop, HaarDetector
+from runtime.engine import LQ_SIZE
 from runtime.images import Picture, encode_picture, read_picture
 from runtime.restore import cut
 from train.metrics import psnr
 
-FACE_WIDTH = 16  # pixels, of the shrunken photograph's face
 TILE = 384
 GAP = 8
 CAPTION = 28
@@ -40,8 +40,7 @@ def main(arguments: list[str]) -> int:
 
     original = astronaut()
     face = HaarDetector().find(original)[0]
-    width = face.size / HaarDetector.FRAMING.margin
-    side = round(original.shape[0] * FACE_WIDTH / width)
+    side = round(original.shape[0] * LQ_SIZE / face.size)
     small = np.asarray(Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC))
     source, target = options.out / "small.png", options.out / "restored.png"
     write_whole(source, encode_picture(Picture(small), ".png"))

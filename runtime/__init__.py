@@ -8,9 +8,14 @@ with load_engine("dic.onnx") as engine:
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
-from runtime.engine import Engine, EngineError, load_engine
+# A picture's header can promise any size, and memory is taken before the picture is read. OpenCV
+# reads this when it is first imported; a limit set in the environment stands.
+PIXEL_LIMIT = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28)))
+
+from runtime.engine import Engine, EngineError, load_engine  # noqa: E402
 
 if TYPE_CHECKING:
     from runtime.restore import FaceRestorer, Restored

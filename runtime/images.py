@@ -5,19 +5,15 @@ A grey picture stays grey, a 16-bit one 16-bit, an alpha channel is carried alon
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# 268 megapixels: a picture's header can promise any size, and memory is taken before it is read.
-# OpenCV reads the limit when it is imported; a limit set by the user's environment stands.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-
-import cv2
+from runtime import PIXEL_LIMIT
 
 READABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
 WRITABLE = READABLE - {".pgm"}
@@ -87,10 +83,9 @@ def _decode(path: Path, data: NDArray[np.uint8], flags: int) -> Pixels:
         image = cv2.imdecode(data, flags)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
-            limit = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
             raise ImageError(
-                f"{path}: over {limit / 1e6:.0f} megapixels; shrink it, or set "
-                "OPENCV_IO_MAX_IMAGE_PIXELS higher"
+                f"{path}: larger than {PIXEL_LIMIT / 1e6:.0f} megapixels; shrink it, or set "
+                "OPENCV_IO_MAX_IMAGE_PIXELS to more"
             ) from error
         raise ImageError(f"{path}: cannot be decoded") from error
     if image is None:

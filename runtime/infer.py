@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-face",
         type=int,
-        default=128,
+        default=64,
         metavar="PIXELS",
         help="with --faces, leave faces alone whose crop is wider: the network sees 16×16 pixels "
         "of a face, a sharp large one would lose (default: %(default)s)",

@@ -18,6 +18,8 @@ from runtime.resample import resize, shrink
 Bytes = NDArray[np.uint8]
 
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
+AGREE_UP_TO = 32  # pixels of a crop's side
+AGREE_ROUNDS = 2
 FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
 
 
@@ -118,8 +120,8 @@ class FaceRestorer:
             enlarge = min(need, MAX_ENLARGEMENT)
         picture = _enlarged(photo, enlarge)
         for crop, face in zip(crops, faces, strict=True):
-            same = _keep_colours(face.image, cut(image, crop))
-            paste(picture, same, crop, enlarge)
+            whole = agree(face.image, cut(image, crop))
+            paste(picture, whole, crop, enlarge)
         left = [crop for crop in found if crop.size > max_face]
         return RestoredPhoto(picture, enlarge, crops, faces, left)
 
@@ -154,17 +156,26 @@ def _enlarged(photo: Picture, scale: int) -> Picture:
     return Picture(enlarge(photo.pixels), alpha)
 
 
-def _keep_colours(face: Bytes, crop: Bytes) -> Bytes:
-    """Give a face back the colours of the photograph (back-projection, Irani and Peleg, 1991).
+def agree(face: Bytes, crop: Bytes) -> Bytes:
+    """Make a restored face agree with the photograph (back-projection, Irani and Peleg, 1991).
 
-    What the restored face shows when shrunk to 16×16 should be what the network was given. The
-    difference, smooth at 128×128, is added, so that no seam or tint shows where it is pasted.
+    Shrunk to the photograph's resolution, the restored face should show what the photograph
+    shows there. What it lacks is enlarged and added, so that no seam or tint shows where it is
+    pasted, and detail between the network's 16 pixels and the photograph's is not lost. Beyond
+    32 pixels a photograph that needs restoring holds blur rather than detail: that is not kept.
+
+    Args:
+        face: (128, 128, 3) uint8 RGB, restored from `crop`.
+        crop: (S, S, 3) uint8 RGB.
     """
-    side = face.shape[0]
-    lq = shrink(crop, side).astype(np.float32)
-    drift = lq - resize(face, (LQ_SIZE, LQ_SIZE))
-    smooth = cv2.resize(drift, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
+    side = min(crop.shape[0], AGREE_UP_TO)
+    seen = resize(crop, (side, side)).astype(np.float32)
+    full = (face.shape[1], face.shape[0])
+    for _ in range(AGREE_ROUNDS):
+        lacking = seen - resize(face, (side, side))
+        smooth = cv2.resize(lacking, full, interpolation=cv2.INTER_CUBIC)
+        face = np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
+    return face
 
 
 def paste(picture: Picture, face: Bytes, crop: Crop, scale: int) -> None:

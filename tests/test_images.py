@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -78,28 +76,12 @@ def test_encoding_round_trips(image: np.ndarray, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open(path).convert("RGB")), image)
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(b"0"))
-        + chunk(b"IEND", b"")
-    )
-
-
 def test_what_is_no_picture_says_why(image: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(image).resize((300, 200)).save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
     contents = {
         "text.png": (b"not a picture", "not a picture"),
         "empty.png": (b"", "empty"),
-        "huge.png": (png_header(20_000, 20_000), "over 268 megapixels"),
         "cut.jpg": (whole[: len(whole) // 2], "cut short"),
     }
     for name, (content, why) in contents.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -119,6 +121,21 @@ def test_large_faces_are_left_alone(command: Command, tiny_engine: Path, tmp_pat
     assert read_picture(out).rgb().shape == (512, 512, 3)
 
 
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
+    )
+
+
 def test_wrong_calls_end_in_one_line_with_nothing_written(
     command: Command, tiny_engine: Path, tiny_checkpoint: Path, face_file: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +151,8 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
     twin.parent.mkdir()
     shutil.copy(face_file, twin)
     out = tmp_path / "out"
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(png_header(20_000, 20_000))
     engine = ("--engine", tiny_engine)
     cases = [
         ([], "INPUT"),
@@ -141,6 +160,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, *engine], "-o/--output"),
         ([tmp_path / "absent.png", "-o", out, *engine], "No such file"),
         ([text, "-o", out, *engine], "not a picture"),
+        ([huge, "-o", out, *engine], "larger than 268 megapixels"),
         ([empty_folder, "-o", out, *engine], "no pictures"),
         ([face_file, "-o", out, "--engine", tmp_path / "no.onnx"], "No such file"),
         ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
