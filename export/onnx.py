@@ -121,6 +121,10 @@ def unroll(network: DIC, signature: Signature) -> onnx.ModelProto:
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    # The exporter notes on every node which line of which file it came from: as large as a small
+    # network's weights, and of the machine that it ran on.
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.output, model.graph):
+        del part.metadata_props[:]
     if model.ByteSize() > PROTOBUF_LIMIT:
         raise UserError("the network is over 2 GB, more than one ONNX file holds")
     return model

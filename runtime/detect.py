@@ -61,15 +61,19 @@ class _Framing:
 
 
 class HaarDetector:
-    """OpenCV's frontal-face cascade (Viola and Jones, 2001). Its file is in OpenCV's wheel."""
+    """OpenCV's frontal-face cascade (Viola and Jones, 2001). Its file is in OpenCV's wheel.
+
+    Of the wheel's cascades, `alt2` without histogram equalisation found most faces with the
+    fewest false ones (figures in benchmarks/NOTES.md).
+    """
 
     FRAMING = _Framing(margin=1.46, lower=0.02)
-    WINDOW = 24  # pixels; the cascade sees nothing smaller
+    WINDOW = 24  # pixels; the smallest face searched, after enlargement
     WORKING_SIDE = 960  # pixels of the longer side that are searched
     MAX_ENLARGEMENT = 4.0
 
     def __init__(self) -> None:
-        path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"  # type: ignore[attr-defined]
+        path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"  # type: ignore[attr-defined]
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
             raise DetectorError(f"{path}: OpenCV's face cascade is missing; reinstall OpenCV")
@@ -80,13 +84,12 @@ class HaarDetector:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         size = [max(1, round(side * scale)) for side in (grey.shape[1], grey.shape[0])]
-        grey = cv2.equalizeHist(cv2.resize(grey, size, interpolation=way))
-        smallest = max(self.WINDOW, round(self.WINDOW * min(scale, 1.5)))
+        grey = cv2.resize(grey, size, interpolation=way)
         boxes, _, weights = self._cascade.detectMultiScale3(
             grey,
             scaleFactor=1.1,
-            minNeighbors=6,
-            minSize=(smallest, smallest),
+            minNeighbors=4,
+            minSize=(self.WINDOW, self.WINDOW),
             outputRejectLevels=True,
         )
         found = [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ ROOT = Path(__file__).parent.parent
 TINY = NetworkConfig(
     channels=4, groups=2, projection=2, fusion_blocks=1, hourglass_channels=8, steps=2
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="this ONNX Runtime has no CUDA provider"))
+
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -78,11 +78,14 @@ def test_encoding_round_trips(image: np.ndarray, tmp_path: Path) -> None:
 
 def test_what_is_no_picture_says_why(image: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(image).resize((300, 200)).save(tmp_path / "whole.jpg")
-    whole = (tmp_path / "whole.jpg").read_bytes()
+    Image.fromarray(image).resize((300, 200)).save(tmp_path / "whole.png")
+    whole, png = ((tmp_path / f"whole.{kind}").read_bytes() for kind in ("jpg", "png"))
     contents = {
         "text.png": (b"not a picture", "not a picture"),
         "empty.png": (b"", "empty"),
-        "cut.jpg": (whole[: len(whole) // 2], "cut short"),
+        "cut.jpg": (whole[: len(whole) // 2], "damaged"),
+        "barely.jpg": (whole[:-200], "damaged"),
+        "cut.png": (png[: len(png) // 2], "damaged"),
     }
     for name, (content, why) in contents.items():
         (tmp_path / name).write_bytes(content)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +112,9 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
             file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True) if size else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols; what fails is reported below
+                content = torch.load(file, map_location="cpu", weights_only=True) if size else None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
