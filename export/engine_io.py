@@ -6,7 +6,6 @@ These wrappers are what is traced: the recurrence runs inside them, so the graph
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -121,6 +120,3 @@ def decode(heatmap: Tensor) -> tuple[Tensor, Tensor]:
     first, second = place[:, :, 0], place[:, :, 1]
     towards = torch.where(second > first, 1.0, -1.0)
     return first.float() * HEATMAP_STRIDE + towards, peaks[:, :, 0]
-
-
-Outputs = Mapping[str, Tensor]
