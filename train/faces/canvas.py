@@ -69,7 +69,14 @@ class Canvas:
         return mask.astype(np.float32) / 255
 
     def stroke(
-        self, line: Floats, width: float, colour: Floats, alpha: float, clip: Floats | None = None
+        self,
+        line: Floats,
+        width: float,
+        colour: Floats,
+        alpha: float,
+        *,
+        blur: float = 0.0,
+        clip: Floats | None = None,
     ) -> None:
         """Paint a line; width in head units."""
         curve = smooth(line.astype(np.float32), closed=False)
@@ -78,7 +85,7 @@ class Canvas:
         across /= np.linalg.norm(across, axis=1, keepdims=True) + 1e-6
         half = across * max(width * self.unit, 0.8) / 2
         polygon = np.concatenate((curve - half, (curve + half)[::-1])).astype(np.float32)
-        self.fill(polygon, colour.astype(np.float32), alpha, clip=clip)
+        self.fill(polygon, colour, alpha, blur, clip=clip)
 
     def glow(self, centre: Floats, radius: tuple[float, float], gain: float) -> None:
         """Brighten (gain > 0) or darken a soft ellipse; radius in head units."""
@@ -100,9 +107,10 @@ class Canvas:
         """Noise of mean 1 that runs outwards from a point of the canvas."""
         noise = self.rng.normal(1, 0.22, (220, 12)).astype(np.float32)
         rolled = cv2.resize(noise, (CANVAS, 512), interpolation=cv2.INTER_LINEAR)
-        flags = cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+        # Without filling, pixels beyond the radius would be whatever was in memory.
+        flags = cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP | cv2.WARP_FILL_OUTLIERS
         centre = (float(crown[0]), float(crown[1]))
-        return cast(Floats, cv2.warpPolar(rolled, (CANVAS, CANVAS), centre, CANVAS * 1.3, flags))
+        return cast(Floats, cv2.warpPolar(rolled, (CANVAS, CANVAS), centre, CANVAS * 1.6, flags))
 
 
 def smooth(polygon: Floats, closed: bool = True) -> Floats:

@@ -40,6 +40,7 @@ class Head:
     lip_lower: float
     mouth_open: float
     smile: float
+    toothy: bool
     skull: float
     forehead: float
     yaw: float
@@ -56,7 +57,10 @@ class Head:
                 np.clip(rng.normal(mean, spread), mean - 2.2 * spread, mean + 2.2 * spread)
             )
 
-        open_mouth = max(0.0, around(0.16, 0.1)) if rng.random() < 0.45 else 0.0
+        # A mouth is shut, smiles and shows its teeth, or is open for speaking.
+        mood = rng.random()
+        toothy = mood < 0.4
+        gap = around(0.13, 0.035) if toothy else around(0.17, 0.07) if mood < 0.55 else 0.0
         middle = CANVAS / 2
         return Head(
             width=around(1.0, 0.05),
@@ -73,11 +77,12 @@ class Head:
             nose_length=around(0.70, 0.06),
             nose_width=around(0.25, 0.035),
             mouth_height=around(1.05, 0.05),
-            mouth_width=around(0.37, 0.045),
+            mouth_width=around(0.45, 0.04) if toothy else around(0.37, 0.045),
             lip_upper=around(0.085, 0.022),
             lip_lower=around(0.115, 0.028),
-            mouth_open=open_mouth,
-            smile=around(0.06, 0.06),
+            mouth_open=gap,
+            smile=around(0.15, 0.05) if toothy else around(0.04, 0.05),
+            toothy=toothy,
             skull=around(1.52, 0.08),
             forehead=around(0.92, 0.12),
             yaw=around(0.0, 0.24),

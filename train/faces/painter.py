@@ -262,7 +262,7 @@ class Painter:
     def _nose(self) -> None:
         p, rng = self.points, self.rng
         side = -1.0 if self.light[0] > 0 else 1.0
-        strength = rng.uniform(0.08, 0.26) * min(1.0, 0.4 + abs(self.light[0]) * 1.5)
+        strength = rng.uniform(0.03, 0.2) * min(1.0, 0.4 + abs(self.light[0]) * 1.5)
         for t in (0.15, 0.45, 0.75):
             on_bridge = self._at((side * 0.16, t * self.head.nose_length, 1.25))[0]
             self.canvas.glow(on_bridge, (0.07, 0.15), -strength)
@@ -273,7 +273,7 @@ class Painter:
                 rng.uniform(0.02, 0.14),
             )
         self.canvas.glow(p[30], (0.07, 0.06), rng.uniform(0.03, 0.25))
-        self.canvas.glow(p[33] + [0, 0.04 * self.unit], (0.2, 0.05), -rng.uniform(0.1, 0.35))
+        self.canvas.glow(p[33] + [0, 0.04 * self.unit], (0.2, 0.05), -rng.uniform(0.05, 0.25))
         dark = self.skin * np.array([0.62, 0.5, 0.48], np.float32)
         for wing, lift in ((p[31], -0.02), (p[35], 0.02)):
             fold = np.array(
@@ -291,7 +291,7 @@ class Painter:
             self.canvas.fill(
                 ring,
                 self.skin * 0.28,
-                rng.uniform(0.5, 0.9),
+                rng.uniform(0.3, 0.8),
                 blur=0.012 * self.unit,
             )
 
@@ -300,6 +300,8 @@ class Painter:
         paint = rng.random() < 0.3
         tint = np.array([1.0, 0.42, 0.46] if paint else [0.95, 0.64, 0.62], np.float32)
         lips = np.clip(self.skin * tint * rng.normal(1, 0.06, 3), 0, 1)
+        if self.head.smile > 0.08:
+            self._smile_lines()
         upper = np.concatenate((p[48:55], p[60:65][::-1]))
         lower = np.concatenate((p[54:60], p[48:49], p[60:61], p[64:68][::-1]))
         self.canvas.fill(smooth(upper), lips * 0.82, 0.95, blur=0.4)
@@ -309,10 +311,10 @@ class Painter:
         inner = p[60:68]
         if self.head.mouth_open > 0.03:
             self.canvas.fill(smooth(inner), np.array([0.20, 0.06, 0.06], np.float32), blur=0.4)
-            if rng.random() < 0.8:
-                teeth = np.concatenate(
-                    (inner[0:5], inner[[5, 6, 7]] * 0.45 + inner[[3, 2, 1]] * 0.55)
-                )
+            if self.head.toothy or rng.random() < 0.6:
+                shown = rng.uniform(0.8, 1.0) if self.head.toothy else 0.45  # of the gap
+                below = inner[[5, 6, 7]] * shown + inner[[3, 2, 1]] * (1 - shown)
+                teeth = np.concatenate((inner[0:5], below))
                 self.canvas.fill(
                     smooth(teeth),
                     np.array([0.90, 0.87, 0.82], np.float32) * rng.uniform(0.75, 1),
@@ -325,6 +327,18 @@ class Painter:
             self.canvas.stroke(np.concatenate((p[48:49], seam, p[54:55])), 0.02, lips * 0.35, 0.85)
         for corner in (p[48], p[54]):
             self.canvas.glow(corner, (0.05, 0.04), -rng.uniform(0.1, 0.35))
+
+    def _smile_lines(self) -> None:
+        """The folds from the nose's wings past the mouth's corners, and the cheeks above them."""
+        p, rng = self.points, self.rng
+        depth = rng.uniform(0.15, 0.5)
+        for wing, corner, out in ((p[31], p[48], -1.0), (p[35], p[54], 1.0)):
+            aside = np.array([out * 0.09, 0.0]) * self.unit
+            fold = np.array([wing + aside, (wing + corner) / 2 + 1.4 * aside, corner + 1.3 * aside])
+            soft = 0.02 * self.unit
+            self.canvas.stroke(fold, 0.05, self.skin * 0.6, depth, blur=soft)
+            cheek = (wing + corner) / 2 + 3.2 * aside - [0, 0.12 * self.unit]
+            self.canvas.glow(cheek, (0.16, 0.13), rng.uniform(0, 0.15))
 
     def _eye(self, eye: Floats) -> None:
         rng = self.rng
