@@ -108,7 +108,8 @@ class Canvas:
         noise = self.rng.normal(1, 0.22, (220, 12)).astype(np.float32)
         rolled = cv2.resize(noise, (CANVAS, 512), interpolation=cv2.INTER_LINEAR)
         # Without filling, pixels beyond the radius would be whatever was in memory.
-        flags = cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP | cv2.WARP_FILL_OUTLIERS
+        flags = cv2.INTER_LINEAR | cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP
+        flags |= cv2.WARP_FILL_OUTLIERS
         centre = (float(crown[0]), float(crown[1]))
         return cast(Floats, cv2.warpPolar(rolled, (CANVAS, CANVAS), centre, CANVAS * 1.6, flags))
 
