@@ -41,7 +41,7 @@ def test_what_is_painted_lies_where_the_landmarks_say() -> None:
         painted = np.array([(x * small).sum(), (y * small).sum()]) / small.sum()
         moments = cv2.moments(to_pixels(outline)[:, None])
         expected = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
-        assert np.abs(painted - expected).max() < 0.3, painted - expected
+        assert np.abs(painted - expected).max() < 0.15, painted - expected
 
 
 def test_eyes_are_dark_and_lips_red_at_their_landmarks(faces: Faces) -> None:
