@@ -27,6 +27,7 @@ test: lint
 	$(BIN)/pytest
 
 demo: $(READY)
+	rm -rf $(DEMO)
 	$(BIN)/python -m train --recipe synthetic-demo --out $(DEMO)
 	$(BIN)/python -m export.onnx $(DEMO)/last.pth -o $(DEMO)/dic.onnx
 	$(BIN)/python -m benchmarks all --engine $(DEMO)/dic.onnx --reference $(DEMO)/last.pth \

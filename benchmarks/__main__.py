@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.console import Parser, UsageError, run, write_whole
+from runtime.console import Parser, UserError, run, write_whole
 from runtime.engine import Engine, EngineError, load_engine
-from train.console import UserError
+from train.console import UserError as TrainError
 
 if TYPE_CHECKING:
     from benchmarks.accuracy import Accuracy
@@ -48,10 +48,7 @@ def main(arguments: list[str]) -> int:
     engines = [load_engine(path, options.device) for path in options.engine]
     results = measure(options, checkpoint.network, engines)
     if options.json:
-        try:
-            write_whole(options.json, json.dumps(results, indent=1).encode())
-        except OSError as error:
-            raise UsageError(f"{options.json}: cannot be written: {error.strerror}") from error
+        write_whole(options.json, json.dumps(results, indent=1).encode())
     return 0
 
 
@@ -62,14 +59,21 @@ def measure(options: Any, network: Any, engines: Sequence[Engine]) -> dict[str, 
 
     for engine in engines:
         if engine.metadata.io != "image":
-            raise UsageError(f"{engine.path}: only engines with --io image are compared")
+            raise UserError(f"{engine.path}: only engines with --io image are compared")
         if engine.metadata.steps != network.config.steps:
-            raise UsageError(
+            raise UserError(
                 f"{engine.path}: unrolls {engine.metadata.steps} steps, the reference takes "
                 f"{network.config.steps}"
             )
-    runs = {REFERENCE: reference(network)}
-    runs |= {f"{engine.path.name} ({engine.device})": as_engine(engine) for engine in engines}
+    landmarks = any(engine.metadata.landmarks for engine in engines)
+    device = engines[0].device
+    runs = {f"{REFERENCE} ({device})": reference(network, landmarks, device)}
+    names = [engine.path.name for engine in engines]
+    for engine in engines:
+        alike = names.count(engine.path.name) > 1
+        shown = engine.path if alike else engine.path.name
+        runs[f"{shown} ({engine.device})"] = as_engine(engine)
+    warn_if_busy()
     results: dict[str, Any] = {"version": JSON_VERSION, "machine": machine(engines)}
     if options.what != "accuracy":
         restores = {name: _faces_of(run) for name, run in runs.items()}
@@ -95,10 +99,22 @@ def machine(engines: Sequence[Engine]) -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "torch": torch.__version__,
         "backends": sorted({engine.backend for engine in engines}),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
+
+
+def warn_if_busy() -> None:
+    """Say so where other work would spoil the figures."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > 0.5 * cores:
+        print(
+            f"warning: this machine is busy (load {load:.1f} on {cores} cores); "
+            "the latencies will tell little",
+            file=sys.stderr,
+        )
 
 
 def _processor() -> str:
@@ -159,7 +175,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cli() -> NoReturn:
-    run(main, EngineError, UserError, ValueError)
+    run(main, "benchmarks", EngineError, TrainError)
 
 
 if __name__ == "__main__":

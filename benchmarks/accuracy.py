@@ -14,7 +14,7 @@ from runtime.console import Progress
 from train.data import shrink
 from train.faces import draw_faces
 from train.metrics import nme, psnr, ssim
-from train.network import SR_SIZE
+from train.sizes import SR_SIZE
 
 FLOOR = "bicubic"
 SEED = 20200614  # of no training set: recipes count their seeds from 0

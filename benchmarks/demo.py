@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.console import Parser, UsageError, run, write_whole
+from runtime.console import Parser, UserError, run, write_whole
 from runtime.detect import Crop, HaarDetector
 from runtime.engine import LQ_SIZE
 from runtime.images import Picture, encode_picture, read_picture
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     print("$", " ".join(["python", *command[1:]]), flush=True)
     status = subprocess.run(command, check=False).returncode
     if status:
-        raise UsageError(f"restoring ended with status {status}")
+        raise UserError(f"restoring ended with status {status}")
     restored = read_picture(target).rgb()
     picture, figures = compare(small, restored, original, face)
     comparison = options.out / "comparison.png"
@@ -108,7 +108,7 @@ def _caption(text: str) -> Bytes:
 
 
 def cli() -> NoReturn:
-    run(main)
+    run(main, "benchmarks")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.engine_io import Io, Signature, wrap
-from runtime.console import Progress
+from runtime.console import Progress, UserError
 from runtime.engine import LQ_SIZE, Engine
 from train.network import DIC
 
@@ -51,7 +51,7 @@ def measure_latency(
     round are compared: a contender that is fast and wrong is no contender.
 
     Raises:
-        ValueError: a contender's faces differ from the first's by more than one grey level.
+        UserError: a contender's faces differ from the first's by more than one grey level.
     """
     rng = np.random.default_rng(seed)
     results: list[Latency] = []
@@ -78,12 +78,14 @@ def _compare(faces: dict[str, Faces]) -> None:
     for name in others:
         off = int(np.abs(faces[name].astype(int) - faces[first]).max())
         if off > 1:
-            raise ValueError(f"{name} differs from {first} by {off} grey levels on the same input")
+            raise UserError(f"{name} differs from {first} by {off} grey levels on the same input")
 
 
-def reference(network: DIC, device: str = "cpu") -> Callable[[Faces], dict[str, NDArray[Any]]]:
+def reference(
+    network: DIC, landmarks: bool = True, device: str = "cpu"
+) -> Callable[[Faces], dict[str, NDArray[Any]]]:
     """The PyTorch network as an engine: pictures in, the same outputs as an `--io image` engine."""
-    signature = Signature(Io.IMAGE, network.config.steps, landmarks=True)
+    signature = Signature(Io.IMAGE, network.config.steps, landmarks)
     module = wrap(network, signature).to(device)
 
     def run(image: Faces) -> dict[str, NDArray[Any]]:

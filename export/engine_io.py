@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from train.landmarks import HEATMAP_SIZE, HEATMAP_STRIDE
-from train.network import DIC, LQ_SIZE, RGB_MEAN
+from train.network import DIC, RGB_MEAN
+from train.sizes import LQ_SIZE
 
 
 class Io(enum.Enum):
@@ -50,6 +51,11 @@ class Signature:
         faces = tuple(f"sr_{i}" for i in range(self.steps))
         maps = tuple(f"heatmap_{i}" for i in range(self.steps))
         return faces + maps if self.landmarks else faces
+
+    @property
+    def gives_landmarks(self) -> bool:
+        """Whether landmarks or heatmaps are among the outputs."""
+        return self.landmarks and (self.io is Io.IMAGE or self.all_steps)
 
     def sample(self, batch: int, generator: torch.Generator) -> Tensor:
         """Random input: pixels of every value, never a blank."""

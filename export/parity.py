@@ -14,7 +14,8 @@ from export.engine_io import Io, Signature, to_levels
 from train.console import UserError
 from train.data import normalise
 from train.landmarks import decode
-from train.network import DIC, SR_SIZE
+from train.network import DIC
+from train.sizes import SR_SIZE
 
 TOLERANCE = 1e-4  # on the normalised scale, where black to white is 1
 BATCHES = (1, 2, 5)
@@ -41,11 +42,11 @@ class Parity:
 
 
 @torch.no_grad()
-def check(model: bytes | str, network: DIC, signature: Signature, seed: int = 0) -> Parity:
+def check(model: bytes, network: DIC, signature: Signature, seed: int = 0) -> Parity:
     """Run an ONNX model in ONNX Runtime (CPU) against PyTorch at batches 1, 2 and 5.
 
     Args:
-        model: serialised, or a path.
+        model: serialised.
 
     Returns:
         the worst disagreement, within TOLERANCE.

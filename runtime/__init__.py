@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 # A picture's header can promise any size, and memory is taken before the picture is read. OpenCV
 # reads this when it is first imported; a limit set in the environment stands.
-PIXEL_LIMIT = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28)))
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
-from runtime.engine import Engine, EngineError, load_engine  # noqa: E402
+from runtime.engine import Engine, EngineError, load_engine
 
 if TYPE_CHECKING:
     from runtime.restore import FaceRestorer, Restored

@@ -1,7 +1,7 @@
-"""What the commands of `runtime` and `benchmarks` do alike: errors, whole files, progress.
+"""What every command does alike: errors, whole files, progress.
 
-`train.console` is its twin for the stages that run where PyTorch is; the runtime imports nothing
-of theirs.
+`train.console` is the same text: the runtime shares no code with the stages that need PyTorch,
+and both should greet a user alike. A test holds them equal.
 """
 
 from __future__ import annotations
@@ -18,44 +18,62 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 
-class UsageError(Exception):
-    """The command was given something that it cannot use; the message is one line."""
+class UserError(Exception):
+    """Something the user can put right. The message is one line: what, where, what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports its errors in one line, like all others."""
+    """An argument parser whose errors are `UserError`s, one line like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def complain(message: object) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[list[str]], int], *errors: type[Exception]) -> NoReturn:
-    """Run a command and leave the process with its exit status; `errors` end in status 2."""
-    errors = (UsageError, *errors)
+def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) -> NoReturn:
+    """Run a command's `main(arguments) -> exit status` and leave the process with the status.
+
+    0 done; 1 some inputs failed; 2 nothing could be done; 130 interrupted.
+
+    Args:
+        extra: the distribution's extra that installs what the command needs.
+        errors: further exceptions whose message is for the user.
+    """
+    errors = (UserError, *errors)
     try:
         status = main(sys.argv[1:])
-    except errors as error:
-        complain(error)
-        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except errors as error:
+        complain(error)
+        status = 2
+    except ModuleNotFoundError as error:
+        complain(f"{error.name} is not installed; pip install 'dic-toolkit[{extra}]'")
+        status = 2
+    except MemoryError:
+        complain("out of memory")
+        status = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        status = 2
     sys.exit(status)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all: beside it first, then renamed.
 
     Raises:
-        OSError: the folder or the disk does not take it; an older file stays as it was.
+        UserError: the folder or the disk does not take it; an older file stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary: str | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -64,10 +82,13 @@ def write_whole(path: Path, data: bytes) -> None:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        temporary = None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
 class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
@@ -77,8 +98,14 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         self.plain = not sys.stderr.isatty()
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
-            options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
+
+    def say(self, line: str) -> None:
+        """Print a line to standard error without disturbing the bar."""
+        if self.plain or self.disable:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.write(line, file=sys.stderr)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
 LQ_SIZE = 16
+HEATMAP_SIZE = 32
 PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
@@ -145,7 +146,12 @@ def load_engine(path: str | Path, device: str = "auto") -> Engine:
             f"{path}: a {PLAN_MAGICS[magic]} plan, which this version cannot run yet; "
             "give the ONNX file it was built from"
         )
-    from runtime.ort import OnnxRuntimeEngine
+    try:
+        from runtime.ort import OnnxRuntimeEngine
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"{error.name} is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
+        ) from error
 
     return OnnxRuntimeEngine(path, device, index)
 
@@ -180,15 +186,17 @@ def check_contract(
         if k:
             wanted.add(TensorInfo("landmarks", "float32", (None, k, 2)))
             wanted.add(TensorInfo("scores", "float32", (None, k)))
-        right = set(outputs) == wanted
     else:
         wanted_input = TensorInfo("lq", "float32", (None, 3, size, size))
-        wanted = {TensorInfo("sr", "float32", (None, 3, side, side))}
-        last = TensorInfo(f"sr_{metadata.steps - 1}", "float32", (None, 3, side, side))
-        right = set(outputs) == wanted or last in outputs
+        every = any(tensor.name == "sr_0" for tensor in outputs)  # --all-steps
+        marks = [f"_{i}" for i in range(metadata.steps)] if every else [""]
+        wanted = {TensorInfo(f"sr{mark}", "float32", (None, 3, side, side)) for mark in marks}
+        if k:
+            maps = (None, k, HEATMAP_SIZE, HEATMAP_SIZE)
+            wanted |= {TensorInfo(f"heatmap{mark}", "float32", maps) for mark in marks}
     if inputs != (wanted_input,):
         raise EngineError(f"{path}: takes {_listed(inputs)}; a DIC engine takes {wanted_input}")
-    if not right:
+    if set(outputs) != wanted:
         raise EngineError(f"{path}: gives {_listed(outputs)}; its metadata promises otherwise")
 
 

@@ -5,6 +5,8 @@ A grey picture stays grey, a 16-bit one 16-bit, an alpha channel is carried alon
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import PIXEL_LIMIT
-
 READABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
+COLOURS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 WRITABLE = READABLE - {".pgm"}
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
 JPEG_QUALITY = 95
 JPEG_START = b"\xff\xd8\xff"
+TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 
 Pixels = NDArray[Any]
 
@@ -67,13 +69,36 @@ def read_picture(path: Path) -> Picture:
     if not data.size:
         raise ImageError(f"{path}: the file is empty")
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
-    pixels = _decode(path, data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    upright = _decode(path, data, COLOURS)
     if data[:3].tobytes() == JPEG_START:
-        return Picture(pixels)  # has no alpha: spare it the second decoding
+        return Picture(upright)  # has no alpha: spare it the second decoding
     raw = _decode(path, data, cv2.IMREAD_UNCHANGED)
-    with_alpha = raw.ndim == 3 and raw.shape[2] == 4 and raw.shape[:2] == pixels.shape[:2]
-    alpha = raw[:, :, 3] if with_alpha and raw.dtype == pixels.dtype else None
-    return Picture(pixels, alpha)
+    if raw.shape[2] != 4:
+        return Picture(upright)
+    if data[:4].tobytes() in TIFF_STARTS and raw.dtype == np.uint8:
+        raw = _unmultiplied(raw)
+    # The mode that keeps alpha ignores EXIF: find out how the other one turned the picture.
+    lying = _decode(path, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
+    turned = next(
+        raw_
+        for lying_, raw_ in zip(_turns(lying), _turns(raw), strict=True)
+        if np.array_equal(lying_, upright)
+    )
+    return Picture(np.ascontiguousarray(turned[:, :, 2::-1]), np.ascontiguousarray(turned[:, :, 3]))
+
+
+def _unmultiplied(image: Pixels) -> Pixels:
+    """Undo what OpenCV does to transparent 8-bit TIFFs: colours scaled by alpha, and rounded."""
+    alpha = image[:, :, 3:].astype(np.float32)
+    colours = np.round(image[:, :, :3] * (255 / np.maximum(alpha, 1)))
+    return np.dstack((np.minimum(colours, 255).astype(np.uint8), image[:, :, 3]))
+
+
+def _turns(image: Pixels) -> Iterator[Pixels]:
+    """The eight ways in which EXIF can turn a picture, as it is first."""
+    for flat in (image, image[:, ::-1]):
+        for quarter in range(4):
+            yield np.rot90(flat, quarter)
 
 
 def _decode(path: Path, data: NDArray[np.uint8], flags: int) -> Pixels:
@@ -81,8 +106,9 @@ def _decode(path: Path, data: NDArray[np.uint8], flags: int) -> Pixels:
         image = cv2.imdecode(data, flags)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
+            limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
             raise ImageError(
-                f"{path}: larger than {PIXEL_LIMIT / 1e6:.0f} megapixels; shrink it, or set "
+                f"{path}: larger than {limit} pixels; shrink it, or set "
                 "OPENCV_IO_MAX_IMAGE_PIXELS to more"
             ) from error
         raise ImageError(f"{path}: cannot be decoded") from error
@@ -102,18 +128,29 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
 
     Args:
         suffix: of the file, one of WRITABLE.
+
+    Raises:
+        ImageError: the format cannot hold so large a picture.
     """
     pixels, alpha = picture.pixels, picture.alpha
     if picture.peak > 255 and suffix not in DEEP:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         alpha = None if alpha is None else ((alpha.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if suffix == ".ppm":
+        pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
     if pixels.shape[2] == 3:
         pixels = pixels[:, :, ::-1]
     if alpha is not None and suffix in WITH_ALPHA:
         colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
         pixels = np.dstack((colour, alpha))
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+    except cv2.error:
+        done = False
     if not done:
-        raise ImageError(f"a picture of {pixels.shape} cannot be written as {suffix}")
+        height, width = pixels.shape[:2]
+        raise ImageError(
+            f"{width}×{height} pixels are too many for {suffix}; choose another format"
+        )
     return data.tobytes()

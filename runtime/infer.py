@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from runtime.console import Parser, Progress, UsageError, complain, run, write_whole
+from runtime.console import Parser, Progress, UserError, run, write_whole
 from runtime.engine import EngineError, load_engine
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ def main(arguments: list[str]) -> int:
         parser.error("--enlarge must be 1 to 8")
 
     # OpenCV takes a while to import; --help and usage errors need none of it.
+    import cv2
+
     from runtime.detect import DetectorError, HaarDetector, YuNetDetector
     from runtime.images import ImageError
     from runtime.restore import FaceRestorer
 
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # what OpenCV would print about a damaged file is in our own error
     jobs = plan(options.input, options.output, keep_format=options.faces)
     with load_engine(options.engine, options.device) as engine:
         restorer = FaceRestorer(engine)
@@ -53,25 +58,24 @@ def main(arguments: list[str]) -> int:
             try:
                 detector = YuNetDetector(options.yunet) if options.yunet else HaarDetector()
             except DetectorError as error:
-                raise UsageError(error) from error
+                raise UserError(error) from error
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         failed = 0
         with Progress(jobs, desc="restoring", unit="file", disable=len(jobs) < 2) as bar:
             for job in bar:
                 try:
-                    with bar.external_write_mode(file=sys.stderr):
-                        if detector is None:
-                            _restore_crop(restorer, job)
-                        else:
-                            _restore_photo(restorer, detector, job, options)
-                except (ImageError, NoFaceError) as error:
+                    if detector is None:
+                        done = _restore_crop(restorer, job)
+                    else:
+                        done = _restore_photo(restorer, detector, job, options)
+                    if done:
+                        bar.say(done)
+                except (ImageError, NoFaceError, UserError) as error:
                     failed += 1
-                    with bar.external_write_mode(file=sys.stderr):
-                        complain(error)
-                except OSError as error:
+                    bar.say(f"error: {error}")
+                except (MemoryError, cv2.error):
                     failed += 1
-                    with bar.external_write_mode(file=sys.stderr):
-                        complain(f"{job.target}: cannot be written: {error.strerror or error}")
+                    bar.say(f"error: {job.source}: too large for this machine's memory")
     if failed == len(jobs):
         return NOTHING_DONE
     return SOME_FAILED if failed else DONE
@@ -124,7 +128,7 @@ def plan(inputs: list[Path], output: Path, keep_format: bool) -> list[Job]:
     """Which picture goes where. Crops become PNG; photographs keep their format.
 
     Raises:
-        UsageError: no pictures, two of one name, an output over an input or of unknown format.
+        UserError: no pictures, two of one name, an output over an input or of unknown format.
     """
     from runtime.images import READABLE, WRITABLE
 
@@ -133,23 +137,23 @@ def plan(inputs: list[Path], output: Path, keep_format: bool) -> list[Job]:
         if path.is_dir():
             pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE)
             if not pictures:
-                raise UsageError(f"{path}: no pictures in this folder")
+                raise UserError(f"{path}: no pictures in this folder")
             sources += pictures
         else:
             sources.append(path)
     if len(sources) == 1 and output.suffix and not output.is_dir():
         if output.suffix.lower() not in WRITABLE:
             known = " ".join(sorted(WRITABLE))
-            raise UsageError(f"{output}: pictures are written as one of {known}")
+            raise UserError(f"{output}: pictures are written as one of {known}")
         jobs = [Job(sources[0], output)]
     else:
         if output.is_file():
-            raise UsageError(f"{output}: is a file; several pictures need a folder")
+            raise UserError(f"{output}: is a file; several pictures need a folder")
         jobs = [Job(path, output / _target_name(path, keep_format)) for path in sources]
     taken: dict[Path, Path] = {}
     for job in jobs:
         if job.target in taken:
-            raise UsageError(
+            raise UserError(
                 f"{taken[job.target]} and {job.source} would both become {job.target}; "
                 "rename one, or restore them apart"
             )
@@ -157,7 +161,7 @@ def plan(inputs: list[Path], output: Path, keep_format: bool) -> list[Job]:
     resolved = {job.target.resolve() for job in jobs}
     for source in sources:
         if source.resolve() in resolved:
-            raise UsageError(f"{source}: would be overwritten; choose another output")
+            raise UserError(f"{source}: would be overwritten; choose another output")
     return jobs
 
 
@@ -168,20 +172,24 @@ def _target_name(source: Path, keep_format: bool) -> str:
     return source.name if kept else f"{source.stem}.png"
 
 
-def _restore_crop(restorer: FaceRestorer, job: Job) -> None:
+def _restore_crop(restorer: FaceRestorer, job: Job) -> str:
+    """Restore one file; returns what is worth telling, or nothing."""
     from runtime.images import Picture, encode_picture, read_picture
     from runtime.restore import centre_square
 
     image = read_picture(job.source).rgb()
-    if image.shape[0] != image.shape[1]:
-        logging.info("%s: not square, its centre is taken", job.source)
     face = restorer.restore([centre_square(image)])[0].image
     write_whole(job.target, encode_picture(Picture(face), job.target.suffix.lower()))
+    height, width = image.shape[:2]
+    return (
+        "" if width == height else f"{job.source}: not square ({width}×{height}), took its centre"
+    )
 
 
 def _restore_photo(
     restorer: FaceRestorer, detector: Detector, job: Job, options: argparse.Namespace
-) -> None:
+) -> str:
+    """Restore the faces of one file; returns what is worth telling."""
     from runtime.images import encode_picture, read_picture
 
     photo = read_picture(job.source)
@@ -197,14 +205,11 @@ def _restore_photo(
     write_whole(job.target, encode_picture(done.picture, job.target.suffix.lower()))
     left = f", {len(done.left)} larger left as they were" if done.left else ""
     sizes = ", ".join(f"{crop.size} px" for crop in done.crops)
-    print(
-        f"{job.target}: {len(done.faces)} restored ({sizes}){left}; enlarged {done.scale}×",
-        file=sys.stderr,
-    )
+    return f"{job.target}: {len(done.faces)} restored ({sizes}){left}; enlarged {done.scale}×"
 
 
 def cli() -> NoReturn:
-    run(main, EngineError)
+    run(main, "cpu", EngineError)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runtime.engine import LQ_SIZE
 
 SUPPORT = 2.0  # the bicubic kernel's reach, in output pixels when shrinking
+BLOCK = 4096  # columns at once
 PRECISION = 22  # bits of Pillow's fixed-point weights: 32 - 8 - 2
 
 
@@ -52,9 +53,12 @@ def shrink(crop: NDArray[np.uint8], face_size: int) -> NDArray[np.uint8]:
 def _along_columns(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resample the first axis. Sums of whole numbers below 2**53 are exact in float64."""
     weights = _weights(image.shape[0], size)
-    flat = image.reshape(image.shape[0], -1).astype(np.float64)
-    sums = (weights @ flat).astype(np.int64) + (1 << (PRECISION - 1))
-    levels = np.clip(sums >> PRECISION, 0, 255).astype(np.uint8)
+    flat = image.reshape(image.shape[0], -1)
+    levels = np.empty((size, flat.shape[1]), np.uint8)
+    for start in range(0, flat.shape[1], BLOCK):  # bounds the memory that floats take
+        block = np.s_[:, start : start + BLOCK]
+        sums = (weights @ flat[block].astype(np.float64)).astype(np.int64)
+        levels[block] = np.clip((sums + (1 << (PRECISION - 1))) >> PRECISION, 0, 255)
     return levels.reshape(size, *image.shape[1:])
 
 

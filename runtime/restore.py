@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +19,7 @@ from runtime.resample import resize, shrink
 Bytes = NDArray[np.uint8]
 
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
+LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
 AGREE_UP_TO = 32  # pixels of a crop's side
 AGREE_ROUNDS = 2
 FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
@@ -109,7 +111,7 @@ class FaceRestorer:
             max_face: crops wider than this many pixels are left alone: the network sees 16×16
                 pixels of a face, and a sharp large face would lose by it.
             enlarge: by how much to enlarge the photograph; None takes what its smallest
-                restored face needs to keep its detail, at most 8.
+                restored face needs to keep its detail, at most 8 and 64 megapixels.
         """
         image = photo.rgb()
         found = detector.find(image)
@@ -117,7 +119,8 @@ class FaceRestorer:
         faces = self.restore([cut(image, crop) for crop in crops])
         if enlarge is None:
             need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
-            enlarge = min(need, MAX_ENLARGEMENT)
+            room = math.isqrt(LARGEST_RESULT // max(1, image.shape[0] * image.shape[1]))
+            enlarge = max(1, min(need, MAX_ENLARGEMENT, room))
         picture = _enlarged(photo, enlarge)
         for crop, face in zip(crops, faces, strict=True):
             whole = agree(face.image, cut(image, crop))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.engine_io import Io, Signature
-from export.onnx import export
+from export.unroll import export
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.faces import draw_faces
 from train.network import DIC, NetworkConfig

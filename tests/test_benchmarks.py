@@ -11,7 +11,8 @@ from benchmarks.__main__ import accuracy_table, latency_table, table
 from benchmarks.accuracy import Accuracy, measure_accuracy
 from benchmarks.latency import Latency, as_engine, measure_latency, reference
 from export.engine_io import Io, Signature
-from export.onnx import export
+from export.unroll import export
+from runtime.console import UserError
 from runtime.engine import load_engine
 from train.checkpoint import load_checkpoint
 
@@ -43,7 +44,7 @@ def test_a_fast_but_wrong_contender_is_no_contender() -> None:
     def wrong(image: np.ndarray) -> np.ndarray:
         return image ^ 2
 
-    with pytest.raises(ValueError, match="wrong differs from right by 2"):
+    with pytest.raises(UserError, match="wrong differs from right by 2"):
         measure_latency({"right": right, "wrong": wrong}, [1], rounds=1)
     rows = measure_latency({"right": right, "same": right}, [1, 2], rounds=3)
     assert [(row.name, row.batch, len(row.milliseconds)) for row in rows] == [

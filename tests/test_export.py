@@ -13,8 +13,9 @@ from conftest import DATA, TINY, Command, one_line_error
 
 from export import parity
 from export.engine_io import Io, Signature
-from export.onnx import export, unroll
 from export.parity import ParityError
+from export.unroll import export, unroll
+from runtime.engine import load_engine
 from train.checkpoint import load_checkpoint
 from train.network import DIC
 
@@ -125,11 +126,43 @@ def test_a_graph_that_differs_is_not_put_in_place(
         bias.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), bias.name))
         return model
 
-    monkeypatch.setattr("export.onnx.unroll", planted)
+    monkeypatch.setattr("export.unroll.unroll", planted)
     path = tmp_path / "wrong.onnx"
     with pytest.raises(ParityError, match=r"'(face|sr_0)'.*at batch 1"):
         export(checkpoint, signature, path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_with_wrong_landmarks_is_not_put_in_place(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Move the landmarks by a pixel, and nothing else."""
+
+    def moved(network: DIC, signature: Signature) -> onnx.ModelProto:
+        model = unroll(network, signature)
+        for node in model.graph.node:
+            for i, name in enumerate(node.output):
+                if name == "landmarks":
+                    node.output[i] = "right"
+        one = onnx.helper.make_tensor("one", onnx.TensorProto.FLOAT, [], [1.0])
+        model.graph.initializer.append(one)
+        model.graph.node.append(onnx.helper.make_node("Add", ["right", "one"], ["landmarks"]))
+        return model
+
+    monkeypatch.setattr("export.unroll.unroll", moved)
+    with pytest.raises(ParityError, match="'landmarks'"):
+        export(load_checkpoint(tiny_checkpoint), Signature(Io.IMAGE, 2, True), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensor_engines_say_what_they_give(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    for all_steps, landmarks, outputs in ((False, "0", 1), (True, "68", 4)):
+        path = tmp_path / "tensor.onnx"
+        export(checkpoint, Signature(Io.TENSOR, 2, True, all_steps), path)
+        assert properties(path)["dic.landmarks"] == landmarks
+        with load_engine(path) as engine:
+            assert len(engine.outputs) == outputs
 
 
 def test_the_check_sees_wrong_landmarks() -> None:
@@ -182,6 +215,8 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "--all-steps"], "--io tensor"),
         ([small, "--io", "video"], "--io"),
         ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
+        ([other, "-o", other], "is the checkpoint"),
+        ([small, "-o", tmp_path], "is a folder"),
     ]
     for arguments, why in cases:
         done = command("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))

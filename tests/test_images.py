@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.images import ImageError, Picture, encode_picture, read_picture
+from runtime.images import WRITABLE, ImageError, Picture, encode_picture, read_picture
 
 
 @pytest.fixture
@@ -67,6 +67,38 @@ def test_exif_turns_pictures_upright(orientation: int, image: np.ndarray, tmp_pa
     given = read_picture(path).rgb()
     assert given.shape == wanted.shape
     assert np.abs(given - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_exif_turns_alpha_with_its_picture(
+    orientation: int, kind: str, image: np.ndarray, tmp_path: Path
+) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    alpha = 255 - image[:, :, 0] // 3
+    options = {"lossless": True, "exact": True} if kind == "webp" else {}
+    path = tmp_path / f"turned.{kind}"
+    Image.fromarray(np.dstack((image, alpha))).save(path, exif=exif, **options)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    picture = read_picture(path)
+    np.testing.assert_array_equal(picture.pixels, wanted[:, :, :3])
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(picture.alpha, wanted[:, :, 3])
+
+
+def test_transparent_tiffs_keep_their_colours(image: np.ndarray, tmp_path: Path) -> None:
+    alpha = 255 - image[:, :, 0] // 2
+    Image.fromarray(np.dstack((image, alpha))).save(tmp_path / "alpha.tiff")
+    picture = read_picture(tmp_path / "alpha.tiff")
+    assert np.abs(picture.rgb().astype(int) - image).max() <= 2
+
+
+def test_a_grey_picture_fits_every_format(image: np.ndarray) -> None:
+    for suffix in WRITABLE:
+        assert encode_picture(Picture(image[:, :, :1]), suffix)
 
 
 def test_encoding_round_trips(image: np.ndarray, tmp_path: Path) -> None:

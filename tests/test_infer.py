@@ -6,13 +6,15 @@ import os
 import resource
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import Command, one_line_error
+from conftest import ROOT, Command, one_line_error
 
 from runtime.detect import HaarDetector
 from runtime.engine import load_engine
@@ -94,19 +96,68 @@ def test_a_photograph_keeps_its_colours_and_everything_outside_the_face(
 
 @pytest.mark.parametrize("kind", ["grey", "alpha", "deep"])
 def test_photographs_keep_their_kind(kind: str, tiny_engine: Path, photo_file: Path) -> None:
+    """A grey, transparent or 16-bit photograph comes out as an 8-bit RGB one does."""
     rgb = read_picture(photo_file).rgb()
-    picture = {
-        "grey": Picture(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None]),
-        "alpha": Picture(rgb, rgb[:, :, 0]),
-        "deep": Picture(rgb.astype(np.uint16) * 257),
+    grey = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2)
+    picture, plain = {
+        "grey": (Picture(grey[:, :, :1]), Picture(grey)),
+        "alpha": (Picture(rgb, rgb[:, :, 0]), Picture(rgb)),
+        "deep": (Picture(rgb.astype(np.uint16) * 257), Picture(rgb)),
     }[kind]
     with load_engine(tiny_engine) as engine:
-        done = FaceRestorer(engine).restore_photo(picture, HaarDetector(), 128).picture
-    assert done.pixels.dtype == picture.pixels.dtype
-    assert done.pixels.shape[2] == picture.pixels.shape[2]
-    assert (done.alpha is None) == (picture.alpha is None)
-    if done.alpha is not None:
-        assert done.alpha.shape == done.pixels.shape[:2]
+        restorer = FaceRestorer(engine)
+        done, wanted = (
+            restorer.restore_photo(given, HaarDetector(), 128) for given in (picture, plain)
+        )
+    given = done.picture
+    assert len(done.crops) == 1
+    assert given.pixels.dtype == picture.pixels.dtype
+    assert given.pixels.shape[2] == picture.pixels.shape[2]
+    expected = wanted.picture.pixels.astype(float)
+    if kind == "grey":
+        expected = cv2.cvtColor(wanted.picture.pixels, cv2.COLOR_RGB2GRAY)[:, :, None].astype(float)
+    assert np.abs(given.pixels / (given.peak / 255) - expected).max() <= 2
+    if kind == "alpha":
+        assert given.alpha is not None
+        assert np.abs(given.alpha.astype(int) - _enlarged(rgb[:, :, 0], done.scale)).max() <= 1
+    else:
+        assert given.alpha is None
+
+
+def _enlarged(channel: np.ndarray, scale: int) -> np.ndarray:
+    size = (channel.shape[1] * scale, channel.shape[0] * scale)
+    return cv2.resize(channel, size, interpolation=cv2.INTER_CUBIC)
+
+
+def test_no_seam_shows(tiny_engine: Path, photo_file: Path) -> None:
+    """Along the border of a pasted face, steps are no larger than they were without it."""
+    photo = read_picture(photo_file)
+    with load_engine(tiny_engine) as engine:
+        done = FaceRestorer(engine).restore_photo(photo, HaarDetector(), 128)
+    crop, scale = done.crops[0], done.scale
+    top, left, size = crop.y * scale, crop.x * scale, crop.size * scale
+    for image in (done.picture.pixels.astype(int),):
+        plain = _enlarged(photo.rgb(), scale).astype(int)
+        for axis, at in ((0, top), (0, top + size), (1, left), (1, left + size)):
+            edge = np.s_[at - 1 : at + 2] if axis == 0 else np.s_[:, at - 1 : at + 2]
+            steps = [np.abs(np.diff(i[edge], axis=axis)).mean() for i in (image, plain)]
+            assert steps[0] <= steps[1] + 0.5
+
+
+def test_a_small_face_in_a_large_photograph(tiny_engine: Path, tmp_path: Path) -> None:
+    """As in a group portrait: a crop of about 44 pixels in 12 megapixels."""
+    import skimage.data
+
+    noise = np.random.default_rng(0).normal(0, 3, (3000, 4000, 3))
+    large = np.clip(120 + noise, 0, 255).astype(np.uint8)
+    small = cv2.resize(skimage.data.astronaut(), (170, 170), interpolation=cv2.INTER_AREA)
+    large[2000:2170, 3000:3170] = small
+    with load_engine(tiny_engine) as engine:
+        done = FaceRestorer(engine).restore_photo(Picture(large), HaarDetector(), 64)
+    assert len(done.crops) == 1
+    assert 3000 < done.crops[0].x < 3100
+    # enlarged by what 64 megapixels leave room for, not by what the face would need
+    assert done.scale == 2
 
 
 def test_large_faces_are_left_alone(command: Command, tiny_engine: Path, tmp_path: Path) -> None:
@@ -160,7 +211,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, *engine], "-o/--output"),
         ([tmp_path / "absent.png", "-o", out, *engine], "No such file"),
         ([text, "-o", out, *engine], "not a picture"),
-        ([huge, "-o", out, *engine], "larger than 268 megapixels"),
+        ([huge, "-o", out, *engine], "larger than 268435456 pixels"),
         ([empty_folder, "-o", out, *engine], "no pictures"),
         ([face_file, "-o", out, "--engine", tmp_path / "no.onnx"], "No such file"),
         ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
@@ -228,7 +279,23 @@ def test_an_unwritable_folder(
     assert "cannot be written" in one_line_error(done, 2)
 
 
-def test_help_is_quick_to_read(command: Command) -> None:
-    done = command("runtime.infer", "--help")
-    assert done.returncode == 0
-    assert "--faces" in done.stdout
+@pytest.mark.parametrize(
+    "module", ["runtime.infer", "export.onnx", "train.__main__", "benchmarks.__main__"]
+)
+def test_help_waits_for_no_heavy_import(module: str) -> None:
+    code = (
+        "import sys\n"
+        f"from {module} import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as left:\n    assert left.code == 0\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'cv2', 'numpy', 'skimage'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m" in done.stdout
+
+
+def test_a_path_too_long_for_the_system(command: Command, tiny_engine: Path) -> None:
+    done = command("runtime.infer", "x" * 5000, "-o", "out", "--engine", tiny_engine)
+    assert "name too long" in one_line_error(done, 2)

@@ -84,6 +84,8 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert [entry["iteration"] for entry in log] == [3, 6]
     assert all(len(entry["psnr"]) == 2 for entry in log)
+    with pytest.raises(UserError, match="holds an earlier run"):
+        train(recipe, tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == ["best.pth", "last.pth", "log.json"]
 
@@ -93,6 +95,14 @@ def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
     one, two = (load_checkpoint(train(recipe, tmp_path / name)).network for name in "ab")
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_stopping_early_follows_the_same_schedule(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "early", max_iters=3)
+    logs = [json.loads((tmp_path / name / "log.json").read_text()) for name in ("whole", "early")]
+    assert logs[1] == logs[0][:1]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
@@ -116,6 +126,10 @@ def test_shipped_recipes_load_and_say_what_they_are() -> None:
         ("batch_size=0", "batch_size: input should be greater than or equal to 1"),
         ("network.landmarks=67", "no facial components are known for 67"),
         ("iterations", "key=value"),
+        ("seed=-1", "seed: input should be greater than or equal to 0"),
+        ("data.count=100000000000", "data.count: input should be less than or equal"),
+        ("network.channels=1000000", "channels must be at most 1024"),
+        ("network.landmarks=194", "must be 68"),
         ("batch_size.x=1", "has no fields"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +16,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a TOML file")
     parser.add_argument("--out", type=Path, help="folder for the run (default: runs/RECIPE)")
-    parser.add_argument("--max-iters", type=int, metavar="N", help="stop after N iterations")
+    parser.add_argument("--max-iters", type=int, metavar="N", help="stop early, after N iterations")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -33,15 +32,13 @@ def main(arguments: list[str]) -> int:
     from train.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
-    if options.max_iters is not None:
-        recipe = replace(recipe, iterations=options.max_iters)
     out = options.out or Path("runs") / recipe.name
-    print(f"wrote {train(recipe, out)}", file=sys.stderr)
+    print(f"wrote {train(recipe, out, options.max_iters)}", file=sys.stderr)
     return 0
 
 
 def cli() -> NoReturn:
-    run(main)
+    run(main, "train")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.console import UserError, whole_file
+from train.console import UserError, write_whole
 from train.network import DIC, NetworkConfig
 
 FORMAT = "dic-toolkit checkpoint"
@@ -78,8 +78,7 @@ def save_checkpoint(path: Path, network: DIC, provenance: Mapping[str, Any]) -> 
     }
     buffer = io.BytesIO()  # torch.save on a file reports a full disk as a bare RuntimeError
     torch.save(content, buffer)
-    with whole_file(path) as file:
-        file.write(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
@@ -97,8 +96,10 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
     try:
         layout, tensors = _recognise(content)
         recorded = _recorded_steps(content) if layout is Layout.TOOLKIT else DEFAULT_STEPS
-        network = DIC(config_from_shapes(tensors, recorded if steps is None else steps))
-        _check_tensors(tensors, network)
+        config = config_from_shapes(tensors, recorded if steps is None else steps)
+        with torch.device("meta"):  # shapes only: a wrong file may promise terabytes
+            _check_tensors(tensors, DIC(config))
+        network = DIC(config)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     network.load_state_dict(tensors)
@@ -124,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise CheckpointError(
             f"{path}: refused, {why}; only tensors and plain data are loaded"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint") from error
     if not isinstance(content, dict):
         held = "nothing" if content is None else type(content).__name__
@@ -169,6 +170,9 @@ def _tensors(held: object) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in held.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError("holds no tensors")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            raise ValueError(f"{name} is a {tensor.layout} {tensor.dtype} tensor, not plain floats")
     return tensors
 
 

@@ -1,6 +1,7 @@
-"""What every command of `train` and `export` does alike: errors, whole files, progress.
+"""What every command does alike: errors, whole files, progress.
 
-`runtime` must import nothing of this package (it runs where PyTorch is not), so it has its own.
+`runtime.console` is the same text: the runtime shares no code with the stages that need PyTorch,
+and both should greet a user alike. A test holds them equal.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -28,40 +29,58 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def run(main: Callable[[list[str]], int]) -> NoReturn:
+def complain(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) -> NoReturn:
     """Run a command's `main(arguments) -> exit status` and leave the process with the status.
 
     0 done; 1 some inputs failed; 2 nothing could be done; 130 interrupted.
+
+    Args:
+        extra: the distribution's extra that installs what the command needs.
+        errors: further exceptions whose message is for the user.
     """
+    errors = (UserError, *errors)
     try:
         status = main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except errors as error:
+        complain(error)
+        status = 2
+    except ModuleNotFoundError as error:
+        complain(f"{error.name} is not installed; pip install 'dic-toolkit[{extra}]'")
+        status = 2
+    except MemoryError:
+        complain("out of memory")
+        status = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        status = 2
     sys.exit(status)
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing so that it appears whole or not at all.
-
-    Written beside, synced, then renamed; on any failure an older file stays as it was.
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file so that it appears whole or not at all: beside it first, then renamed.
 
     Raises:
-        UserError: the folder or the disk does not take it.
+        UserError: the folder or the disk does not take it; an older file stays as it was.
     """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "wb") as file:
-            yield file
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -72,12 +91,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
     """A bar on a terminal; elsewhere a plain line at most every ten seconds, and one at the end."""
 
@@ -85,8 +98,14 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         self.plain = not sys.stderr.isatty()
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
-            options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
+
+    def say(self, line: str) -> None:
+        """Print a line to standard error without disturbing the bar."""
+        if self.plain or self.disable:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.write(line, file=sys.stderr)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from train.landmarks import FLIP_68, heatmaps
-from train.network import LQ_SIZE, RGB_MEAN, SR_SIZE
+from train.network import RGB_MEAN
+from train.sizes import LQ_SIZE, SR_SIZE
 
 
 class Pair(TypedDict):

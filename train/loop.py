@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from train.checkpoint import save_checkpoint
-from train.console import Progress, UserError, whole_file
+from train.console import Progress, UserError, write_whole
 from train.data import FacePairs, Pair, denormalise
 from train.faces import draw_faces
 from train.landmarks import decode
@@ -56,17 +56,24 @@ def losses(steps: Steps, pair: Pair, peak_weight: float = 0.0) -> tuple[Tensor, 
     return pixel, align
 
 
-def train(recipe: Recipe, out: Path) -> Path:
+def train(recipe: Recipe, out: Path, max_iters: int | None = None) -> Path:
     """Run a recipe on the CPU or the first GPU.
 
     Writes `last.pth` at every validation, `best.pth` at the best PSNR, and `log.json`.
+
+    Args:
+        out: a folder without an earlier run.
+        max_iters: stop after so many iterations; the recipe's schedule stays as it is.
 
     Returns:
         the path of the last checkpoint.
 
     Raises:
-        UserError: the loss is no number any more, or `out` cannot be written.
+        UserError: the loss is no number any more, or `out` holds a run or cannot be written.
     """
+    if (out / "last.pth").exists():
+        raise UserError(f"{out}: holds an earlier run; remove it or choose another --out")
+    write_whole(out / "log.json", b"[]")  # better now than after an hour
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training, validation = _data(recipe)
@@ -76,7 +83,8 @@ def train(recipe: Recipe, out: Path) -> Path:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _rate(i, recipe))
     log: list[Validation] = []
     started = time.time()
-    bar = Progress(total=recipe.iterations, desc=recipe.name, unit="it")
+    final = min(recipe.iterations, max_iters or recipe.iterations)
+    bar = Progress(total=final, desc=recipe.name, unit="it")
     with bar:
         for iteration, pair in enumerate(_forever(training, recipe, device), start=1):
             pixel, align = losses(network(pair["lq"]), pair, recipe.peak_weight)
@@ -92,11 +100,11 @@ def train(recipe: Recipe, out: Path) -> Path:
             schedule.step()
             bar.set_postfix(pixel=f"{pixel.item():.3f}", align=f"{align.item():.4f}", refresh=False)
             bar.update()
-            last = iteration == recipe.iterations
+            last = iteration == final
             if last or iteration % recipe.validate_every == 0:
                 result = validate(network, validation, iteration, recipe.batch_size)
                 log.append(result)
-                bar.write(_report(result))
+                bar.say(_report(result))
                 _save(recipe, out, network, log, time.time() - started)
             if last:
                 return out / "last.pth"
@@ -113,7 +121,7 @@ def fresh(config: NetworkConfig) -> DIC:
 
 def _data(recipe: Recipe) -> tuple[FacePairs, FacePairs]:
     data = recipe.data
-    workers = os.cpu_count() or 1
+    workers = len(os.sched_getaffinity(0))
     images, points = draw_faces(data.seed, data.count + data.validation, workers=workers)
     return (
         FacePairs(images[: data.count], points[: data.count], flip=data.flip),
@@ -183,5 +191,4 @@ def _save(recipe: Recipe, out: Path, network: DIC, log: list[Validation], second
     save_checkpoint(out / "last.pth", network, provenance)
     if max(log, key=lambda entry: entry.psnr[-1]) is log[-1]:
         save_checkpoint(out / "best.pth", network, provenance)
-    with whole_file(out / "log.json") as file:
-        file.write(json.dumps([asdict(entry) for entry in log], indent=1).encode())
+    write_whole(out / "log.json", json.dumps([asdict(entry) for entry in log], indent=1).encode())

@@ -29,13 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.landmarks import COMPONENTS, component_matrix
+from train.sizes import SR_SIZE
 
-SCALE = 8
-LQ_SIZE = 16
-SR_SIZE = LQ_SIZE * SCALE
 RGB_MEAN = (0.509, 0.424, 0.378)  # of CelebA, R G B in 0..1; subtracted, never divided by
 PEAK_FLOOR = 0.05  # a heatmap without a peak is noise: it is not blown up beyond 1 / PEAK_FLOOR
 PRELU_SLOPE = 0.2
+LARGEST = 1024  # of any count below; a slip of the keyboard should not fill the memory
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,9 @@ class NetworkConfig:
         for name in ("channels", "groups", "projection", "fusion_blocks", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("channels", "hourglass_channels", "groups", "fusion_blocks", "steps"):
+            if getattr(self, name) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST}, not {getattr(self, name)}")
         if self.hourglass_channels < 4 or self.hourglass_channels % 4:
             raise ValueError(
                 f"hourglass_channels must be a multiple of 4, not {self.hourglass_channels}"

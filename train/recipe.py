@@ -16,7 +16,8 @@ from train.network import NetworkConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -30,9 +31,9 @@ class SyntheticData:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    seed: int = 0
-    count: Count = 2500
-    validation: Count = 100
+    seed: Seed = 0
+    count: Annotated[int, Field(ge=1, le=10**6)] = 2500
+    validation: Annotated[int, Field(ge=1, le=10**5)] = 100
     flip: bool = True
 
 
@@ -71,7 +72,11 @@ class Recipe:
     align_weight: NotNegative = 0.1
     peak_weight: NotNegative = 0.0
     validate_every: Count = 1000
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.network.landmarks != 68:
+            raise ValueError("network.landmarks must be 68: synthetic faces have no others")
 
 
 def shipped_recipes() -> list[str]:

@@ -20,7 +20,9 @@ from train.console import Progress
 from train.faces.canvas import SUPERSAMPLING, Floats
 from train.faces.head import Head
 from train.faces.painter import Painter
-from train.network import SR_SIZE
+from train.sizes import SR_SIZE
+
+WORTH_A_POOL = 100  # faces; fewer are drawn before the workers have started
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def draw_faces(
     landmarks = np.empty((count, 68, 2), np.float32)
     jobs = [(seed, i) for i in range(start, start + count)]
     with Progress(total=count, desc="drawing faces", unit="face", disable=count < 500) as bar:
-        if workers > 1:
+        if workers > 1 and count >= WORTH_A_POOL:
             with ProcessPoolExecutor(workers, get_context("spawn"), _single_thread) as pool:
                 drawn = pool.map(_draw_job, jobs, chunksize=32)
                 for i, face in enumerate(drawn):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.network import SR_SIZE
+from train.sizes import SR_SIZE
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]

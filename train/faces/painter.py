@@ -12,7 +12,7 @@ import numpy as np
 
 from train.faces.canvas import CANVAS, Bytes, Canvas, Floats, smooth
 from train.faces.head import Head
-from train.network import SR_SIZE
+from train.sizes import SR_SIZE
 
 # Skin from light to dark, RGB 0..1; a face takes a place between two neighbours.
 _SKIN = np.array(
@@ -191,7 +191,7 @@ class Painter:
         for side in (-1, 1):
             if side * h.yaw > 0.12:
                 continue  # turned away
-            x = side * (h.width + 0.0) + 0.11 * np.cos(angle)
+            x = side * h.width + 0.11 * np.cos(angle)
             y = 0.25 + 0.27 * np.sin(angle)
             ear = h.project(np.stack((x, y, 0 * x), -1))
             self.canvas.fill(ear, self.skin * 0.75, blur=0.8)
@@ -447,18 +447,6 @@ class Painter:
             self.canvas.stroke(lens, thick, colour, 0.95)
         bridge = self._at((-0.12, 0.0, 1.42), (0, -0.03, 1.46), (0.12, 0.0, 1.42))
         self.canvas.stroke(bridge, thick, colour, 0.95)
-
-    def _stroke(
-        self, line: Floats, width: float, colour: Floats, alpha: float, clip: Floats | None = None
-    ) -> None:
-        """Paint a line; width in head units."""
-        curve = smooth(line, closed=False)
-        step = np.gradient(curve, axis=0)
-        across = np.stack((-step[:, 1], step[:, 0]), -1)
-        across /= np.linalg.norm(across, axis=1, keepdims=True) + 1e-6
-        half = across * max(width * self.unit, 0.8) / 2
-        polygon = np.concatenate((curve - half, (curve + half)[::-1]))
-        self.canvas.fill(polygon, colour, alpha, clip=clip)
 
     def _develop(self) -> Bytes:
         """The camera: exposure, white balance, contrast, blur, grain, and down to 128×128."""

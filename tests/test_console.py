@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from train.console import UserError, write_whole
+
+
+def test_both_consoles_are_one_text() -> None:
+    texts = [(ROOT / stage / "console.py").read_text() for stage in ("train", "runtime")]
+    bodies = [text.split("from __future__", 1)[1] for text in texts]
+    assert bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("UserError('it broke')", "error: it broke"),
+        (
+            "ModuleNotFoundError(name='torch')",
+            "error: torch is not installed; pip install 'dic-toolkit[train]'",
+        ),
+        ("MemoryError()", "error: out of memory"),
+        ("OSError(13, 'Permission denied', '/x/y')", "error: /x/y: Permission denied"),
+    ],
+)
+def test_what_a_user_can_cause_ends_in_one_line(raised: str, said: str) -> None:
+    code = (
+        f"from train.console import *\ndef main(arguments):\n    raise {raised}\nrun(main, 'train')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, said + "\n")
+
+
+def test_plain_progress_is_few_lines() -> None:
+    code = (
+        "from runtime.console import Progress\n"
+        "with Progress(range(300), desc='work') as bar:\n"
+        "    for i in bar:\n"
+        "        if i % 100 == 0: bar.say(f'at {i}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("at ")] == ["at 0", "at 100", "at 200"]
+    assert lines[-1].startswith("work: 100% 300/300")
+    assert len(lines) == 4
+    assert "\r" not in done.stderr
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_whole(path, b"first")
+    assert path.read_bytes() == b"first"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_whole(path / "below", b"x")
+    with pytest.raises(UserError, match="too long"):
+        write_whole(tmp_path / ("x" * 300), b"x")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
