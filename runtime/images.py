@@ -79,11 +79,8 @@ def read_picture(path: Path) -> Picture:
         raw = _unmultiplied(raw)
     # The mode that keeps alpha ignores EXIF: find out how the other one turned the picture.
     lying = _decode(path, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
-    turned = next(
-        raw_
-        for lying_, raw_ in zip(_turns(lying), _turns(raw), strict=True)
-        if np.array_equal(lying_, upright)
-    )
+    pairs = zip(_turns(lying), _turns(raw), strict=True)
+    turned = next((alike for seen, alike in pairs if np.array_equal(seen, upright)), raw)
     return Picture(np.ascontiguousarray(turned[:, :, 2::-1]), np.ascontiguousarray(turned[:, :, 3]))
 
 
