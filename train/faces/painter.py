@@ -1,6 +1,7 @@
 """Paints a head, from the back to the front: what a camera might have seen.
 
-Colours are RGB 0..1. Everything on the face follows the projected landmarks.
+Colours are RGB 0..1. Everything on the face follows the projected landmarks. The file is long
+because a face has many features: a method each, in the order in which they are painted.
 """
 
 from __future__ import annotations
