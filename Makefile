@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 demo: $(READY)
 	rm -rf $(DEMO)

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# Two test processes share two cores, and tiny networks gain nothing by threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from collections.abc import Callable
