@@ -46,6 +46,11 @@ def main(arguments: list[str]) -> int:
 
     checkpoint = load_checkpoint(options.reference)
     engines = [load_engine(path, options.device) for path in options.engine]
+    for engine in engines:
+        if engine.metadata.rest.get("checkpoint_sha256") != checkpoint.sha256:
+            print(
+                f"warning: {engine.path} was not exported from {options.reference}", file=sys.stderr
+            )
     results = measure(options, checkpoint.network, engines)
     if options.json:
         write_whole(options.json, json.dumps(results, indent=1).encode())

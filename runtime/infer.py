@@ -7,15 +7,18 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, Progress, UserError, run, write_whole
 from runtime.engine import EngineError, load_engine
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from runtime.detect import Detector
     from runtime.restore import FaceRestorer
 
+MAX_FACE = 64  # pixels
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 
 
@@ -35,6 +38,8 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
+    if not options.faces and (options.enlarge or options.yunet or options.max_face != MAX_FACE):
+        parser.error("--max-face, --enlarge and --yunet go with --faces")
     if options.max_face < 16:
         parser.error("--max-face must be at least 16 pixels")
     if options.enlarge is not None and not 1 <= options.enlarge <= 8:
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-face",
         type=int,
-        default=64,
+        default=MAX_FACE,
         metavar="PIXELS",
         help="with --faces, leave faces alone whose crop is wider: the network sees 16×16 pixels "
         "of a face, a sharp large one would lose (default: %(default)s)",
@@ -174,11 +179,16 @@ def _target_name(source: Path, keep_format: bool) -> str:
 
 def _restore_crop(restorer: FaceRestorer, job: Job) -> str:
     """Restore one file; returns what is worth telling, or nothing."""
+    import cv2
+
     from runtime.images import Picture, encode_picture, read_picture
     from runtime.restore import centre_square
 
-    image = read_picture(job.source).rgb()
-    face = restorer.restore([centre_square(image)])[0].image
+    picture = read_picture(job.source)
+    image = picture.rgb()
+    face: NDArray[Any] = restorer.restore([centre_square(image)])[0].image
+    if picture.pixels.shape[2] == 1:  # grey stays grey
+        face = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[:, :, None]
     write_whole(job.target, encode_picture(Picture(face), job.target.suffix.lower()))
     height, width = image.shape[:2]
     return (

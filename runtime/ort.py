@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+# ONNX Runtime 1.32 reports its use to its maker, and keeps an identifier in the home folder,
+# unless this is set before it is imported. Restoring a picture should tell nobody.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 from numpy.typing import NDArray

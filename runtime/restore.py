@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
 LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
-AGREE_UP_TO = 32  # pixels of a crop's side
+AGREE_UP_TO = 64  # pixels of a crop's side
 AGREE_ROUNDS = 2
 FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
 
@@ -84,7 +84,15 @@ class FaceRestorer:
         Args:
             crops: square pictures (S, S, 3) uint8 RGB of any size, framed like the training
                 data; each is shrunk to the network's 16×16.
+
+        Raises:
+            ValueError: a crop is not square, not RGB or not uint8.
         """
+        for crop in crops:
+            if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+                raise ValueError(f"a crop is uint8 [size, size, 3] RGB, not {_described(crop)}")
+            if crop.shape[0] != crop.shape[1] or not crop.size:
+                raise ValueError(f"a crop is square, not {_described(crop)}")
         restored: list[Restored] = []
         for start in range(0, len(crops), self.batch):
             lq = [shrink(crop, self.face_size) for crop in crops[start : start + self.batch]]
@@ -129,6 +137,10 @@ class FaceRestorer:
         return RestoredPhoto(picture, enlarge, crops, faces, left)
 
 
+def _described(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
 def centre_square(image: Bytes) -> Bytes:
     """The largest centred square of a picture (H, W, 3)."""
     height, width = image.shape[:2]
@@ -164,8 +176,8 @@ def agree(face: Bytes, crop: Bytes) -> Bytes:
 
     Shrunk to the photograph's resolution, the restored face should show what the photograph
     shows there. What it lacks is enlarged and added, so that no seam or tint shows where it is
-    pasted, and detail between the network's 16 pixels and the photograph's is not lost. Beyond
-    32 pixels a photograph that needs restoring holds blur rather than detail: that is not kept.
+    pasted, and detail between the network's 16 pixels and the photograph's is not lost (of a crop
+    of more than 64 pixels, what 64 show).
 
     Args:
         face: (128, 128, 3) uint8 RGB, restored from `crop`.

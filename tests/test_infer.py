@@ -40,6 +40,13 @@ def test_a_crop_becomes_a_face(
     assert [path.name for path in out.parent.iterdir()] == ["face.png"]
 
 
+def test_a_grey_crop_becomes_a_grey_face(tiny_engine: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "grey.png", tmp_path / "out.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (50, 50), dtype=np.uint8))
+    assert main(arguments(path, "-o", out, "--engine", tiny_engine)) == 0
+    assert read_picture(out).pixels.shape == (128, 128, 1)
+
+
 def test_a_folder_of_crops(tiny_engine: Path, face_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -222,6 +229,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, "-o", face_file, *engine], "would be overwritten"),
         ([face_file, twin, "-o", out, *engine], "would both become"),
         ([face_file, blank, "-o", text, *engine], "is a file"),
+        ([blank, "-o", out, *engine, "--enlarge", "2"], "go with --faces"),
         ([blank, "-o", out, *engine, "--faces"], "no face found"),
         ([blank, "-o", out, *engine, "--faces", "--yunet", text], "not a YuNet model"),
         ([blank, "-o", out, *engine, "--faces", "--enlarge", "9"], "--enlarge"),

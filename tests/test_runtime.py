@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +17,8 @@ from export.engine_io import Io, Signature, wrap
 from runtime import EngineError, FaceRestorer, load_engine
 from runtime.detect import Crop
 from runtime.images import Picture
-from runtime.restore import centre_square, cut, paste
+from runtime.resample import resize
+from runtime.restore import agree, centre_square, cut, paste
 from train.checkpoint import load_checkpoint
 from train.data import shrink
 
@@ -175,6 +178,43 @@ def test_restoring_crops_shrinks_them_as_in_training(
         assert np.abs(face.image.astype(int) - wanted["face"][i]).max() <= 1
         assert face.landmarks is not None
         assert face.landmarks.shape == (68, 2)
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        np.zeros((16, 16, 3), np.float32),
+        np.zeros((16, 20, 3), np.uint8),
+        np.zeros((16, 16), np.uint8),
+        np.zeros((0, 0, 3), np.uint8),
+    ],
+)
+def test_what_is_no_crop_is_refused(crop: np.ndarray, tiny_engine: Path) -> None:
+    with load_engine(tiny_engine) as engine, pytest.raises(ValueError, match="a crop is"):
+        FaceRestorer(engine).restore([crop])
+
+
+def test_the_photograph_shows_through() -> None:
+    """Shrunk to the photograph's resolution, a restored face is the photograph."""
+    rng = np.random.default_rng(5)
+    crop = cv2.GaussianBlur(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), (0, 0), 3)
+    nonsense = rng.integers(60, 190, (128, 128, 3), dtype=np.uint8)
+    shown = resize(agree(nonsense, crop), (40, 40)).astype(int)
+    assert np.abs(shown - crop).mean() < 1.5
+
+
+def test_running_an_engine_tells_nobody(tiny_engine: Path, tmp_path: Path) -> None:
+    code = f"from runtime import load_engine; load_engine({str(tiny_engine)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
+        | {"HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir()), "something was left in the home folder"
 
 
 def test_pasting_leaves_the_rest_alone() -> None:

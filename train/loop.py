@@ -92,7 +92,7 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None) -> Path:
             if not math.isfinite(loss.item()):
                 raise UserError(
                     f"the loss is {loss.item()} at iteration {iteration}; lower learning_rate "
-                    f"(now {recipe.learning_rate:g}); checkpoints so far are in {out}"
+                    f"(now {recipe.learning_rate:g}); {len(log)} validated checkpoints are in {out}"
                 )
             optimizer.zero_grad()
             loss.backward()
