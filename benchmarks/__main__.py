@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,8 +79,8 @@ def measure(options: Any, network: Any, engines: Sequence[Engine]) -> dict[str, 
         alike = names.count(engine.path.name) > 1
         shown = engine.path if alike else engine.path.name
         runs[f"{shown} ({engine.device})"] = as_engine(engine)
-    warn_if_busy()
     results: dict[str, Any] = {"version": JSON_VERSION, "machine": machine(engines)}
+    results["machine"]["busy"] = warn_if_busy()
     if options.what != "accuracy":
         restores = {name: _faces_of(run) for name, run in runs.items()}
         latencies = measure_latency(restores, options.batch, options.rounds)
@@ -104,22 +105,33 @@ def machine(engines: Sequence[Engine]) -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
         "torch": torch.__version__,
         "backends": sorted({engine.backend for engine in engines}),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
 
 
-def warn_if_busy() -> None:
-    """Say so where other work would spoil the figures."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > 0.5 * cores:
+def warn_if_busy() -> float:
+    """The share of the processors that other work takes just now, 0..1; a word where it is much."""
+
+    def taken() -> tuple[int, int]:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        ticks = list(map(int, fields))
+        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the two are idle and waiting
+
+    try:
+        busy, total = taken()
+        time.sleep(0.5)
+        busy_later, total_later = taken()
+    except OSError:
+        return 0.0
+    share = (busy_later - busy) / max(1, total_later - total)
+    if share > 0.25:
         print(
-            f"warning: this machine is busy (load {load:.1f} on {cores} cores); "
-            "the latencies will tell little",
+            f"warning: other work takes {share:.0%} of this machine; the latencies will tell little",
             file=sys.stderr,
         )
+    return share
 
 
 def _processor() -> str:
