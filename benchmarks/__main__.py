@@ -128,7 +128,7 @@ def warn_if_busy() -> float:
     share = (busy_later - busy) / max(1, total_later - total)
     if share > 0.25:
         print(
-            f"warning: other work takes {share:.0%} of this machine; the latencies will tell little",
+            f"warning: other work takes {share:.0%} of this machine; latencies will tell little",
             file=sys.stderr,
         )
     return share
