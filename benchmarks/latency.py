@@ -18,6 +18,10 @@ from train.network import DIC
 
 REFERENCE = "PyTorch eager"
 WARM_UPS = 2
+# Idle worker threads of one runtime spin for a while and take the cores from the next: in bare
+# turns PyTorch looked half as fast as alone (benchmarks/NOTES.md). So each turn lets them fall
+# asleep, and wakes its own by a run that is not timed.
+SETTLE = 0.05  # seconds
 
 Faces = NDArray[np.uint8]
 Restore = Callable[[Faces], Faces]
@@ -63,6 +67,8 @@ def measure_latency(
                 image = rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), dtype=np.uint8)
                 faces: dict[str, Faces] = {}
                 for name, restore in contenders.items():
+                    time.sleep(SETTLE)
+                    restore(image)
                     started = time.perf_counter()
                     faces[name] = restore(image)
                     if turn >= WARM_UPS:

@@ -298,8 +298,8 @@ class Painter:
 
     def _mouth(self) -> None:
         p, rng = self.points, self.rng
-        paint = rng.random() < 0.3
-        tint = np.array([1.0, 0.42, 0.46] if paint else [0.95, 0.64, 0.62], np.float32)
+        paint = rng.random() < 0.15
+        tint = np.array([1.0, 0.5, 0.53] if paint else [0.93, 0.72, 0.70], np.float32)
         lips = np.clip(self.skin * tint * rng.normal(1, 0.06, 3), 0, 1)
         if self.head.smile > 0.08:
             self._smile_lines()
