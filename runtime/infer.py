@@ -52,9 +52,8 @@ def main(arguments: list[str]) -> int:
     from runtime.images import ImageError
     from runtime.restore import FaceRestorer
 
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # what OpenCV would print about a damaged file is in our own error
+    # What OpenCV would print about a damaged file is in our own error.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     jobs = plan(options.input, options.output, keep_format=options.faces)
     with load_engine(options.engine, options.device) as engine:
         restorer = FaceRestorer(engine)
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         default=MAX_FACE,
         metavar="PIXELS",
         help="with --faces, leave faces alone whose crop is wider: the network sees 16×16 pixels "
-        "of a face, a sharp large one would lose (default: %(default)s)",
+        "of a face, a sharp large one has nothing to gain (default: %(default)s)",
     )
     parser.add_argument(
         "--enlarge",

@@ -97,8 +97,8 @@ class FaceRestorer:
         for start in range(0, len(crops), self.batch):
             lq = [shrink(crop, self.face_size) for crop in crops[start : start + self.batch]]
             given = self.engine.run({"image": np.stack(lq)})
+            points, scores = given.get("landmarks"), given.get("scores")
             for i, face in enumerate(given["face"]):
-                points, scores = given.get("landmarks"), given.get("scores")
                 restored.append(
                     Restored(
                         face,
@@ -117,22 +117,22 @@ class FaceRestorer:
             photo: with any number of faces.
             detector: finds and frames them.
             max_face: crops wider than this many pixels are left alone: the network sees 16×16
-                pixels of a face, and a sharp large face would lose by it.
+                pixels of a face, and a sharp large face has nothing to gain.
             enlarge: by how much to enlarge the photograph; None takes what its smallest
                 restored face needs to keep its detail, at most 8 and 64 megapixels.
         """
         image = photo.rgb()
         found = detector.find(image)
         crops = [crop for crop in found if crop.size <= max_face]
-        faces = self.restore([cut(image, crop) for crop in crops])
+        pieces = [cut(image, crop) for crop in crops]
+        faces = self.restore(pieces)
         if enlarge is None:
             need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
             room = math.isqrt(LARGEST_RESULT // max(1, image.shape[0] * image.shape[1]))
             enlarge = max(1, min(need, MAX_ENLARGEMENT, room))
         picture = _enlarged(photo, enlarge)
-        for crop, face in zip(crops, faces, strict=True):
-            whole = agree(face.image, cut(image, crop))
-            paste(picture, whole, crop, enlarge)
+        for crop, piece, face in zip(crops, pieces, faces, strict=True):
+            paste(picture, agree(face.image, piece), crop, enlarge)
         left = [crop for crop in found if crop.size > max_face]
         return RestoredPhoto(picture, enlarge, crops, faces, left)
 
