@@ -28,6 +28,18 @@ ROOT = Path(__file__).parent.parent
 TINY = NetworkConfig(
     channels=4, groups=2, projection=2, fusion_blocks=1, hourglass_channels=8, steps=2
 )
+# Settings that make any recipe on synthetic faces a run of seconds.
+TINY_RUN = [
+    "network.channels=4",
+    "network.groups=2",
+    "network.hourglass_channels=8",
+    "network.steps=2",
+    "data.count=8",
+    "data.validation=4",
+    "batch_size=2",
+    "iterations=6",
+    "validate_every=3",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

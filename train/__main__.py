@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -12,10 +13,17 @@ from train.console import Parser, run
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m train",
-        description="Train a DIC network by a recipe; writes last.pth, best.pth and log.json.",
+        description="Train a DIC network by a recipe. Writes last.pth, best.pth, log.json, "
+        "faces.png, TensorBoard's curves, and state.pth to go on from. Started by torchrun, "
+        "it trains on all of its processes.",
     )
-    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a TOML file")
+    parser.add_argument("--recipe", help="name of a shipped recipe, or a TOML file")
     parser.add_argument("--out", type=Path, help="folder for the run (default: runs/RECIPE)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out; with --recipe, start it where there is none",
+    )
     parser.add_argument("--max-iters", type=int, metavar="N", help="stop early, after N iterations")
     parser.add_argument(
         "overrides",
@@ -26,14 +34,26 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.max_iters is not None and options.max_iters < 1:
         parser.error("--max-iters must be at least 1")
+    if options.recipe is None and not (options.resume and options.out):
+        parser.error("--recipe is needed (or --resume --out DIR to go on with a run)")
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
-    from train.loop import train
-    from train.recipe import load_recipe
+    from train.loop import STATE, train
+    from train.recipe import load_recipe, override
+    from train.state import stored_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    if options.recipe is None:
+        recipe = override(stored_recipe(options.out / STATE), options.overrides)
+    else:
+        recipe = load_recipe(options.recipe, options.overrides)
     out = options.out or Path("runs") / recipe.name
-    print(f"wrote {train(recipe, out, options.max_iters)}", file=sys.stderr)
+    outcome = train(recipe, out, options.max_iters, options.resume)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    if outcome.stopped:
+        print(f"stopped; {out} goes on with --resume", file=sys.stderr)
+        return 128 + outcome.stopped
+    print(f"wrote {outcome.last}", file=sys.stderr)
     return 0
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.console import UserError, write_whole
 from train.network import DIC, NetworkConfig
@@ -76,6 +76,15 @@ def save_checkpoint(path: Path, network: DIC, provenance: Mapping[str, Any]) -> 
         "state_dict": network.state_dict(),
         "provenance": dict(provenance),
     }
+    write(path, content)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain data, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     buffer = io.BytesIO()  # torch.save on a file reports a full disk as a bare RuntimeError
     torch.save(content, buffer)
     write_whole(path, buffer.getbuffer())
@@ -92,13 +101,13 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
         CheckpointError: unreadable, unsafe, or its tensors are not a DIC network's; wrong
             tensors are listed by name.
     """
-    content, sha256 = _read(path)
+    content, sha256 = read(path)
     try:
         layout, tensors = _recognise(content)
         recorded = _recorded_steps(content) if layout is Layout.TOOLKIT else DEFAULT_STEPS
         config = config_from_shapes(tensors, recorded if steps is None else steps)
         with torch.device("meta"):  # shapes only: a wrong file may promise terabytes
-            _check_tensors(tensors, DIC(config))
+            check_tensors(tensors, DIC(config), "a DIC network")
         network = DIC(config)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -107,7 +116,51 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
     return Checkpoint(network.eval(), layout, sha256, provenance)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of any PyTorch checkpoint.
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or without tensors.
+    """
+    content, _ = read(path)
+    try:
+        return _held(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_hourglass(path: Path, network: DIC) -> None:
+    """Give `network` the landmark network of a DIC checkpoint of any layout.
+
+    The authors' separate hourglass file (the same names without `HG.`) is understood too.
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or its tensors do not fit.
+    """
+    tensors = {name.removeprefix("module."): t for name, t in read_tensors(path).items()}
+    tensors = {name.removeprefix("generator."): t for name, t in tensors.items()}
+    if any(name.startswith("compress_in.") for name in tensors):
+        tensors = {f"HG.{name}": tensor for name, tensor in tensors.items()}
+    if any(name.startswith("HG.") for name in tensors):
+        tensors = _rename_original(tensors)
+    inner = {
+        name.removeprefix("hour_glass."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("hour_glass.")
+    }
+    try:
+        check_tensors(inner, network.hour_glass, "this recipe's landmark network")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    network.hour_glass.load_state_dict(inner)
+
+
+def read(path: Path) -> tuple[dict[str, Any], str]:
+    """A checkpoint's content, and the SHA-256 of its file in hexadecimal.
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or no dictionary.
+    """
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,12 +196,7 @@ def _recognise(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
                 f"{FORMAT_VERSION}); upgrade dic-toolkit"
             )
         return Layout.TOOLKIT, _tensors(content.get("state_dict"))
-    held = content
-    for key in ("state_dict", "netG"):
-        if isinstance(content.get(key), dict):
-            held = content[key]
-            break
-    tensors = _tensors(held)
+    tensors = _held(content)
     # The averaged weights are the better ones where a run kept them.
     for prefix in ("generator_ema.", "generator.", "module."):
         inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -162,6 +210,14 @@ def _recognise(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
         f"not a DIC network: no landmark network (hour_glass.*, HG.*) among its "
         f"{len(tensors)} tensors ({some} …)"
     )
+
+
+def _held(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of anybody's, wherever in it they are."""
+    for key in ("state_dict", "netG"):
+        if isinstance(content.get(key), dict):
+            return _tensors(content[key])
+    return _tensors(content)
 
 
 def _tensors(held: object) -> dict[str, Tensor]:
@@ -273,7 +329,8 @@ def config_from_shapes(tensors: Mapping[str, Tensor], steps: int) -> NetworkConf
 _HOURGLASS_LEVEL = re.compile(r"hour_glass\.hg\.((?:low2\.)*)(?:up1|low1|low3)\.")
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], network: DIC) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], network: nn.Module, whose: str) -> None:
+    """Raise ValueError where names or shapes are not those of `network`; `whose` names it."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     missing = [name for name in wanted if name not in tensors]
     surplus = [name for name in tensors if name not in wanted]
@@ -288,7 +345,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], network: DIC) -> None:
         if names
     ]
     if wrong:
-        raise ValueError(f"its tensors are not those of a DIC network; {'; '.join(wrong)}")
+        raise ValueError(f"its tensors are not those of {whose}; {'; '.join(wrong)}")
 
 
 def _listed(names: list[str]) -> str:

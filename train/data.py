@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -9,11 +10,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from train.landmarks import FLIP_68, heatmaps
+from train.console import UserError
+from train.datasets import BadFaceError, Faces
+from train.landmarks import FLIPS, heatmaps
 from train.network import RGB_MEAN
 from train.sizes import LQ_SIZE, SR_SIZE
+
+MOST_SKIPPED = 100  # unreadable faces in a row; more is no accident
 
 
 class Pair(TypedDict):
@@ -47,39 +52,101 @@ def denormalise(tensor: Tensor) -> NDArray[np.uint8]:
     return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-class FacePairs(Dataset[Pair]):
-    """Pairs from faces held in memory.
+class Example(Pair):
+    """What the loader gives: a pair, and the faces that could not be read on the way to it."""
+
+    skipped: str  # one a line; empty mostly
+
+
+class FacePairs(Dataset[Example]):
+    """Training pairs from faces.
+
+    A key is (epoch, index): the flip is drawn from them and the seed, so that any pair of any
+    epoch can be made again. A face that cannot be read is skipped: the next that can be read
+    takes its place.
 
     Args:
-        images: (N, 128, 128, 3) uint8 RGB.
-        landmarks: (N, 68, 2) pixels.
-        flip: mirror every other picture, drawn from torch's random state.
+        faces: where they come from.
+        flip: mirror every other picture.
+        seed: of the flips.
     """
 
-    def __init__(
-        self, images: NDArray[np.uint8], landmarks: NDArray[np.float32], flip: bool = False
-    ) -> None:
-        self.images, self.landmarks, self.flip = images, landmarks, flip
+    def __init__(self, faces: Faces, flip: bool = False, seed: int = 0) -> None:
+        self.faces, self.flip, self.seed = faces, flip, seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.faces)
 
-    def __getitem__(self, index: int) -> Pair:
-        image, points = self.images[index], self.landmarks[index]
-        if self.flip and torch.rand(()) < 0.5:
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        skipped: list[str] = []
+        for offset in range(min(MOST_SKIPPED, len(self))):
+            try:
+                image, points = self.faces[(index + offset) % len(self)]
+                break
+            except BadFaceError as error:
+                skipped.append(str(error))
+        else:
+            raise UserError(f"{len(skipped)} faces in a row cannot be read; first: {skipped[0]}")
+        if self.flip and np.random.default_rng((self.seed, epoch, index)).random() < 0.5:
             image, points = mirror(image, points)
         return {
             "lq": normalise(shrink(image)),
             "gt": normalise(image),
             "heatmaps": torch.from_numpy(heatmaps(points)),
             "landmarks": torch.from_numpy(points),
+            "skipped": "\n".join(skipped),
         }
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Which faces each update sees: a shuffled pass over all of them, then another, without end.
+
+    The order is a function of the seed alone and a position in it is a number, the update's: a
+    run that goes on at update 1,000 sees what it would have seen. Several processes share each
+    batch, and each takes its part in `parts` equal pieces, one after the other.
+
+    Args:
+        faces: how many there are.
+        batch_size: of one update, over all processes; a multiple of `parts · world`.
+        start: number of updates already done.
+        rank, world: this process's number and how many there are.
+    """
+
+    def __init__(
+        self,
+        faces: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ) -> None:
+        self.faces, self.batch_size, self.seed, self.start = faces, batch_size, seed, start
+        self.rank, self.world, self.parts = rank, world, parts
+        self.in_epoch = faces // batch_size  # the rest of a pass is dropped, another each time
+        if not self.in_epoch:
+            raise UserError(f"batch_size is {batch_size}, and there are only {faces} faces")
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        update = self.start
+        order: NDArray[np.int64] | None = None
+        while True:
+            epoch, place = divmod(update, self.in_epoch)
+            if order is None or place == 0:
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.faces)
+            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+            mine = batch.reshape(self.parts, self.world, -1)[:, self.rank]
+            for part in mine:
+                yield [(epoch, int(index)) for index in part]
+            update += 1
 
 
 def mirror(
     image: NDArray[np.uint8], points: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A face and its 68 landmarks seen in a mirror; the left eye's points become the right's."""
-    flipped = points[list(FLIP_68)]
+    """A face and its landmarks seen in a mirror; the left eye's points become the right's."""
+    flipped = points[list(FLIPS[len(points)])]
     flipped[:, 0] = SR_SIZE - 1 - flipped[:, 0]
     return np.ascontiguousarray(image[:, ::-1]), flipped

@@ -40,6 +40,9 @@ FLIP_68: tuple[int, ...] = (
     *(64, 63, 62, 61, 60, 67, 66, 65),
 )
 
+# By landmark count. The 194 points of Helen have no published numbering of their mirror images.
+FLIPS: dict[int, tuple[int, ...]] = {68: FLIP_68, 5: (1, 0, 2, 4, 3)}
+
 
 def component_matrix(landmarks: int) -> NDArray[np.float32]:
     """The (5, K) matrix of zeros and ones that sums K heatmaps into five components.

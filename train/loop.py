@@ -1,194 +1,343 @@
-"""The training loop: the paper's losses on every step, validation, checkpoints."""
+"""The training loop: updates, validation, checkpoints, and leaving in good order."""
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from train.checkpoint import save_checkpoint
-from train.console import Progress, UserError, write_whole
-from train.data import FacePairs, Pair, denormalise
-from train.faces import draw_faces
-from train.landmarks import decode
-from train.metrics import landmark_error, psnr
-from train.network import DIC, NetworkConfig, Steps
+from train.console import Progress, UserError
+from train.data import Batches, Example, FacePairs
+from train.datasets import load_data
+from train.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
 from train.recipe import Recipe
+from train.report import Report
+from train.state import State, resume, save, start
+from train.validate import validate
+
+STATE = "state.pth"
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# fp16 meets infinities by design: the scaler then halves its factor and leaves the update out.
+# This many in a row are no search for a factor any more.
+INFINITE_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Means over the validation faces.
+class Outcome:
+    """How a run ended: its last checkpoint, and the signal that stopped it early, if one did."""
 
-    Attributes:
-        iteration: after how many updates.
-        psnr: dB of each step's face against the ground truth, uint8 RGB, 8 pixels cropped.
-        landmark_error: mean distance of the last step's landmarks, pixels of the 128×128 face.
-    """
-
-    iteration: int
-    psnr: tuple[float, ...]
-    landmark_error: float
+    last: Path
+    stopped: int | None = None
 
 
-def losses(steps: Steps, pair: Pair, peak_weight: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The paper's two losses, each summed over the steps.
+def train(recipe: Recipe, out: Path, max_iters: int | None = None, go_on: bool = False) -> Outcome:
+    """Run a recipe: on the first GPU or the CPU, or on whatever `torchrun` gives.
 
-    Returns:
-        the pixel loss, L1 on faces (eq. 9), and the alignment loss, MSE on heatmaps (eq. 10),
-        in which a cell of target height h weighs 1 + peak_weight · h (0 in the paper).
-    """
-    target = pair["heatmaps"]
-    weight = 1 + peak_weight * target
-    pixel = torch.stack([F.l1_loss(sr, pair["gt"]) for sr in steps.sr]).sum()
-    align = torch.stack([((h - target) ** 2 * weight).mean() for h in steps.heatmaps]).sum()
-    return pixel, align
-
-
-def train(recipe: Recipe, out: Path, max_iters: int | None = None) -> Path:
-    """Run a recipe on the CPU or the first GPU.
-
-    Writes `last.pth` at every validation, `best.pth` at the best PSNR, and `log.json`.
+    Writes `last.pth` and `best.pth` (the networks), `log.json`, `faces.png` and TensorBoard's
+    events at every validation, and `state.pth` at every `save_every` and where it stops.
 
     Args:
-        out: a folder without an earlier run.
+        out: a folder without an earlier run, unless `go_on`.
         max_iters: stop after so many iterations; the recipe's schedule stays as it is.
-
-    Returns:
-        the path of the last checkpoint.
+        go_on: continue the run in `out`, or start one where there is none.
 
     Raises:
-        UserError: the loss is no number any more, or `out` holds a run or cannot be written.
+        UserError: the loss is no number any more, the data cannot be read, a file cannot be
+            written, or the run in `out` is another recipe's.
     """
-    if (out / "last.pth").exists():
-        raise UserError(f"{out}: holds an earlier run; remove it or choose another --out")
-    write_whole(out / "log.json", b"[]")  # better now than after an hour
-    torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training, validation = _data(recipe)
-    # Channels-last convolutions train 1.2 to 1.4 times as fast here (benchmarks/NOTES.md).
-    network = fresh(recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _rate(i, recipe))
-    log: list[Validation] = []
-    started = time.time()
+    fabric = launch(recipe)
+    exists = (out / STATE).exists()
+    if not go_on and (exists or (out / "last.pth").exists()):
+        raise UserError(
+            f"{out}: holds an earlier run; go on with --resume, or choose another --out"
+        )
+    state = start(recipe, fabric)
+    if exists:
+        resume(out / STATE, state)
+    training, validation = load_data(recipe.data, recipe.network.landmarks)
+    pairs = FacePairs(training, recipe.data.flip, recipe.seed)
+    checks = FacePairs(validation)
+    fabric.barrier()  # before anything is written, every process has found its data
     final = min(recipe.iterations, max_iters or recipe.iterations)
-    bar = Progress(total=final, desc=recipe.name, unit="it")
-    with bar:
-        for iteration, pair in enumerate(_forever(training, recipe, device), start=1):
-            pixel, align = losses(network(pair["lq"]), pair, recipe.peak_weight)
-            loss = recipe.pixel_weight * pixel + recipe.align_weight * align
-            if not math.isfinite(loss.item()):
-                raise UserError(
-                    f"the loss is {loss.item()} at iteration {iteration}; lower learning_rate "
-                    f"(now {recipe.learning_rate:g}); {len(log)} validated checkpoints are in {out}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(pixel=f"{pixel.item():.3f}", align=f"{align.item():.4f}", refresh=False)
-            bar.update()
-            last = iteration == final
-            if last or iteration % recipe.validate_every == 0:
-                result = validate(network, validation, iteration, recipe.batch_size)
-                log.append(result)
-                bar.say(_report(result))
-                _save(recipe, out, network, log, time.time() - started)
-            if last:
-                return out / "last.pth"
-    raise AssertionError("the data never ends")
+    with Report(out, state) as report, watch_signals() as signals:
+        return _updates(state, report, pairs, checks, final, signals)
 
 
-def fresh(config: NetworkConfig) -> DIC:
-    """A network to train; its faces begin as the bilinear enlargement that it corrects."""
-    network = DIC(config)
-    for parameter in network.conv_last[2].parameters():
-        torch.nn.init.zeros_(parameter)
-    return network
+def launch(recipe: Recipe) -> Fabric:
+    """Lightning Fabric for this process: alone, or one of `torchrun`'s.
 
-
-def _data(recipe: Recipe) -> tuple[FacePairs, FacePairs]:
-    data = recipe.data
-    workers = len(os.sched_getaffinity(0))
-    images, points = draw_faces(data.seed, data.count + data.validation, workers=workers)
-    return (
-        FacePairs(images[: data.count], points[: data.count], flip=data.flip),
-        FacePairs(images[data.count :], points[data.count :]),
+    Raises:
+        UserError: the recipe needs what this machine lacks.
+    """
+    cuda = torch.cuda.is_available()
+    if recipe.precision == "fp16" and not cuda:
+        raise UserError("precision 'fp16' needs an NVIDIA GPU; on a CPU use 'bf16' or 'fp32'")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if recipe.batch_size % (world * recipe.accumulate):
+        raise UserError(
+            f"batch_size {recipe.batch_size} cannot be shared equally by {world} processes"
+            + (f" in {recipe.accumulate} parts each" if recipe.accumulate > 1 else "")
+        )
+    torch.backends.cudnn.benchmark = cuda  # all batches have one shape
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    precision: Any = PRECISIONS[recipe.precision]
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        strategy="ddp" if world > 1 else "auto",
+        devices=local,
+        num_nodes=world // local,
+        precision=precision,
     )
+    fabric.launch()
+    return fabric
 
 
-def _forever(pairs: FacePairs, recipe: Recipe, device: torch.device) -> Iterator[Pair]:
-    order = torch.Generator().manual_seed(recipe.seed)
-    size = min(recipe.batch_size, len(pairs))
-    loader = DataLoader(pairs, size, shuffle=True, drop_last=True, generator=order)
-    while True:
-        for batch in loader:
-            yield _to(batch, device)
+def _updates(
+    state: State,
+    report: Report,
+    pairs: FacePairs,
+    checks: FacePairs,
+    final: int,
+    signals: Signals,
+) -> Outcome:
+    """Everything from the first update of this process to its last."""
+    recipe, fabric, progressed = state.recipe, state.fabric, state.progressed
+    loader = _loader(state, pairs)
+    examples = iter(loader)
+    started = time.monotonic() - progressed.seconds
+    unlearnt = 0
+    with report.bar(progressed.iteration, final) as bar:
+        while progressed.iteration < final:
+            parts = [_to(next(examples), fabric.device) for _ in range(recipe.accumulate)]
+            found = update(state, parts)
+            progressed.iteration += 1
+            progressed.seconds = time.monotonic() - started
+            _count_skipped(state, parts, bar)
+            stop, broken = _agree(fabric, signals.received, not math.isfinite(sum(found.values())))
+            unlearnt = unlearnt + 1 if broken else 0
+            if broken and (recipe.precision != "fp16" or unlearnt >= INFINITE_IN_A_ROW):
+                raise UserError(_broken(found, state, report.out))
+            report.update(found, bar)
+            last = progressed.iteration == final
+            validates = last or progressed.iteration % recipe.validate_every == 0
+            saves = last or stop or progressed.iteration % recipe.save_every == 0
+            if validates or saves:
+                _check_weights(state)
+            if validates:
+                result = validate(fabric, state.best_network, checks, progressed.iteration)
+                progressed.log.append(result)
+                report.validated(result, checks, bar)
+            if saves:
+                if fabric.is_global_zero:
+                    save(report.out / STATE, state)
+                fabric.barrier()
+            if stop and not last:
+                return Outcome(report.out / STATE, stop)
+    return Outcome(report.out / "last.pth")
 
 
-def _to(pair: Pair, device: torch.device) -> Pair:
-    moved: Any = {name: tensor.to(device) for name, tensor in pair.items()}  # type: ignore[attr-defined]
-    return moved
+def update(state: State, parts: list[Any]) -> dict[str, float]:
+    """One iteration: an update of the network, and with a GAN of the critic too.
+
+    Args:
+        parts: the batch, in equal pieces whose gradients are summed.
+
+    Returns:
+        the losses, each unweighted, means over the pieces of this process.
+    """
+    recipe, fabric, generator = state.recipe, state.fabric, state.generator
+    iteration = state.progressed.iteration
+    factor = rate(iteration, recipe)
+    adversarial = recipe.gan is not None and iteration >= recipe.gan.start
+    found: dict[str, float] = {}
+    fakes: list[Tensor] = []
+    generator.set_rate(factor)
+    generator.optimizer.zero_grad()
+    for number, pair in enumerate(parts, start=1):
+        waits = number < len(parts)  # gradients travel between processes with the last piece
+        with fabric.no_backward_sync(generator.model, enabled=waits):
+            steps = generator.model(pair["lq"])
+            terms = {
+                "pixel": (recipe.pixel_weight, pixel_loss(steps, pair["gt"])),
+                "align": (
+                    recipe.align_weight,
+                    alignment_loss(steps, pair["heatmaps"], recipe.peak_weight),
+                ),
+            }
+            if adversarial:
+                terms |= _adversarial_terms(state, steps.sr[-1], pair["gt"])
+                fakes.append(steps.sr[-1].detach())
+            total = torch.stack([weight * term for weight, term in terms.values()]).sum()
+            fabric.backward(total / len(parts))
+        for name, (_, term) in terms.items():
+            found[name] = found.get(name, 0.0) + term.item() / len(parts)
+    if iteration < recipe.freeze_hourglass:
+        # Not by requires_grad: the gradient still passes through to the faces.
+        for parameter in state.network.hour_glass.parameters():
+            parameter.grad = None
+    generator.optimizer.step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.network)
+    if adversarial:
+        found["critic"] = _update_critic(state, [pair["gt"] for pair in parts], fakes, factor)
+    return found
 
 
-def _rate(iteration: int, recipe: Recipe) -> float:
-    """Factor on the learning rate: a linear rise over `warmup`, then a cosine to zero."""
-    if recipe.warmup == 0:
-        return 1.0
+def _adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[float, Tensor]]:
+    """Feature and adversarial losses of the last step's faces, with their weights."""
+    gan, critic = state.recipe.gan, state.critic
+    assert gan is not None
+    assert critic is not None
+    terms: dict[str, tuple[float, Tensor]] = {}
+    with state.fabric.autocast():
+        if state.features is not None:
+            terms["feature"] = (gan.feature_weight, feature_loss(state.features, sr, gt))
+        # The bare network, frozen: its gradients are neither wanted nor shared here.
+        critic.network.requires_grad_(False)
+        verdict = critic.network(sr)
+        critic.network.requires_grad_(True)
+    terms["adversarial"] = (gan.adversarial_weight, generator_loss(gan.loss, verdict))
+    return terms
+
+
+def _update_critic(state: State, reals: list[Tensor], fakes: list[Tensor], factor: float) -> float:
+    """Let the critic learn from real faces and from those just made; its mean loss."""
+    gan, critic, fabric = state.recipe.gan, state.critic, state.fabric
+    assert gan is not None
+    assert critic is not None
+    critic.set_rate(factor)
+    found = []
+    for _ in range(gan.critic_updates):
+        critic.optimizer.zero_grad()
+        for number, (real, fake) in enumerate(zip(reals, fakes, strict=True), start=1):
+            waits = number < len(reals)
+            with fabric.no_backward_sync(critic.model, enabled=waits):
+                verdicts = critic.model(torch.cat((real, fake)))
+                loss = critic_loss(gan.loss, *verdicts.chunk(2))
+                fabric.backward(loss / len(reals))
+            found.append(loss.item())
+        critic.optimizer.step()
+    return sum(found) / len(found)
+
+
+def rate(iteration: int, recipe: Recipe) -> float:
+    """Factor on the learning rates in the update after `iteration` others."""
     rise = recipe.warmup * recipe.iterations
     if iteration < rise:
         return (iteration + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (iteration - rise) / max(1.0, recipe.iterations - rise)))
+    if recipe.schedule == "cosine":
+        share = (iteration - rise) / max(1.0, recipe.iterations - rise)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    if recipe.schedule == "milestones":
+        passed = sum(iteration >= milestone for milestone in recipe.milestones)
+        return float(recipe.gamma**passed)
+    return 1.0
 
 
-@torch.no_grad()
-def validate(network: DIC, pairs: FacePairs, iteration: int, batch_size: int) -> Validation:
-    """Mean PSNR of every step and mean landmark error over `pairs`."""
-    device = network.components.device
-    network.eval()
-    by_step: list[list[float]] = [[] for _ in range(network.config.steps)]
-    distances: list[float] = []
-    for pair in DataLoader(pairs, batch_size):
-        steps = network(pair["lq"].to(device))
-        gt = denormalise(pair["gt"])
-        for found, sr in zip(by_step, steps.sr, strict=True):
-            found += map(psnr, denormalise(sr), gt)
-        points, _ = decode(steps.heatmaps[-1].cpu().numpy())
-        distances += map(landmark_error, points, pair["landmarks"].numpy())
-    network.train()
-    means = tuple(float(np.mean(found)) for found in by_step)
-    return Validation(iteration, means, float(np.mean(distances)))
-
-
-def _report(result: Validation) -> str:
-    psnr = " → ".join(f"{p:.2f}" for p in result.psnr)
-    return (
-        f"iteration {result.iteration}: PSNR by step {psnr} dB, "
-        f"landmarks {result.landmark_error:.2f} px"
+def _loader(state: State, pairs: FacePairs) -> DataLoader[Example]:
+    recipe, fabric = state.recipe, state.fabric
+    batches = Batches(
+        len(pairs),
+        recipe.batch_size,
+        recipe.seed,
+        start=state.progressed.iteration,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        parts=recipe.accumulate,
+    )
+    workers = recipe.data.workers
+    return DataLoader(
+        pairs,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator(),  # or it would draw from the global one, once a start
+        worker_init_fn=_leave_signals_to_the_parent,
     )
 
 
-def _save(recipe: Recipe, out: Path, network: DIC, log: list[Validation], seconds: float) -> None:
-    provenance = {
-        "recipe": asdict(recipe),
-        "iteration": log[-1].iteration,
-        "validation": asdict(log[-1]),
-        "seconds": seconds,
-        "torch": torch.__version__.split("+")[0],
+def _to(example: Any, device: torch.device) -> Any:
+    skipped = example.pop("skipped")
+    moved: dict[str, Any] = {
+        name: tensor.to(device, non_blocking=True) for name, tensor in example.items()
     }
-    save_checkpoint(out / "last.pth", network, provenance)
-    if max(log, key=lambda entry: entry.psnr[-1]) is log[-1]:
-        save_checkpoint(out / "best.pth", network, provenance)
-    write_whole(out / "log.json", json.dumps([asdict(entry) for entry in log], indent=1).encode())
+    return moved | {"skipped": skipped}
+
+
+def _count_skipped(state: State, parts: list[Any], bar: Progress) -> None:
+    for line in "\n".join(text for part in parts for text in part["skipped"]).split("\n"):
+        if line:
+            state.progressed.skipped += 1
+            bar.say(f"skipped {line}; {state.progressed.skipped} so far")
+
+
+def _agree(fabric: Fabric, stop: int | None, broken: bool) -> tuple[int | None, bool]:
+    """What any process has met, every process learns: a signal, a loss that is no number."""
+    if fabric.world_size == 1:
+        return stop, broken
+    flags = torch.tensor([stop or 0, int(broken)], device=fabric.device)
+    stop_any, broken_any = fabric.all_gather(flags).amax(0).tolist()  # type: ignore[union-attr]
+    return stop_any or None, bool(broken_any)
+
+
+def _broken(found: dict[str, float], state: State, out: Path) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in found.items())
+    kept = f"the state before it is in {out / STATE}" if (out / STATE).exists() else "none is kept"
+    return (
+        f"a loss is no number any more ({values}) at iteration {state.progressed.iteration}; "
+        f"lower learning_rate (now {state.recipe.learning_rate:g}); {kept}"
+    )
+
+
+def _check_weights(state: State) -> None:
+    """Refuse to keep weights that are no numbers: the next loss would be none, and for ever."""
+    if not all(parameter.isfinite().all() for parameter in state.network.parameters()):
+        raise UserError(
+            f"the weights are no numbers any more at iteration {state.progressed.iteration}; lower "
+            f"learning_rate (now {state.recipe.learning_rate:g}); they are not kept, what was "
+            "saved before them is"
+        )
+
+
+class Signals:
+    """The signal that asks this process to leave, once it has come."""
+
+    received: int | None = None
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt  # asked twice: at once, then
+        self.received = number
+
+
+@contextmanager
+def watch_signals() -> Iterator[Signals]:
+    """Within, SIGTERM and Ctrl-C are noted, not obeyed: the loop saves its state and leaves."""
+    signals = Signals()
+    old = {n: signal.signal(n, signals.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield signals
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

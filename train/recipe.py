@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from train.console import UserError
+from train.landmarks import FLIPS
 from train.network import NetworkConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -20,6 +21,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Workers = Annotated[int, Field(ge=0, le=256)]
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,75 @@ class SyntheticData:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
+    kind: Literal["synthetic"] = "synthetic"
     seed: Seed = 0
     count: Annotated[int, Field(ge=1, le=10**6)] = 2500
     validation: Annotated[int, Field(ge=1, le=10**5)] = 100
     flip: bool = True
+    workers: Workers = 0
+
+
+@dataclass(frozen=True)
+class FileData:
+    """Faces of a data set: a folder of pictures with landmarks beside them, or tar shards.
+
+    What is understood is told by `train.datasets`.
+
+    Attributes:
+        train: a folder; a folder of `.tar` files; or a pattern of them (`shards/train-*.tar`).
+        validation: the same, of faces that are not trained on.
+        landmarks: a file with the landmarks of all pictures; empty to find them beside these.
+        validation_landmarks: the same for the validation pictures.
+        flip: mirror every other picture (known for 68 and 5 landmarks).
+        workers: processes that read pictures, for each process that trains.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    kind: Literal["files"] = "files"
+    train: str = ""
+    validation: str = ""
+    landmarks: str = ""
+    validation_landmarks: str = ""
+    flip: bool = True
+    workers: Workers = 4
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation"):
+            if not getattr(self, name):
+                raise ValueError(f"where is the data? set data.{name}=FOLDER")
+
+
+@dataclass(frozen=True)
+class Gan:
+    """The adversarial part of DICGAN (Ma et al., Section 3.4, eq. 11 to 13).
+
+    Attributes:
+        loss: the critic's objective.
+        start: iterations of pixel and alignment losses alone, before the critic joins.
+        critic_updates: of the critic in each iteration.
+        critic_learning_rate: of its Adam; it follows the same schedule as the generator's.
+        feature_weight: of the L1 loss on LightCNN features of the last step's face.
+        feature_checkpoint: LightCNN weights for it (MMEditing's or the authors' file).
+        adversarial_weight: of the generator's adversarial loss on the last step's face.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    loss: Literal["vanilla", "lsgan", "hinge"] = "vanilla"
+    start: Annotated[int, Field(ge=0)] = 0
+    critic_updates: Count = 1
+    critic_learning_rate: Positive = 1e-4
+    feature_weight: NotNegative = 0.1
+    feature_checkpoint: str = ""
+    adversarial_weight: NotNegative = 0.005
+
+    def __post_init__(self) -> None:
+        if self.feature_weight and not self.feature_checkpoint:
+            raise ValueError(
+                "where are the LightCNN weights? set gan.feature_checkpoint=FILE "
+                "(or gan.feature_weight=0 to go without)"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,15 +113,30 @@ class Recipe:
         about: what the run reproduces, on what data, with what result.
         network: sizes of the network.
         data: what it is trained on.
-        batch_size: faces an iteration.
+        gan: the adversarial part, or none.
+        batch_size: faces an update, over all processes.
+        accumulate: parts that a batch is computed in, one after the other, where memory is short.
         iterations: optimiser updates.
         learning_rate: of Adam; the peak where `warmup` is above 0.
-        warmup: share of the run in which the rate rises; then it falls to zero along a cosine.
+        warmup: share of the run in which the rate rises from zero.
+        schedule: what the rate does then: falls along a cosine to zero, is multiplied by `gamma`
+            at each of the `milestones`, or stays.
+        milestones: iterations.
+        gamma: factor at each milestone.
         pixel_weight: of the L1 loss on every step's face (Ma et al., eq. 9).
         align_weight: of the MSE loss on every step's heatmaps (eq. 10).
         peak_weight: how much more a heatmap's peak weighs in the MSE than its background. 0 in the
             paper, whose hourglass starts trained; a fresh one stays at zero heatmaps for long.
+        detach_attention: keep the recovery loss out of the landmark network (the authors' option).
+        start: a checkpoint, of any layout, to start the whole network from.
+        start_hourglass: a checkpoint to start only the landmark network from.
+        freeze_hourglass: iterations in which the landmark network stays as it started.
+        ema: decay of the averaged weights, which are then validated and kept; 0 for none.
+        precision: of the arithmetic; weights, losses and updates are float32 in all of them.
+        compile: run the network through torch.compile.
         validate_every: iterations between validations; the last one is always validated.
+        save_every: iterations between saved states, from which `--resume` goes on.
+        log_every: iterations between points of TensorBoard's curves.
         seed: of weights, order and flips.
     """
 
@@ -63,20 +145,47 @@ class Recipe:
     name: str
     about: str
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    data: SyntheticData = field(default_factory=SyntheticData)
+    data: Annotated[SyntheticData | FileData, Field(discriminator="kind")] = field(
+        default_factory=SyntheticData
+    )
+    gan: Gan | None = None
     batch_size: Count = 8
+    accumulate: Count = 1
     iterations: Count = 1000
     learning_rate: Positive = 1e-4
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["constant", "cosine", "milestones"] = "constant"
+    milestones: tuple[Count, ...] = ()
+    gamma: Positive = 0.5
     pixel_weight: NotNegative = 1.0
     align_weight: NotNegative = 0.1
     peak_weight: NotNegative = 0.0
+    detach_attention: bool = False
+    start: str = ""
+    start_hourglass: str = ""
+    freeze_hourglass: Annotated[int, Field(ge=0)] = 0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     validate_every: Count = 1000
+    save_every: Count = 1000
+    log_every: Count = 50
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.network.landmarks != 68:
+        landmarks = self.network.landmarks
+        if self.data.kind == "synthetic" and landmarks != 68:
             raise ValueError("network.landmarks must be 68: synthetic faces have no others")
+        if self.data.flip and landmarks not in FLIPS:
+            raise ValueError(
+                f"data.flip must be false: how {landmarks} landmarks mirror is not known"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts"
+            )
+        if self.schedule == "milestones" and not self.milestones:
+            raise ValueError("schedule 'milestones' needs milestones=[…]")
 
 
 def shipped_recipes() -> list[str]:
@@ -99,24 +208,48 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             known = ", ".join(shipped_recipes())
             raise UserError(f"no recipe {name!r}: neither a file nor one of {known}")
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a TOML file: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    fields["name"] = path.stem
+    content["name"] = path.stem
     for override in overrides:
-        _override(fields, override)
+        _override(content, override)
+    return recipe_from(content, f"recipe {name}")
+
+
+def recipe_from(content: dict[str, Any], source: str) -> Recipe:
+    """A recipe from its fields as plain data.
+
+    Raises:
+        UserError: a field that does not exist or does not fit; it begins with `source`.
+    """
+    data = content.get("data", {})
+    if isinstance(data, dict):
+        content = content | {"data": {"kind": "synthetic", **data}}
     try:
-        return _RECIPE.validate_python(fields)
+        return _RECIPE.validate_python(content)
     except ValidationError as error:
-        raise UserError(f"recipe {name}: {_explain(error)}") from error
+        raise UserError(f"{source}: {_explain(error)}") from error
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with some fields set by `key=value`.
+
+    Raises:
+        UserError: a field that does not exist or does not fit.
+    """
+    content = asdict(recipe)
+    for line in overrides:
+        _override(content, line)
+    return recipe_from(content, f"recipe {recipe.name}")
 
 
 _RECIPE = TypeAdapter(Recipe)
 
 
-def _override(fields: dict[str, Any], override: str) -> None:
+def _override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"{override!r}: a field of the recipe is set by key=value")
@@ -126,16 +259,18 @@ def _override(fields: dict[str, Any], override: str) -> None:
         parsed = value  # a bare word is a string
     *parents, leaf = key.split(".")
     for parent in parents:
-        fields = fields.setdefault(parent, {})
-        if not isinstance(fields, dict):
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
             raise UserError(f"{override!r}: {parent} has no fields")
-    fields[leaf] = parsed
+    content[leaf] = parsed
 
 
 def _explain(error: ValidationError) -> str:
     """The first thing wrong, in one line; an unknown field with the nearest that exists."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # The kind of a union is part of pydantic's path, not of the field's name.
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in path if path[0] != "data" or part not in KINDS)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = difflib.get_close_matches(key, _field_names(), n=1, cutoff=0)
         return f"unknown field {key!r}; did you mean {near[0]!r}?"
@@ -144,8 +279,16 @@ def _explain(error: ValidationError) -> str:
     return f"{key}: {message}" if key else message
 
 
+KINDS = {"synthetic": SyntheticData, "files": FileData}
+_PARTS: dict[str, tuple[type, ...]] = {
+    "network": (NetworkConfig,),
+    "data": tuple(KINDS.values()),
+    "gan": (Gan,),
+}
+
+
 def _field_names() -> list[str]:
-    schema = _RECIPE.json_schema()
-    parts = {"network": "NetworkConfig", "data": "SyntheticData"}
-    inner = [f"{part}.{n}" for part, d in parts.items() for n in schema["$defs"][d]["properties"]]
-    return [*schema["properties"], *inner]
+    inner = {
+        f"{part}.{inner.name}" for part, held in _PARTS.items() for t in held for inner in fields(t)
+    }
+    return sorted({own.name for own in fields(Recipe)} | inner)

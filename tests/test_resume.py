@@ -1,0 +1,154 @@
+"""Nothing is lost: a run that was killed goes on and ends as the uninterrupted one, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, TINY_RUN, Command, one_line_error
+
+from train.console import UserError
+from train.loop import train
+from train.recipe import Recipe, load_recipe
+
+KILLS = 20
+
+
+def quiet_train(recipe: Recipe, out: Path, go_on: bool) -> None:
+    sys.stderr = Path(os.devnull).open("w")
+    train(recipe, out, go_on=go_on)
+
+
+def state(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(out / "state.pth", weights_only=True)
+    content["progressed"].pop("seconds")
+    return content
+
+
+def assert_equal(one: Any, two: Any, where: str = "") -> None:
+    """Equal to the last bit, through all nesting."""
+    assert type(one) is type(two), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), f"{where}: differs by {(one - two).abs().max()}"
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_equal(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for number, pair in enumerate(zip(one, two, strict=True)):
+            assert_equal(*pair, f"{where}[{number}]")
+    else:
+        assert one == two, where
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert_equal(state(one), state(two))
+    for name in ("last.pth", "best.pth"):
+        networks = [torch.load(p / name, weights_only=True)["state_dict"] for p in (one, two)]
+        assert_equal(*networks, name)
+    assert json.loads((one / "log.json").read_text()) == json.loads((two / "log.json").read_text())
+    left = [path.name for path in two.iterdir() if path.name.startswith(".")]
+    assert len(left) <= KILLS, left  # a killed process leaves its unfinished file, and no more
+
+
+def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    settings = ["iterations=100000", "validate_every=25", "save_every=2", "ema=0.99"]
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # A server that has imported everything: its children start in milliseconds, as fresh
+    # processes would in seconds.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["train.loop", "torch.utils.tensorboard"])
+    moments = random.Random(7)
+    reached = []
+    for _ in range(KILLS):
+        life = context.Process(target=quiet_train, args=(recipe, killed, True))
+        life.start()
+        life.join(moments.uniform(0.1, 2.0))
+        assert life.is_alive(), f"ended by itself with status {life.exitcode}"
+        life.kill()
+        life.join()
+        saved = (killed / "state.pth").exists()
+        reached.append(state(killed)["progressed"]["iteration"] if saved else 0)
+    assert reached == sorted(reached), f"a kill took back what was done: {reached}"
+    assert len(set(reached)) > 3, f"the kills met too few states: {reached}"
+    end = reached[-1] + 3
+    train(recipe, killed, max_iters=end, go_on=True)
+    train(recipe, whole, max_iters=end)
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["accumulate=2", "batch_size=4"], id="accumulation"),
+        pytest.param(["precision=bf16", "ema=0.9", "schedule=constant"], id="bf16"),
+        pytest.param(
+            ["gan.start=2", "gan.feature_weight=0", "gan.critic_updates=2"], id="adversarial"
+        ),
+    ],
+)
+def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, settings: list[str]) -> None:
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "stopped", max_iters=3)
+    train(recipe, tmp_path / "stopped", go_on=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = [*TINY_RUN, "iterations=100000", "save_every=100000", "validate_every=100000"]
+    command = [sys.executable, "-m", "train", "--recipe", "synthetic-demo", "--out", str(out)]
+    running = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (out / "log.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM, said
+    assert "goes on with --resume" in said
+    assert "Traceback" not in said
+    assert state(out)["progressed"]["iteration"] > 0
+
+
+def test_resume_without_a_recipe_takes_the_runs_own(command: Command, tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    train(recipe, tmp_path, max_iters=3)
+    done = command("train", "--resume", "--out", tmp_path, "iterations=7")
+    assert done.returncode == 0, done.stderr
+    assert state(tmp_path)["progressed"]["iteration"] == 7
+
+
+def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    train(recipe, tmp_path, max_iters=1)
+    with pytest.raises(UserError, match=r"network.channels was 4, not 8"):
+        train(replace(recipe, network=replace(recipe.network, channels=8)), tmp_path, go_on=True)
+    with pytest.raises(UserError, match=r"learning_rate was 0\.002, not 0\.1"):
+        train(replace(recipe, learning_rate=0.1), tmp_path, go_on=True)
+
+
+def test_a_damaged_state_is_refused_in_one_line(command: Command, tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    train(recipe, tmp_path, max_iters=1)
+    whole = (tmp_path / "state.pth").read_bytes()
+    (tmp_path / "state.pth").write_bytes(whole[: len(whole) // 2])
+    assert "state.pth" in one_line_error(command("train", "--resume", "--out", tmp_path), 2)
+    torch.save({"format": "something else"}, tmp_path / "state.pth")
+    assert "no training state" in one_line_error(command("train", "--resume", "--out", tmp_path), 2)
+    missing = command("train", "--resume", "--out", tmp_path / "nowhere")
+    assert "nowhere" in one_line_error(missing, 2)

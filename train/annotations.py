@@ -1,0 +1,220 @@
+"""Landmark files: what people have beside their faces, read and (`.pts`) written.
+
+| suffix | content |
+|---|---|
+| `.pts` | one face, as iBUG 300-W writes it; its origin is (1, 1), ours (0, 0) |
+| `.csv` | a column with the picture's name, then x and y columns; or OpenFace's output for one |
+|        | picture (`x_0 … y_67`, of several faces the one of highest confidence) |
+| `.json` | `{name: [[x, y], …]}`, `{name: {"landmarks": …, "bbox": …}}`, a list of such records |
+|         | with `"image"`, or for one picture the landmarks alone |
+| `.npz` | arrays `names` and `landmarks` (N, K, 2), perhaps `bbox` (N, 4); or an array a picture |
+| `.pkl` | the DIC authors': `{name: {"landmark": …, "bbox": …}}` |
+
+Coordinates are (x, y) pixels of the picture, a whole number is a pixel's centre; a box is
+(left, top, right, bottom) as the authors cut by it: right and bottom are outside.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.console import UserError
+
+ALONE = ""  # the name under which a file of one picture holds its landmarks
+
+
+class AnnotationError(UserError):
+    """The landmarks cannot be understood; the message is one line and says why."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Landmarks (K, 2) float32 of one picture, and its face's box where the file has one."""
+
+    landmarks: NDArray[np.float32]
+    box: tuple[float, float, float, float] | None = None
+
+
+def read_annotations(source: str, data: bytes) -> dict[str, Annotation]:
+    """Read a landmark file.
+
+    Args:
+        source: its name, whose suffix tells the format.
+        data: its content.
+
+    Returns:
+        by picture name as the file gives it; under `ALONE` in a file of one picture.
+
+    Raises:
+        AnnotationError: another format, damaged, or not landmarks.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix not in READERS:
+        raise AnnotationError(f"{source}: landmarks are read from {', '.join(READERS)}")
+    try:
+        found = READERS[suffix](data)
+    except AnnotationError as error:
+        raise AnnotationError(f"{source}: {error}") from error
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise AnnotationError(f"{source}: damaged, or no landmark file ({error})") from error
+    if not found:
+        raise AnnotationError(f"{source}: holds no landmarks")
+    return found
+
+
+def pts(landmarks: NDArray[np.floating[Any]]) -> bytes:
+    """The content of a `.pts` file for (K, 2) landmarks."""
+    rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks)
+    return f"version: 1\nn_points: {len(landmarks)}\n{{\n{rows}\n}}\n".encode()
+
+
+def _annotation(landmarks: Any, box: Any = None) -> Annotation:
+    points = np.asarray(landmarks, np.float32)
+    if points.ndim == 1 and points.size % 2 == 0:
+        points = points.reshape(-1, 2)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise AnnotationError(f"landmarks of shape {points.shape}, not K×2")
+    if not np.isfinite(points).all():
+        raise AnnotationError("a landmark is no finite number")
+    if box is None:
+        return Annotation(points)
+    left, top, right, bottom = (float(edge) for edge in np.asarray(box).ravel())
+    return Annotation(points, (left, top, right, bottom))
+
+
+def _read_pts(data: bytes) -> dict[str, Annotation]:
+    text = data.decode("utf-8")
+    body = re.search(r"\{([^{}]*)\}", text)
+    if not body:
+        raise AnnotationError("no { … } with points in it")
+    points = np.array([line.split() for line in body[1].strip().splitlines()], np.float32)
+    promised = re.search(r"n_points:\s*(\d+)", text)
+    if promised and int(promised[1]) != len(points):
+        raise AnnotationError(f"{len(points)} points where n_points says {promised[1]}")
+    return {ALONE: _annotation(points - 1)}
+
+
+def _read_csv(data: bytes) -> dict[str, Annotation]:
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), skipinitialspace=True))
+    head = [name.strip() for name in rows[0]]
+    xy = _pairs_of_columns(head)
+    if not xy:
+        raise AnnotationError("no x and y columns in its first line")
+    columns = [head.index(name) for pair in xy for name in pair]
+    name_column = next((i for i, n in enumerate(head) if n.lower() in _NAME_COLUMNS), None)
+    found: dict[str, Annotation] = {}
+    confidences: dict[str, float] = {}
+    for row in filter(None, rows[1:]):
+        name = ALONE if name_column is None else row[name_column].strip()
+        confidence = float(row[head.index("confidence")]) if "confidence" in head else 0.0
+        if name in found and confidence <= confidences[name]:
+            continue
+        found[name] = _annotation([float(row[i]) for i in columns])
+        confidences[name] = confidence
+    return found
+
+
+_NAME_COLUMNS = ("image", "image_id", "image_name", "file", "filename", "file_name", "name", "path")
+
+
+def _pairs_of_columns(head: list[str]) -> list[tuple[str, str]]:
+    """`x_0, y_0` or `x0, y0`; where there are none, `lefteye_x, lefteye_y`; in the file's order.
+
+    OpenFace's files have both kinds, and its landmarks are the first.
+    """
+    numbered = [(name, "y" + name[1:]) for name in head if re.fullmatch(r"x_?\d+", name)]
+    named = [(name, name[:-1] + "y") for name in head if name.endswith("_x")]
+    return [pair for pair in numbered or named if pair[1] in head]
+
+
+def _read_json(data: bytes) -> dict[str, Annotation]:
+    content = json.loads(data)
+    if isinstance(content, dict) and "landmarks" in content:
+        return {ALONE: _record(content)}
+    if isinstance(content, dict):
+        return {str(name): _record(entry) for name, entry in content.items()}
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        names = [next((e[k] for k in _NAME_COLUMNS if k in e), None) for e in content]
+        if None in names:
+            raise AnnotationError('a record without "image"')
+        return {str(n): _record(e) for n, e in zip(names, content, strict=True)}
+    return {ALONE: _annotation(content)}
+
+
+def _record(entry: Any) -> Annotation:
+    if not isinstance(entry, Mapping):
+        return _annotation(entry)
+    landmarks = entry.get("landmarks", entry.get("landmark"))
+    if landmarks is None:
+        raise AnnotationError('an entry without "landmarks"')
+    return _annotation(landmarks, entry.get("bbox"))
+
+
+def _read_npz(data: bytes) -> dict[str, Annotation]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        if "landmarks" not in arrays:
+            return {name: _annotation(arrays[name]) for name in arrays.files}
+        landmarks = arrays["landmarks"]
+        if "names" not in arrays:
+            return {ALONE: _annotation(landmarks)}
+        boxes = arrays["bbox"] if "bbox" in arrays else [None] * len(landmarks)
+        rows = zip(arrays["names"], landmarks, boxes, strict=True)
+        return {str(name): _annotation(points, box) for name, points, box in rows}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Numbers, strings, containers and NumPy arrays; whatever else a pickle names is refused."""
+
+    _allowed = frozenset(
+        {
+            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+            *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("collections", "OrderedDict"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1  # how protocol 2 keeps bytes
+        if (module, name) not in self._allowed:
+            raise AnnotationError(
+                f"refused, it would run {module}.{name}; only numbers, strings, containers and "
+                "NumPy arrays are read"
+            )
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise AnnotationError(f"bytes in {encoding}")
+    return text.encode("latin1")
+
+
+def _read_pkl(data: bytes) -> dict[str, Annotation]:
+    content = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    if not isinstance(content, Mapping):
+        raise AnnotationError("holds no {picture: landmarks}")
+    return {str(name): _record(entry) for name, entry in content.items()}
+
+
+READERS: dict[str, Callable[[bytes], dict[str, Annotation]]] = {
+    ".pts": _read_pts,
+    ".csv": _read_csv,
+    ".json": _read_json,
+    ".npz": _read_npz,
+    ".pkl": _read_pkl,
+}

@@ -1,0 +1,294 @@
+"""Where faces come from: drawn, from a folder of pictures, or from tar shards.
+
+A data set is a list of faces that can be read by number, so that any place in any epoch can be
+found again. `open_faces` tells the kinds of files apart:
+
+- a folder of pictures (PNG, JPEG, WebP, BMP, TIFF, PPM), at any depth, with landmarks beside them:
+  `NAME.pts`, `.csv`, `.json` or `.npz` for NAME.png, or one file for all of them
+  (`landmarks.csv`, `.json`, `.npz`, `.pkl`, or whatever file `landmarks` names);
+- tar shards as WebDataset writes them (a folder of `.tar`, or a pattern): `KEY.png` and `KEY.pts`
+  one after the other. They are read in place, by position, not streamed.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from train.annotations import Annotation, AnnotationError, read_annotations
+from train.console import UserError
+from train.faces import draw_faces
+from train.recipe import FileData, SyntheticData
+from train.sizes import SR_SIZE
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+BESIDE = (".pts", ".csv", ".json", ".npz")  # of one picture; a .pkl is always of many
+TABLES = tuple(f"landmarks{suffix}" for suffix in (".csv", ".json", ".npz", ".pkl"))
+
+Face = tuple[NDArray[np.uint8], NDArray[np.float32]]
+
+
+class BadFaceError(Exception):
+    """One face that cannot be read; the message names it and says why. Others may be fine."""
+
+
+class Faces(Protocol):
+    """Faces by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Face:
+        """A picture (128, 128, 3) uint8 RGB and its landmarks (K, 2), pixels of it.
+
+        Raises:
+            BadFaceError: this one cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class FacesInMemory:
+    """Faces that are all at hand: pictures (N, 128, 128, 3) uint8, landmarks (N, K, 2)."""
+
+    images: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Face:
+        return self.images[index], self.landmarks[index]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one face is kept: a picture's bytes, and its landmarks or their bytes."""
+
+    name: str
+    picture: Bytes
+    annotation: Annotation | Bytes
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A file, or `size` bytes from `offset` of one; `name` tells the format."""
+
+    path: str
+    name: str
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class FacesInFiles:
+    """Faces that are read when they are asked for."""
+
+    entries: list[Entry]
+    landmarks: int
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Face:
+        entry = self.entries[index]
+        try:
+            annotation = annotation_of(entry)
+            image = read_picture(entry.picture.read())
+            if len(annotation.landmarks) != self.landmarks:
+                raise ValueError(f"{len(annotation.landmarks)} landmarks, not {self.landmarks}")
+            height, width = image.shape[:2]
+            if annotation.box is None and height != width:
+                raise ValueError(f"{width}×{height} is not square, and it has no box to cut by")
+            box = annotation.box or (0, 0, width, height)
+            return cut(image, annotation.landmarks, box)
+        except Exception as error:  # damaged pictures raise what they like
+            what = str(error) or type(error).__name__
+            raise BadFaceError(f"{entry.name}: {what.splitlines()[0]}") from error
+
+
+def annotation_of(entry: Entry) -> Annotation:
+    """The landmarks of an entry, read now where they lie in a file of their own."""
+    if isinstance(entry.annotation, Annotation):
+        return entry.annotation
+    return _only(read_annotations(entry.annotation.name, entry.annotation.read()), entry.name)
+
+
+def _only(found: Mapping[str, Annotation], name: str) -> Annotation:
+    if len(found) > 1:
+        raise AnnotationError(f"landmarks of {len(found)} pictures beside {name}")
+    return next(iter(found.values()))
+
+
+def read_picture(data: bytes) -> NDArray[np.uint8]:
+    """Any picture → (H, W, 3) uint8 RGB, upright (EXIF); raises what Pillow raises."""
+    with Image.open(io.BytesIO(data)) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        return np.array(upright.convert("RGB"))
+
+
+def cut(
+    image: NDArray[np.uint8],
+    landmarks: NDArray[np.float32],
+    box: tuple[float, float, float, float],
+) -> Face:
+    """Cut a box out of a picture and make it 128×128, by Pillow's bicubic as the authors do.
+
+    Args:
+        box: (left, top, right, bottom), right and bottom outside; beyond the picture it is
+            continued with its edge pixels.
+
+    Returns:
+        the face and its landmarks, pixels of it.
+
+    Raises:
+        ValueError: the box is empty.
+    """
+    left, top, right, bottom = map(round, box)
+    if right <= left or bottom <= top:
+        raise ValueError(f"an empty box ({left}, {top}, {right}, {bottom})")
+    height, width = image.shape[:2]
+    before, after = (max(0, -top), max(0, -left)), (max(0, bottom - height), max(0, right - width))
+    if any(before + after):
+        pad = ((before[0], after[0]), (before[1], after[1]), (0, 0))
+        image = np.pad(image, pad, mode="edge")
+    part = image[top + before[0] : bottom + before[0], left + before[1] : right + before[1]]
+    # Where whole numbers are pixel centres, the picture begins at -0.5.
+    scale = np.array([SR_SIZE / (right - left), SR_SIZE / (bottom - top)])
+    points = (landmarks - [left, top] + 0.5) * scale - 0.5
+    if part.shape[:2] != (SR_SIZE, SR_SIZE):
+        whole = Image.fromarray(np.ascontiguousarray(part))
+        part = np.array(whole.resize((SR_SIZE, SR_SIZE), Image.Resampling.BICUBIC))
+    return np.ascontiguousarray(part), points.astype(np.float32)
+
+
+def open_faces(source: str, landmarks: str, count: int) -> FacesInFiles:
+    """Find the faces of a folder or of tar shards.
+
+    Args:
+        source: a folder, or a pattern of `.tar` files.
+        landmarks: a file with all landmarks; empty to find them beside the pictures.
+        count: landmarks a face; faces with another number cannot be read.
+
+    Raises:
+        UserError: nothing there, or pictures without landmarks.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        shards = sorted(folder.glob("*.tar"))
+        entries = list(_in_shards(shards)) if shards else _in_folder(folder, landmarks)
+    else:
+        shards = [Path(name) for name in sorted(glob.glob(source))]
+        if not shards:
+            raise UserError(f"{source}: no folder, and no .tar files match it")
+        entries = list(_in_shards(shards))
+    if not entries:
+        raise UserError(f"{source}: no pictures there ({', '.join(PICTURES)})")
+    return FacesInFiles(entries, count)
+
+
+def _in_folder(folder: Path, landmarks: str) -> list[Entry]:
+    files = sorted(Path(base) / name for base, _, names in os.walk(folder) for name in names)
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    table = _table(folder, landmarks)
+    if table is not None:
+        return list(_by_table(folder, pictures, table))
+    present = set(files)
+    entries, bare = [], []
+    for path in pictures:
+        beside = [b for s in BESIDE if (b := path.with_suffix(s)) in present]
+        if beside:
+            where = Bytes(str(beside[0]), str(beside[0]))
+            entries.append(Entry(str(path), Bytes(str(path), str(path)), where))
+        else:
+            bare.append(path)
+    if bare:
+        raise UserError(
+            f"{folder}: {len(bare)} of {len(pictures)} pictures have no landmarks beside them "
+            f"(first: {bare[0].name}); python -m train.prepare finds or checks them"
+        )
+    return entries
+
+
+def _table(folder: Path, landmarks: str) -> Path | None:
+    if landmarks:
+        return Path(landmarks)
+    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def _by_table(folder: Path, pictures: Iterable[Path], table: Path) -> Iterable[Entry]:
+    """The pictures that the table names, by their path in the folder, file name or stem."""
+    try:
+        annotations = read_annotations(str(table), table.read_bytes())
+    except OSError as error:
+        raise UserError(f"{table}: {error.strerror}") from error
+    used = 0
+    for path in pictures:
+        names = (path.relative_to(folder).as_posix(), path.name, path.stem)
+        found = next((annotations[name] for name in names if name in annotations), None)
+        if found is not None:
+            used += 1
+            yield Entry(str(path), Bytes(str(path), str(path)), found)
+    if not used:
+        example = next(iter(annotations)) or "(no name)"
+        raise UserError(
+            f"{table}: none of its {len(annotations)} names ({example} …) is a picture in {folder}"
+        )
+
+
+def _in_shards(shards: Iterable[Path]) -> Iterable[Entry]:
+    for shard in shards:
+        groups: dict[str, dict[str, Bytes]] = {}
+        try:
+            with tarfile.open(shard, "r:") as tar:  # "r:": compressed ones have no positions
+                for member in tar:
+                    if member.isfile():
+                        name = PurePosixPath(member.name)
+                        stem, _, suffix = name.name.partition(".")
+                        where = Bytes(str(shard), name.name, member.offset_data, member.size)
+                        key = str(name.parent / stem)
+                        groups.setdefault(key, {})["." + suffix.lower()] = where
+        except tarfile.TarError as error:
+            raise UserError(f"{shard}: damaged, compressed or no tar file ({error})") from error
+        except OSError as error:
+            raise UserError(f"{shard}: {error.strerror}") from error
+        for key, parts in groups.items():
+            picture = next((parts[s] for s in PICTURES if s in parts), None)
+            points = next((parts[s] for s in BESIDE if s in parts), None)
+            if picture is None:
+                continue
+            if points is None:
+                raise UserError(f"{shard}: {key} has no landmarks ({', '.join(BESIDE)})")
+            yield Entry(f"{shard}:{key}", picture, points)
+
+
+def load_data(data: SyntheticData | FileData, landmarks: int) -> tuple[Faces, Faces]:
+    """The faces to train on and those to validate on.
+
+    Raises:
+        UserError: they are not there.
+    """
+    if isinstance(data, FileData):
+        return (
+            open_faces(data.train, data.landmarks, landmarks),
+            open_faces(data.validation, data.validation_landmarks, landmarks),
+        )
+    workers = len(os.sched_getaffinity(0))
+    images, points = draw_faces(data.seed, data.count + data.validation, workers=workers)
+    return (
+        FacesInMemory(images[: data.count], points[: data.count]),
+        FacesInMemory(images[data.count :], points[data.count :]),
+    )
