@@ -26,8 +26,8 @@ KILLS = 20
 
 
 def quiet_train(recipe: Recipe, out: Path, go_on: bool) -> None:
-    sys.stderr = Path(os.devnull).open("w")
-    train(recipe, out, go_on=go_on)
+    with Path(os.devnull).open("w") as sys.stderr:
+        train(recipe, out, go_on=go_on)
 
 
 def state(out: Path) -> dict[str, Any]:

@@ -2,27 +2,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, one_line_error
+from conftest import TINY_RUN, Command, one_line_error
 from PIL import Image
 
 from train.checkpoint import load_checkpoint
 from train.console import UserError
-from train.data import FacePairs, denormalise, normalise, shrink
-from train.loop import fresh, losses, train, validate
+from train.data import denormalise, normalise, shrink
+from train.loop import train
 from train.metrics import nme, psnr, ssim
-from train.network import DIC, NetworkConfig, Steps
 from train.recipe import load_recipe, shipped_recipes
 
 
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", TINY_RUN)
-    last = train(recipe, tmp_path / "run")
+    last = train(recipe, tmp_path / "run").last
     assert last == tmp_path / "run" / "last.pth"
     loaded = load_checkpoint(last)
     assert loaded.network.config.channels == 4
@@ -34,12 +32,13 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds an earlier run"):
         train(recipe, tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["best.pth", "last.pth", "log.json"]
+    wanted = ["best.pth", "faces.png", "last.pth", "log.json", "state.pth", "tensorboard"]
+    assert names == wanted
 
 
 def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, "iterations=2"])
-    one, two = (load_checkpoint(train(recipe, tmp_path / name)).network for name in "ab")
+    one, two = (load_checkpoint(train(recipe, tmp_path / name).last).network for name in "ab")
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -69,6 +68,15 @@ def test_shipped_recipes_load_and_say_what_they_are() -> None:
     [
         ("batchsize=3", "unknown field 'batchsize'; did you mean 'batch_size'?"),
         ("network.chanels=3", "unknown field 'network.chanels'; did you mean 'network.channels'?"),
+        ("data.trian=x", "unknown field 'data.trian'; did you mean 'data.train'?"),
+        ("gan.los=hinge", "unknown field 'gan.los'; did you mean 'gan.loss'?"),
+        ("gan.loss=wgan", "gan.loss: input should be 'vanilla', 'lsgan' or 'hinge'"),
+        ("gan.loss=hinge", "where are the LightCNN weights?"),
+        ("data.kind=files", "where is the data? set data.train=FOLDER"),
+        ("data.kind=web", "'synthetic', 'files'"),
+        ("accumulate=3", "batch_size 4 cannot be computed in 3 equal parts"),
+        ("schedule=milestones", "needs milestones"),
+        ("precision=fp8", "precision: input should be 'fp32', 'bf16' or 'fp16'"),
         ("batch_size=many", "batch_size: input should be a valid integer"),
         ("batch_size=0", "batch_size: input should be greater than or equal to 1"),
         ("network.landmarks=67", "no facial components are known for 67"),

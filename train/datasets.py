@@ -16,14 +16,14 @@ import glob
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train.annotations import Annotation, AnnotationError, read_annotations
 from train.console import UserError
@@ -70,15 +70,6 @@ class FacesInMemory:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where one face is kept: a picture's bytes, and its landmarks or their bytes."""
-
-    name: str
-    picture: Bytes
-    annotation: Annotation | Bytes
-
-
-@dataclass(frozen=True)
 class Bytes:
     """A file, or `size` bytes from `offset` of one; `name` tells the format."""
 
@@ -91,6 +82,15 @@ class Bytes:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one face is kept: a picture, and its landmarks, their file, or none."""
+
+    name: str
+    picture: Bytes
+    annotation: Annotation | Bytes | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,13 @@ class FacesInFiles:
 
 
 def annotation_of(entry: Entry) -> Annotation:
-    """The landmarks of an entry, read now where they lie in a file of their own."""
+    """The landmarks of an entry, read now where they lie in a file of their own.
+
+    Raises:
+        AnnotationError: it has none, or they cannot be understood.
+    """
+    if entry.annotation is None:
+        raise AnnotationError("no landmarks")
     if isinstance(entry.annotation, Annotation):
         return entry.annotation
     return _only(read_annotations(entry.annotation.name, entry.annotation.read()), entry.name)
@@ -135,9 +141,12 @@ def _only(found: Mapping[str, Annotation], name: str) -> Annotation:
 
 def read_picture(data: bytes) -> NDArray[np.uint8]:
     """Any picture → (H, W, 3) uint8 RGB, upright (EXIF); raises what Pillow raises."""
-    with Image.open(io.BytesIO(data)) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        return np.array(upright.convert("RGB"))
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ValueError("no picture" if data else "an empty file") from error
+    with opened:
+        return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
 
 
 def cut(
@@ -180,24 +189,41 @@ def open_faces(source: str, landmarks: str, count: int) -> FacesInFiles:
 
     Args:
         source: a folder, or a pattern of `.tar` files.
-        landmarks: a file with all landmarks; empty to find them beside the pictures.
+        landmarks: a file with all landmarks, which may name some of the pictures only; empty to
+            find them beside the pictures, and then each must have its own.
         count: landmarks a face; faces with another number cannot be read.
 
     Raises:
         UserError: nothing there, or pictures without landmarks.
     """
+    entries = find_faces(source, landmarks)
+    bare = [entry.name for entry in entries if entry.annotation is None]
+    if bare and not (landmarks or _table(Path(source), "")):
+        raise UserError(
+            f"{source}: {len(bare)} of {len(entries)} pictures have no landmarks beside them "
+            f"(first: {bare[0]}); python -m train.prepare finds or checks them"
+        )
+    return FacesInFiles([entry for entry in entries if entry.annotation is not None], count)
+
+
+def find_faces(source: str, landmarks: str = "") -> list[Entry]:
+    """The pictures of a folder or of tar shards, in the order of their names, with what
+    landmarks they have.
+
+    Raises:
+        UserError: nothing there, or a table of landmarks that names none of the pictures.
+    """
     folder = Path(source)
-    if folder.is_dir():
-        shards = sorted(folder.glob("*.tar"))
-        entries = list(_in_shards(shards)) if shards else _in_folder(folder, landmarks)
+    if folder.is_dir() and not (shards := sorted(folder.glob("*.tar"))):
+        entries = _in_folder(folder, landmarks)
     else:
-        shards = [Path(name) for name in sorted(glob.glob(source))]
+        shards = shards if folder.is_dir() else [Path(name) for name in sorted(glob.glob(source))]
         if not shards:
             raise UserError(f"{source}: no folder, and no .tar files match it")
         entries = list(_in_shards(shards))
     if not entries:
         raise UserError(f"{source}: no pictures there ({', '.join(PICTURES)})")
-    return FacesInFiles(entries, count)
+    return entries
 
 
 def _in_folder(folder: Path, landmarks: str) -> list[Entry]:
@@ -207,20 +233,13 @@ def _in_folder(folder: Path, landmarks: str) -> list[Entry]:
     if table is not None:
         return list(_by_table(folder, pictures, table))
     present = set(files)
-    entries, bare = [], []
-    for path in pictures:
-        beside = [b for s in BESIDE if (b := path.with_suffix(s)) in present]
-        if beside:
-            where = Bytes(str(beside[0]), str(beside[0]))
-            entries.append(Entry(str(path), Bytes(str(path), str(path)), where))
-        else:
-            bare.append(path)
-    if bare:
-        raise UserError(
-            f"{folder}: {len(bare)} of {len(pictures)} pictures have no landmarks beside them "
-            f"(first: {bare[0].name}); python -m train.prepare finds or checks them"
-        )
-    return entries
+    return [_with_file_beside(path, present) for path in pictures]
+
+
+def _with_file_beside(path: Path, present: Container[Path]) -> Entry:
+    beside = [str(b) for suffix in BESIDE if (b := path.with_suffix(suffix)) in present]
+    points = Bytes(beside[0], beside[0]) if beside else None
+    return Entry(str(path), Bytes(str(path), str(path)), points)
 
 
 def _table(folder: Path, landmarks: str) -> Path | None:
@@ -239,9 +258,8 @@ def _by_table(folder: Path, pictures: Iterable[Path], table: Path) -> Iterable[E
     for path in pictures:
         names = (path.relative_to(folder).as_posix(), path.name, path.stem)
         found = next((annotations[name] for name in names if name in annotations), None)
-        if found is not None:
-            used += 1
-            yield Entry(str(path), Bytes(str(path), str(path)), found)
+        used += found is not None
+        yield Entry(str(path), Bytes(str(path), str(path)), found)
     if not used:
         example = next(iter(annotations)) or "(no name)"
         raise UserError(
@@ -268,11 +286,8 @@ def _in_shards(shards: Iterable[Path]) -> Iterable[Entry]:
         for key, parts in groups.items():
             picture = next((parts[s] for s in PICTURES if s in parts), None)
             points = next((parts[s] for s in BESIDE if s in parts), None)
-            if picture is None:
-                continue
-            if points is None:
-                raise UserError(f"{shard}: {key} has no landmarks ({', '.join(BESIDE)})")
-            yield Entry(f"{shard}:{key}", picture, points)
+            if picture is not None:
+                yield Entry(f"{shard}:{key}", picture, points)
 
 
 def load_data(data: SyntheticData | FileData, landmarks: int) -> tuple[Faces, Faces]:

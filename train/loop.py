@@ -123,7 +123,7 @@ def _updates(
     unlearnt = 0
     with report.bar(progressed.iteration, final) as bar:
         while progressed.iteration < final:
-            parts = [_to(next(examples), fabric.device) for _ in range(recipe.accumulate)]
+            parts = [_to(_next(examples), fabric.device) for _ in range(recipe.accumulate)]
             found = update(state, parts)
             progressed.iteration += 1
             progressed.seconds = time.monotonic() - started
@@ -270,6 +270,15 @@ def _loader(state: State, pairs: FacePairs) -> DataLoader[Example]:
         generator=torch.Generator(),  # or it would draw from the global one, once a start
         worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _next(examples: Iterator[Example]) -> Example:
+    try:
+        return next(examples)
+    except UserError as error:
+        # A worker process hands its traceback over as text, with the message last.
+        message = str(error).strip().splitlines()[-1]
+        raise UserError(message.split("UserError: ", 1)[-1]) from error
 
 
 def _to(example: Any, device: torch.device) -> Any:

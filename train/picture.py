@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -39,9 +41,18 @@ def progress_picture(network: DIC, pairs: FacePairs) -> Bytes:
     columns["truth"] = gt
     found, _ = decode(steps.heatmaps[-1].float().cpu().numpy())
     true = np.stack([pair["landmarks"].numpy() for pair in batch])
-    columns["landmarks"] = np.stack([_marked(*row) for row in zip(gt, true, found, strict=True)])
+    both = [marked(marked(f, t, TRUE), p, FOUND) for f, t, p in zip(gt, true, found, strict=True)]
+    columns["landmarks"] = np.stack(both)
     strips = [np.concatenate((_header(name), *faces)) for name, faces in columns.items()]
     return np.concatenate(strips, axis=1)
+
+
+def sheet(faces: Sequence[tuple[Bytes, NDArray[np.float32]]], columns: int = 6) -> Bytes:
+    """Faces (128, 128, 3) with their landmarks in green, side by side in rows."""
+    tiles = [marked(face, points, TRUE) for face, points in faces]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows)
 
 
 def _enlarged(small: Bytes, way: Image.Resampling) -> Bytes:
@@ -49,12 +60,12 @@ def _enlarged(small: Bytes, way: Image.Resampling) -> Bytes:
     return np.stack([np.asarray(Image.fromarray(face).resize(size, way)) for face in small])
 
 
-def _marked(face: Bytes, true: NDArray[np.float32], found: NDArray[np.float32]) -> Bytes:
-    marked = np.ascontiguousarray(face)
-    for points, colour in ((true, TRUE), (found, FOUND)):
-        for x, y in np.round(points).astype(int):
-            cv2.circle(marked, (int(x), int(y)), 1, colour, -1)
-    return marked
+def marked(face: Bytes, points: NDArray[np.float32], colour: tuple[int, int, int]) -> Bytes:
+    """The face with a dot on each landmark."""
+    drawn = face.copy()
+    for x, y in np.round(points).astype(int):
+        cv2.circle(drawn, (int(x), int(y)), 1, colour, -1)
+    return drawn
 
 
 def _header(name: str) -> Bytes:

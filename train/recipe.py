@@ -214,9 +214,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     content["name"] = path.stem
+    _change_data(content, overrides)
     for override in overrides:
         _override(content, override)
     return recipe_from(content, f"recipe {name}")
+
+
+def _change_data(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Where the command line names data of another kind, forget the recipe's own."""
+    set_to = dict(line.partition("=")[::2] for line in overrides)
+    kind = set_to.get("data.kind", "files" if "data.train" in set_to else None)
+    if kind is not None and kind != content.get("data", {}).get("kind", "synthetic"):
+        content["data"] = {"kind": kind}
 
 
 def recipe_from(content: dict[str, Any], source: str) -> Recipe:
@@ -272,23 +281,19 @@ def _explain(error: ValidationError) -> str:
     path = [str(part) for part in first["loc"]]
     key = ".".join(part for part in path if path[0] != "data" or part not in KINDS)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(key, _field_names(), n=1, cutoff=0)
+        near = difflib.get_close_matches(key, _field_names() - {key}, n=1, cutoff=0)
         return f"unknown field {key!r}; did you mean {near[0]!r}?"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{key}: {message}" if key else message
 
 
-KINDS = {"synthetic": SyntheticData, "files": FileData}
-_PARTS: dict[str, tuple[type, ...]] = {
-    "network": (NetworkConfig,),
-    "data": tuple(KINDS.values()),
-    "gan": (Gan,),
-}
+KINDS: dict[str, type] = {"synthetic": SyntheticData, "files": FileData}
 
 
-def _field_names() -> list[str]:
-    inner = {
-        f"{part}.{inner.name}" for part, held in _PARTS.items() for t in held for inner in fields(t)
-    }
-    return sorted({own.name for own in fields(Recipe)} | inner)
+def _field_names() -> set[str]:
+    """Every field that can be set."""
+    parts = [("data", kind) for kind in KINDS.values()]
+    parts += [("network", NetworkConfig), ("gan", Gan)]
+    inner = {f"{part}.{inner.name}" for part, held in parts for inner in fields(held)}
+    return {own.name for own in fields(Recipe)} | inner
