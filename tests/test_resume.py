@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -19,8 +20,9 @@ import torch
 from conftest import ROOT, TINY_RUN, Command, one_line_error
 
 from train.console import UserError
-from train.loop import train
+from train.loop import train, update
 from train.recipe import Recipe, load_recipe
+from train.state import State
 
 KILLS = 20
 
@@ -152,3 +154,44 @@ def test_a_damaged_state_is_refused_in_one_line(command: Command, tmp_path: Path
     assert "no training state" in one_line_error(command("train", "--resume", "--out", tmp_path), 2)
     missing = command("train", "--resume", "--out", tmp_path / "nowhere")
     assert "nowhere" in one_line_error(missing, 2)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the write fails in the middle."""
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    out = tmp_path / "run"
+    train(recipe, out, max_iters=3)
+    before = state(out)
+    size = (out / "state.pth").stat().st_size
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+    go_on = f"sys.argv = ['train', '--resume', '--out', {str(out)!r}]; "
+    code = limit.format(size // 2) + go_on + "from train.__main__ import cli; cli()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "cannot be written: File too large" in one_line_error(done, 2)
+    assert_equal(before, state(out))
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    train(recipe, out, go_on=True)
+    train(recipe, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update may break the weights while its own loss was fine."""
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    train(recipe, tmp_path, max_iters=3)
+    before = state(tmp_path)
+
+    def breaking(one: State, parts: list[Any]) -> dict[str, float]:
+        found = update(one, parts)
+        if one.progressed.iteration == 5:
+            next(one.network.parameters()).data.fill_(math.nan)
+        return found
+
+    monkeypatch.setattr("train.loop.update", breaking)
+    with pytest.raises(UserError, match="weights are no numbers any more at iteration 6"):
+        train(recipe, tmp_path, go_on=True)
+    assert_equal(before, state(tmp_path))

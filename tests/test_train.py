@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from train.checkpoint import load_checkpoint
 from train.console import UserError
 from train.data import denormalise, normalise, shrink
-from train.loop import train
+from train.loop import rate, train
 from train.metrics import nme, psnr, ssim
 from train.recipe import load_recipe, shipped_recipes
 
@@ -34,6 +35,51 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     wanted = ["best.pth", "faces.png", "last.pth", "log.json", "state.pth", "tensorboard"]
     assert names == wanted
+
+
+def test_tensorboard_reads_the_curves_of_a_resumed_run_as_one(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, "log_every=1", "save_every=3"])
+    train(recipe, tmp_path, max_iters=5)
+    (tmp_path / "state.pth").unlink()  # lost: iterations 4 and 5 will come again
+    train(recipe, tmp_path / "again", max_iters=3)
+    (tmp_path / "again" / "state.pth").rename(tmp_path / "state.pth")
+    train(recipe, tmp_path, go_on=True)
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    for name in ("loss/pixel", "loss/align", "learning_rate"):
+        assert [point.step for point in curves.Scalars(name)] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in curves.Scalars("validation/psnr_step_2")] == [3, 6]
+    log = json.loads((tmp_path / "log.json").read_text())
+    last = curves.Scalars("validation/nme_step_1")[-1].value
+    assert last == pytest.approx(log[-1]["nme"][0])
+    picture = Image.open(io.BytesIO(curves.Images("faces")[-1].encoded_image_string))
+    assert picture.size == (6 * 128, 4 * 128 + 16)
+
+
+def test_curves_that_cannot_be_written_stop_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    train(load_recipe("synthetic-demo", TINY_RUN), tmp_path)
+    assert "no more curves" in capfd.readouterr().err
+
+
+def test_learning_rates_by_hand() -> None:
+    def rates(*settings: str) -> list[float]:
+        recipe = load_recipe("synthetic-demo", ["iterations=8", "warmup=0", *settings])
+        return [rate(iteration, recipe) for iteration in range(9)]
+
+    assert rates("schedule=constant") == [1.0] * 9
+    assert rates("schedule=milestones", "milestones=[2, 5]", "gamma=0.1") == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01]
+    )
+    cosine = rates("schedule=cosine")
+    assert cosine[0] == 1
+    assert cosine[4] == pytest.approx(0.5)
+    assert cosine[8] == pytest.approx(0)
+    assert rates("schedule=constant", "warmup=0.5")[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
 
 
 def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:

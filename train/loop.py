@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from train.console import Progress, UserError
-from train.data import Batches, Example, FacePairs
+from train.data import Batches, FacePairs
 from train.datasets import load_data
 from train.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
 from train.recipe import Recipe
@@ -117,13 +117,12 @@ def _updates(
 ) -> Outcome:
     """Everything from the first update of this process to its last."""
     recipe, fabric, progressed = state.recipe, state.fabric, state.progressed
-    loader = _loader(state, pairs)
-    examples = iter(loader)
+    batches = examples(state, pairs)
     started = time.monotonic() - progressed.seconds
     unlearnt = 0
     with report.bar(progressed.iteration, final) as bar:
         while progressed.iteration < final:
-            parts = [_to(_next(examples), fabric.device) for _ in range(recipe.accumulate)]
+            parts = [next(batches) for _ in range(recipe.accumulate)]
             found = update(state, parts)
             progressed.iteration += 1
             progressed.seconds = time.monotonic() - started
@@ -249,7 +248,12 @@ def rate(iteration: int, recipe: Recipe) -> float:
     return 1.0
 
 
-def _loader(state: State, pairs: FacePairs) -> DataLoader[Example]:
+def examples(state: State, pairs: FacePairs) -> Iterator[dict[str, Any]]:
+    """The batches of this process from here on, without end, in `accumulate` pieces each.
+
+    Raises:
+        UserError: too many faces in a row cannot be read.
+    """
     recipe, fabric = state.recipe, state.fabric
     batches = Batches(
         len(pairs),
@@ -261,7 +265,7 @@ def _loader(state: State, pairs: FacePairs) -> DataLoader[Example]:
         parts=recipe.accumulate,
     )
     workers = recipe.data.workers
-    return DataLoader(
+    loader = DataLoader(
         pairs,
         batch_sampler=batches,
         num_workers=workers,
@@ -270,23 +274,17 @@ def _loader(state: State, pairs: FacePairs) -> DataLoader[Example]:
         generator=torch.Generator(),  # or it would draw from the global one, once a start
         worker_init_fn=_leave_signals_to_the_parent,
     )
-
-
-def _next(examples: Iterator[Example]) -> Example:
-    try:
-        return next(examples)
-    except UserError as error:
-        # A worker process hands its traceback over as text, with the message last.
-        message = str(error).strip().splitlines()[-1]
-        raise UserError(message.split("UserError: ", 1)[-1]) from error
-
-
-def _to(example: Any, device: torch.device) -> Any:
-    skipped = example.pop("skipped")
-    moved: dict[str, Any] = {
-        name: tensor.to(device, non_blocking=True) for name, tensor in example.items()
-    }
-    return moved | {"skipped": skipped}
+    given = iter(loader)
+    while True:
+        try:
+            example: dict[str, Any] = next(given)
+        except UserError as error:
+            # A worker process hands its traceback over as text, with the message last.
+            message = str(error).strip().splitlines()[-1]
+            raise UserError(message.split("UserError: ", 1)[-1]) from error
+        skipped = example.pop("skipped")
+        moved = {n: tensor.to(fabric.device, non_blocking=True) for n, tensor in example.items()}
+        yield moved | {"skipped": skipped}
 
 
 def _count_skipped(state: State, parts: list[Any], bar: Progress) -> None:

@@ -15,7 +15,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path, PurePath
@@ -368,14 +368,17 @@ def _report(out: Path, done: Counter[str], rejected: list[Prepared]) -> None:
 
 def _preview(folder: Path, points: int) -> Path:
     """Some of the faces with their landmarks, read back as training will read them."""
-    from train.datasets import open_faces
+    from train.datasets import BadFaceError, open_faces
     from train.picture import sheet
 
     faces = open_faces(str(folder), "", points)
     step = max(1, len(faces) // PREVIEW)
-    chosen = [faces[i] for i in range(0, len(faces), step)][:PREVIEW]
+    chosen = []
+    for i in range(0, len(faces), step):
+        with suppress(BadFaceError):  # spoilt since; training will skip it with a word
+            chosen.append(faces[i])
     encoded = io.BytesIO()
-    Image.fromarray(sheet(chosen)).save(encoded, "png")
+    Image.fromarray(sheet(chosen[:PREVIEW])).save(encoded, "png")
     path = folder.parent / "preview.png"
     write_whole(path, encoded.getbuffer())
     return path

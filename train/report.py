@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from PIL import Image
 from train.checkpoint import save_checkpoint
 from train.console import Progress, write_whole
 from train.data import FacePairs
+from train.events import Events
 from train.picture import progress_picture
 from train.state import State
 from train.validate import Validation
@@ -33,14 +34,11 @@ class Report:
     def __init__(self, out: Path, state: State) -> None:
         self.out, self.state = out, state
         self.active = state.fabric.is_global_zero
-        self.events: Any = None
+        self.events: Events | None = None
         if self.active:
             self._write_log()
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Events of updates that were lost with a killed process are purged.
             begun = state.progressed.iteration + 1
-            self.events = SummaryWriter(str(out / "tensorboard"), purge_step=begun)
+            self.events = Events(out / "tensorboard", begun, self._warn)
         self._since = (state.progressed.iteration, time.monotonic())
 
     def __enter__(self) -> Report:
@@ -58,7 +56,7 @@ class Report:
 
     def update(self, found: dict[str, float], bar: Progress) -> None:
         """Tell of an update's losses."""
-        if not self.active:
+        if self.events is None:
             return
         bar.set_postfix({name: f"{value:.3g}" for name, value in found.items()}, refresh=False)
         bar.update()
@@ -82,20 +80,22 @@ class Report:
         Raises:
             UserError: a file cannot be written.
         """
-        if not self.active:
+        if self.events is None:
             return
         bar.say(str(result))
         for name in ("psnr", "ssim", "nme"):
             for step, value in enumerate(getattr(result, name), start=1):
                 self.events.add_scalar(f"validation/{name}_step_{step}", value, result.iteration)
         picture = progress_picture(self.state.best_network, checks)
-        self.events.add_image("faces", picture, result.iteration, dataformats="HWC")
-        self.events.flush()
+        self.events.add_image("faces", picture, result.iteration)
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "png")
         write_whole(self.out / "faces.png", encoded.getbuffer())
         self._keep(result)
         self._write_log()
+
+    def _warn(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
     def _keep(self, result: Validation) -> None:
         progressed = self.state.progressed

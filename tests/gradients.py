@@ -1,0 +1,38 @@
+"""One update of a tiny DICGAN; process 0 writes the gradients. Run alone or by torchrun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from train.data import FacePairs
+from train.datasets import load_data
+from train.loop import examples, launch, update
+from train.recipe import load_recipe
+from train.state import start
+from train.validate import validate
+
+
+def main(out: str, *settings: str) -> None:
+    recipe = load_recipe("synthetic-demo", settings)
+    fabric = launch(recipe)
+    state = start(recipe, fabric)
+    training, validation = load_data(recipe.data, recipe.network.landmarks)
+    batches = examples(state, FacePairs(training, recipe.data.flip, recipe.seed))
+    update(state, [next(batches) for _ in range(recipe.accumulate)])
+    assert state.critic is not None
+    result = validate(fabric, state.network, FacePairs(validation), 1)
+    if fabric.is_global_zero:
+        players = {"generator": state.network, "critic": state.critic.network}
+        found = {
+            f"{player}.{name}": parameter.grad
+            for player, network in players.items()
+            for name, parameter in network.named_parameters()
+        }
+        torch.save({"gradients": found, "psnr": result.psnr}, Path(out))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

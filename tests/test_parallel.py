@@ -1,0 +1,96 @@
+"""Several processes compute what one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, TINY_RUN
+
+# The paper's weights.
+LOSSES = ["align_weight=0.1", "peak_weight=0", "gan.start=0", "gan.feature_weight=0"]
+SETTINGS = [*TINY_RUN, *LOSSES, "batch_size=4"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(command: list[str], *more: str) -> None:
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    done = subprocess.run(
+        [*command, *more],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One process, the whole batch."""
+    out = tmp_path_factory.mktemp("alone") / "out.pth"
+    run([sys.executable], "tests/gradients.py", str(out), *SETTINGS)
+    content: dict[str, Any] = torch.load(out, weights_only=True)
+    return content
+
+
+def assert_same_gradients(alone: dict[str, Any], other: dict[str, Any]) -> None:
+    """Within 1e-6, which is little beside the gradients themselves."""
+    assert other["gradients"].keys() == alone["gradients"].keys()
+    worst, largest = 0.0, 0.0
+    for name, gradient in alone["gradients"].items():
+        assert (gradient is None) == (other["gradients"][name] is None), name
+        if gradient is not None:
+            worst = max(worst, (gradient - other["gradients"][name]).abs().max().item())
+            largest = max(largest, gradient.abs().max().item())
+    assert largest > 1e-2, "gradients that vanish prove nothing"
+    assert worst <= 1e-6, f"differ by {worst:.1e}, the largest is {largest:.1e}"
+
+
+def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.pth"
+    run(TORCHRUN, "tests/gradients.py", str(out), *SETTINGS)
+    two = torch.load(out, weights_only=True)
+    assert_same_gradients(alone, two)
+    assert two["psnr"] == pytest.approx(alone["psnr"], abs=1e-3)
+
+
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.pth"
+    run([sys.executable], "tests/gradients.py", str(out), *SETTINGS, "accumulate=2")
+    assert_same_gradients(alone, torch.load(out, weights_only=True))
+
+
+def test_torchrun_trains_and_resumes(tmp_path: Path) -> None:
+    settings = [*TINY_RUN, "batch_size=4", "iterations=4", "validate_every=2"]
+    train = ["-m", "train", "--recipe", "synthetic-demo", "--out", str(tmp_path), "--resume"]
+    run(TORCHRUN, *train, *settings, "--max-iters", "2")
+    run(TORCHRUN, *train, *settings)
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert state["progressed"]["iteration"] == 4
+    assert [entry["iteration"] for entry in state["progressed"]["log"]] == [2, 4]
+    assert (tmp_path / "best.pth").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*TORCHRUN, "-m", "train", "--recipe", "synthetic-demo", "--out", str(tmp_path / "x")]
+        + [*TINY_RUN, "batch_size=3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "batch_size 3 cannot be shared equally by 2 processes" in done.stderr
+    assert not (tmp_path / "x").exists()
