@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, UserError, run, write_whole
-from runtime.engine import Engine, EngineError, load_engine
+from runtime.engine import SHIPPED, Engine, EngineError, load_engine
 from train.console import UserError as TrainError
 
 if TYPE_CHECKING:
@@ -29,13 +29,25 @@ def main(arguments: list[str]) -> int:
         description="Latency and accuracy of engines beside the PyTorch reference, in one run.",
     )
     parser.add_argument("what", choices=("latency", "accuracy", "all"))
-    parser.add_argument("--engine", type=Path, nargs="+", required=True, metavar="FILE")
-    parser.add_argument("--reference", type=Path, required=True, metavar="CKPT")
+    parser.add_argument(
+        *("--engine", "-e"),
+        type=Path,
+        nargs="+",
+        default=[SHIPPED],
+        metavar="FILE",
+        help="engines to measure (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="CKPT",
+        help="the checkpoint they were exported from (default: the shipped one's)",
+    )
     parser.add_argument("--device", default="auto", help="of the engines (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs (default: %(default)s)")
     parser.add_argument(
-        "--faces", type=int, default=100, help="for accuracy (default: %(default)s)"
+        "--faces", type=int, default=1000, help="for accuracy (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args(arguments)
@@ -43,8 +55,12 @@ def main(arguments: list[str]) -> int:
         parser.error("--batch, --rounds and --faces must be at least 1")
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
-    from train.checkpoint import load_checkpoint
+    from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
 
+    if options.reference is None:
+        if options.engine != [SHIPPED]:
+            parser.error("--reference CKPT is needed beside --engine")
+        options.reference = SHIPPED_WEIGHTS
     checkpoint = load_checkpoint(options.reference)
     engines = [load_engine(path, options.device) for path in options.engine]
     for engine in engines:
@@ -53,6 +69,7 @@ def main(arguments: list[str]) -> int:
                 f"warning: {engine.path} was not exported from {options.reference}", file=sys.stderr
             )
     results = measure(options, checkpoint.network, engines)
+    results["training"] = dict(checkpoint.provenance)
     if options.json:
         write_whole(options.json, json.dumps(results, indent=1).encode())
     return 0
@@ -87,7 +104,11 @@ def measure(options: Any, network: Any, engines: Sequence[Engine]) -> dict[str, 
         print(latency_table(latencies), flush=True)
         results["latency"] = [asdict(row) for row in latencies]
     if options.what != "latency":
-        accuracies = measure_accuracy(runs, options.faces)
+        earlier = {
+            f"{REFERENCE}, after step {n}": reference(network, landmarks, device, n)
+            for n in range(1, network.config.steps)
+        }
+        accuracies = measure_accuracy(runs, options.faces, earlier)
         print(accuracy_table(accuracies, options.faces), flush=True)
         results["accuracy"] = [asdict(row) for row in accuracies]
     return results

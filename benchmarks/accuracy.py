@@ -32,7 +32,7 @@ class Accuracy:
         psnr: dB against the ground truth.
         ssim: against the ground truth.
         nme: landmark error over the distance of the outer eye corners; None without landmarks.
-        difference: the largest from the reference's faces, grey levels; None for the floor.
+        difference: the largest from the reference's faces, grey levels; None where not compared.
     """
 
     name: str
@@ -42,22 +42,30 @@ class Accuracy:
     difference: int | None
 
 
-def measure_accuracy(contenders: dict[str, Run], faces: int, seed: int = SEED) -> list[Accuracy]:
+def measure_accuracy(
+    contenders: dict[str, Run],
+    faces: int,
+    earlier: dict[str, Run] | None = None,
+    seed: int = SEED,
+) -> list[Accuracy]:
     """Restore unseen synthetic faces with every contender; the first is the reference.
 
     Args:
         contenders: name → function from (B, 16, 16, 3) uint8 to an engine's outputs.
         faces: how many.
+        earlier: the reference after fewer steps; not compared with it face by face.
 
     Returns:
-        the bicubic floor, then the contenders in their order.
+        the bicubic floor, the earlier steps, then the contenders, each in their order.
     """
+    earlier = earlier or {}
+    runs = earlier | contenders
     images, points = draw_faces(seed, faces)
     lq = np.stack([shrink(image) for image in images])
     rows = [_score(FLOOR, np.stack([_bicubic(small) for small in lq]), images)]
     reference: NDArray[np.uint8] | None = None
-    with Progress(total=len(contenders) * faces, desc="accuracy", unit="face") as bar:
-        for name, run in contenders.items():
+    with Progress(total=len(runs) * faces, desc="accuracy", unit="face") as bar:
+        for name, run in runs.items():
             parts = []
             for start in range(0, faces, CHUNK):
                 parts.append(run(lq[start : start + CHUNK]))
@@ -66,8 +74,10 @@ def measure_accuracy(contenders: dict[str, Run], faces: int, seed: int = SEED) -
             found = None
             if "landmarks" in parts[0] and parts[0]["landmarks"].shape[1] == points.shape[1]:
                 found = nme(np.concatenate([part["landmarks"] for part in parts]), points)
-            reference = restored if reference is None else reference
-            off = int(np.abs(restored.astype(int) - reference).max())
+            off = None
+            if name not in earlier:
+                reference = restored if reference is None else reference
+                off = int(np.abs(restored.astype(int) - reference).max())
             rows.append(_score(name, restored, images, found, off))
     return rows
 

@@ -88,10 +88,14 @@ def _compare(faces: dict[str, Faces]) -> None:
 
 
 def reference(
-    network: DIC, landmarks: bool = True, device: str = "cpu"
+    network: DIC, landmarks: bool = True, device: str = "cpu", steps: int | None = None
 ) -> Callable[[Faces], dict[str, NDArray[Any]]]:
-    """The PyTorch network as an engine: pictures in, the same outputs as an `--io image` engine."""
-    signature = Signature(Io.IMAGE, network.config.steps, landmarks)
+    """The PyTorch network as an engine: pictures in, the same outputs as an `--io image` engine.
+
+    Args:
+        steps: how many to take; the network's own number without it.
+    """
+    signature = Signature(Io.IMAGE, steps or network.config.steps, landmarks)
     module = wrap(network, signature).to(device)
 
     def run(image: Faces) -> dict[str, NDArray[Any]]:

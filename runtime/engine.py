@@ -14,6 +14,8 @@ METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
 LQ_SIZE = 16
 HEATMAP_SIZE = 32
+# A compact DIC trained on synthetic faces; how and with what result is in the JSON beside it.
+SHIPPED = Path(__file__).parent / "engines" / "dic-synthetic.onnx"
 PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
@@ -124,11 +126,11 @@ class Engine(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def load_engine(path: str | Path, device: str = "auto") -> Engine:
+def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
     """Load an engine file.
 
     Args:
-        path: an ONNX file written by `export.onnx`.
+        path: an ONNX file written by `export.onnx`; the shipped one without it.
         device: "auto" (a GPU where one works, else the CPU), "cpu", "cuda" or "cuda:N".
 
     Raises:

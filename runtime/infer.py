@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, Progress, UserError, run, write_whole
-from runtime.engine import EngineError, load_engine
+from runtime.engine import SHIPPED, EngineError, load_engine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="a picture file for one input, else a folder",
     )
-    parser.add_argument("--engine", type=Path, required=True, metavar="FILE", help="dic.onnx")
+    parser.add_argument(
+        "--engine",
+        type=Path,
+        default=SHIPPED,
+        metavar="FILE",
+        help="an ONNX file from export.onnx (default: the shipped one, trained on synthetic faces)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--faces", action="store_true", help="inputs are photographs: find, restore, blend back"

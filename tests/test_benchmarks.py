@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, Command, one_line_error
+from conftest import DATA, TINY_RUN, Command, one_line_error
 
 from benchmarks.__main__ import accuracy_table, latency_table, table
 from benchmarks.accuracy import Accuracy, measure_accuracy
@@ -59,8 +59,11 @@ def test_accuracy_sees_the_truth(tiny_checkpoint: Path, tiny_engine: Path) -> No
     network = load_checkpoint(tiny_checkpoint).network
     with load_engine(tiny_engine) as engine:
         runs = {"eager": reference(network), "engine": as_engine(engine)}
-        floor, eager, onnx = measure_accuracy(runs, faces=10)
-    assert floor.name == "bicubic"
+        first = {"step 1": reference(network, steps=1)}
+        floor, step, eager, onnx = measure_accuracy(runs, 10, first)
+    assert [floor.name, step.name] == ["bicubic", "step 1"]
+    assert step.difference is None
+    assert step.nme != eager.nme
     assert floor.psnr > 20
     assert eager.difference == 0
     assert onnx.difference is not None
@@ -86,6 +89,23 @@ def test_the_command(
     assert "benchmarks all" in results["machine"]["command"]
 
 
+def test_training_speed_is_measured_beside_a_plain_loop(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    run = ["benchmarks.training", "--recipe", "synthetic-demo", "--rounds", 2, "--json", out]
+    done = command(*run, *TINY_RUN, "data.count=4", "precision=bf16")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["training"]
+    assert [row["name"] for row in rows] == [
+        "plain eager loop, fp32",
+        "this project's loop, fp32",
+        "this project's loop, bf16",
+    ]
+    assert all(len(row["seconds"]) == 2 for row in rows)
+    assert "iterations/s" in done.stdout
+    bad = command("benchmarks.training", "--recipe", "synthetic-demo", "bach_size=3")
+    assert "did you mean 'batch_size'" in one_line_error(bad, 2)
+
+
 def test_command_errors_are_one_line(
     command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +114,7 @@ def test_command_errors_are_one_line(
     engine, checkpoint = ("--engine", tiny_engine), ("--reference", tiny_checkpoint)
     cases = [
         (["speed", *engine, *checkpoint], "choose from"),
-        (["all", *engine], "--reference"),
+        (["all", *engine], "--reference CKPT is needed"),
         (["all", *engine, *checkpoint, "--rounds", "0"], "at least 1"),
         (["all", *engine, "--reference", tmp_path / "no.pth"], "No such file"),
         (["all", "--engine", tmp_path / "no.onnx", *checkpoint], "No such file"),

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from train.console import UserError, write_whole
 from train.network import DIC, NetworkConfig
 
+# What the engine that the runtime ships was exported from: the recipe dic-synthetic's result.
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-synthetic.pth"
+
 FORMAT = "dic-toolkit checkpoint"
 FORMAT_VERSION = 1
 DEFAULT_STEPS = 4  # of both released networks

@@ -1,0 +1,134 @@
+"""`python -m benchmarks.training`: iterations a second beside a plain eager training loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
+from runtime.console import Parser, Progress, run, write_whole
+from train.console import UserError as TrainError
+from train.data import FacePairs
+from train.datasets import load_data
+from train.loop import examples, launch, update
+from train.losses import alignment_loss, pixel_loss
+from train.network import DIC
+from train.recipe import Recipe, load_recipe
+from train.state import start
+
+PLAIN = "plain eager loop, fp32"
+WARM_UPS = 3
+FACES = 200  # to train on; more would only take longer to draw
+
+Iterate = Callable[[], None]
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.training",
+        description="Training speed of a recipe beside a plain eager loop, in turns in one run.",
+    )
+    parser.add_argument("--recipe", default="dic-synthetic", help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    settings = ["data.validation=1", f"data.count={FACES}", *options.overrides]
+    recipe = load_recipe(options.recipe, settings)
+    busy = warn_if_busy()
+    times = measure(recipe, options.rounds)
+    print(speed_table(times, options.rounds))
+    if options.json:
+        results = {
+            "version": JSON_VERSION,
+            "machine": machine([]) | {"busy": busy},
+            "training": [{"name": name, "seconds": taken} for name, taken in times.items()],
+        }
+        write_whole(options.json, json.dumps(results, indent=1).encode())
+    return 0
+
+
+def measure(recipe: Recipe, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every timed iteration of every contender, loading of its batch included."""
+    training, _ = load_data(recipe.data, recipe.network.landmarks)
+    pairs = FacePairs(training, recipe.data.flip, recipe.seed)
+    contenders = {PLAIN: plain_loop(recipe, pairs)}
+    for precision in dict.fromkeys(("fp32", recipe.precision)):
+        name = f"this project's loop, {precision}"
+        contenders[name] = projects_loop(replace(recipe, precision=precision), pairs)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with Progress(total=rounds + WARM_UPS, desc="training", unit="round") as bar:
+        for turn in range(rounds + WARM_UPS):
+            for name, iterate in contenders.items():
+                started = time.perf_counter()
+                iterate()
+                if turn >= WARM_UPS:
+                    times[name].append(time.perf_counter() - started)
+            bar.update()
+    return times
+
+
+def projects_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
+    """What `python -m train` does in an iteration."""
+    state = start(recipe, launch(recipe))
+    batches = examples(state, pairs)
+
+    def iterate() -> None:
+        update(state, [next(batches) for _ in range(recipe.accumulate)])
+
+    return iterate
+
+
+def plain_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
+    """The same network, losses and optimiser in the loop that one writes first."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(recipe.seed)
+    network = DIC(recipe.network).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
+    keys = [(0, index) for index in range(len(pairs))]
+    batches: Iterator[Any] = iter(())
+
+    def iterate() -> None:
+        nonlocal batches
+        batch = next(batches, None)
+        if batch is None:
+            batches = iter(DataLoader(pairs, recipe.batch_size, sampler=keys, drop_last=True))
+            batch = next(batches)
+        steps = network(batch["lq"].to(device))
+        pixel = pixel_loss(steps, batch["gt"].to(device))
+        align = alignment_loss(steps, batch["heatmaps"].to(device), recipe.peak_weight)
+        loss = recipe.pixel_weight * pixel + recipe.align_weight * align
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()  # every loop shows its loss
+
+    return iterate
+
+
+def speed_table(times: dict[str, list[float]], rounds: int) -> str:
+    medians = {name: float(np.median(taken)) for name, taken in times.items()}
+    cells = [
+        (name, f"{medians[PLAIN] / median:.2f}×", f"{1000 * median:.0f}", f"{1 / median:.2f}")
+        for name, median in medians.items()
+    ]
+    title = f"\nTraining, median of {rounds} interleaved iterations\n\n"
+    return title + table(("", "speed", "ms", "iterations/s"), cells)
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks", TrainError)
+
+
+if __name__ == "__main__":
+    cli()
