@@ -9,7 +9,8 @@ import torch
 
 from train.data import FacePairs
 from train.datasets import load_data
-from train.loop import examples, launch, update
+from train.loop import examples, update
+from train.processes import launch
 from train.recipe import load_recipe
 from train.state import start
 from train.validate import validate

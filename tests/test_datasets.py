@@ -153,7 +153,7 @@ def test_every_format_gives_back_what_was_written(
 
 
 def test_shards_are_found_by_a_pattern_and_a_table_may_lie_elsewhere(
-    tmp_path: Path, faces: Faces
+    tmp_path: Path, faces: Faces, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shards(tmp_path / "tars", faces)
     assert len(open_faces(str(tmp_path / "tars" / "train-*.tar"), "", 68)) == COUNT
@@ -163,6 +163,12 @@ def test_shards_are_found_by_a_pattern_and_a_table_may_lie_elsewhere(
     (tmp_path / "some.json").write_bytes(json_table(chosen))
     found = open_faces(str(tmp_path / "pictures"), str(tmp_path / "some.json"), 68)
     assert [Path(entry.name).stem for entry in found.entries] == ["face01", "face03"]
+    assert "4 of 6 pictures have no landmarks and are left out" in capfd.readouterr().err
+    tabled = {f"train-00000{i // 4}/{n}": faces[1][i] for i, n in enumerate(names())}
+    tabled = {f"{key}.png": points + 1 for key, points in tabled.items()}
+    (tmp_path / "tars.json").write_bytes(json_table(tabled))
+    found = open_faces(str(tmp_path / "tars"), str(tmp_path / "tars.json"), 68)
+    np.testing.assert_allclose(found[5][1], faces[1][5] + 1, atol=1e-3)
 
 
 def test_the_authors_box_cuts_and_shrinks_as_their_code_does(tmp_path: Path) -> None:
@@ -195,10 +201,12 @@ def test_turned_grey_and_deep_pictures_are_read_as_they_look(tmp_path: Path) -> 
     exif[0x0112] = 6  # hold it turned by 90°
     Image.fromarray(grey).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(grey).convert("RGBA").save(tmp_path / "alpha.png")
-    for name in ("turned", "alpha"):
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for name in ("turned", "alpha", "deep"):
         (tmp_path / f"{name}.pts").write_bytes(pts(np.zeros((68, 2))))
-    alpha, turned = (open_faces(str(tmp_path), "", 68)[i][0] for i in range(2))
+    alpha, deep, turned = (open_faces(str(tmp_path), "", 68)[i][0] for i in range(3))
     np.testing.assert_array_equal(alpha[..., 0], grey)
+    np.testing.assert_array_equal(deep[..., 2], grey)
     np.testing.assert_array_equal(turned[..., 0], np.rot90(grey, -1))
 
 
@@ -213,6 +221,9 @@ class Evil:
         ("a.pkl", pickle.dumps({"a": Evil()}), "refused, it would run"),
         ("a.pkl", pickle.dumps({"a": {"landmark": [[1, 2]], "bbox": print}}), "builtins.print"),
         ("a.pkl", pickle.dumps([1, 2]), "holds no {picture: landmarks}"),
+        ("a.pkl", pickle.dumps({"a": np.array([object()])}), "refused, an array of"),
+        ("a.pkl", pickle.dumps({"a": np.zeros(2, "V8")}), "refused, an array of 'V8'"),
+        ("a.pkl", pickle.dumps({"a": {"landmark": [[1, 2]], "bbox": [0, 0, 9, np.nan]}}), "a box"),
         ("a.pkl", b"nonsense", "damaged, or no landmark file"),
         ("a.pts", b"version: 1\nn_points: 3\n{\n1 2\n3 4\n}\n", "2 points where n_points says 3"),
         ("a.pts", b"nothing", "no { … }"),
@@ -246,6 +257,13 @@ def test_numpy_arrays_in_pickles_are_read() -> None:
         assert found["a"].box == (1, 2, 3, 4)
 
 
+def test_a_pickle_cannot_give_an_array_a_type_of_pointers() -> None:
+    """NumPy's own dtype takes any state from a pickle, and then reads memory where it says."""
+    crafted = pickle.dumps({"a": np.zeros(1)}).replace(b"\x8c\x02f8", b"\x8c\x02O8")
+    with pytest.raises(AnnotationError, match="refused, an array of 'O8'"):
+        read_annotations("a.pkl", crafted)
+
+
 def test_pts_counts_from_one() -> None:
     found = read_annotations("a.pts", b"version: 1\nn_points: 1\n{\n1.0 3.5\n}\n")
     np.testing.assert_array_equal(found[ALONE].landmarks, [[0, 2.5]])
@@ -255,6 +273,9 @@ def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces
     (tmp_path / "empty").mkdir()
     write_pictures(tmp_path / "bare", faces)
     (tmp_path / "other.json").write_text('{"nobody.png": [[1, 2]]}')
+    for twin in "ab":
+        write_pictures(tmp_path / "twins" / twin, faces)
+    (tmp_path / "twins.json").write_text('{"face01.png": [[1, 2]]}')
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "a.tar").write_bytes(b"no tar at all" * 100)
     cases = {
@@ -264,6 +285,7 @@ def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces
         (str(tmp_path / "bare"), str(tmp_path / "other.json")): "none of its 1 names",
         (str(tmp_path / "bare"), str(tmp_path / "none.json")): "No such file",
         (str(tmp_path / "tars"), ""): "damaged, compressed or no tar file",
+        (str(tmp_path / "twins"), str(tmp_path / "twins.json")): "could be",
     }
     for (source, landmarks), why in cases.items():
         with pytest.raises(UserError) as caught:
@@ -326,6 +348,19 @@ def test_training_on_files_counts_what_it_skips_and_goes_on_the_same(
     assert one["progressed"]["log"][-1]["unreadable"] == 2
     for name, tensor in one["parts"]["generator"].items():
         assert torch.equal(tensor, two["parts"]["generator"][name]), name
+
+
+def test_other_faces_are_noticed_on_resume(tmp_path: Path, faces: Faces) -> None:
+    broken_set(tmp_path / "data", faces, ())
+    recipe = load_recipe("synthetic-demo", files_run(tmp_path, "data.workers=0"))
+    train(recipe, tmp_path / "run", max_iters=1)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = [f"data.{part}={tmp_path / 'moved'}" for part in ("train", "validation")]
+    recipe = load_recipe("synthetic-demo", files_run(tmp_path, "data.workers=0", *moved))
+    train(recipe, tmp_path / "run", max_iters=2, go_on=True)  # the same faces elsewhere
+    (tmp_path / "moved" / "face00.png").unlink()
+    with pytest.raises(UserError, match=r"began with 6 faces, .* now there are 5 faces"):
+        train(recipe, tmp_path / "run", go_on=True)
 
 
 def test_the_command_tells_what_is_wrong_with_the_data(

@@ -17,6 +17,8 @@ LOSSES = ["align_weight=0.1", "peak_weight=0", "gan.start=0", "gan.feature_weigh
 SETTINGS = [*TINY_RUN, *LOSSES, "batch_size=4"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
+TRAIN = ["-m", "train", "--recipe", "synthetic-demo"]
+
 
 def run(command: list[str], *more: str) -> None:
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -73,19 +75,38 @@ def test_accumulated_parts_give_the_gradients_of_the_whole_batch(
 
 def test_torchrun_trains_and_resumes(tmp_path: Path) -> None:
     settings = [*TINY_RUN, "batch_size=4", "iterations=4", "validate_every=2"]
-    train = ["-m", "train", "--recipe", "synthetic-demo", "--out", str(tmp_path), "--resume"]
-    run(TORCHRUN, *train, *settings, "--max-iters", "2")
-    run(TORCHRUN, *train, *settings)
+    train = [*TORCHRUN, *TRAIN, "--out", str(tmp_path), "--resume"]
+    run(train, *settings, "--max-iters", "2")
+    run(train, *settings)
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     assert state["progressed"]["iteration"] == 4
     assert [entry["iteration"] for entry in state["progressed"]["log"]] == [2, 4]
     assert (tmp_path / "best.pth").exists()
 
 
+def test_one_step_trains_in_two_processes(tmp_path: Path) -> None:
+    """The block of later steps then takes no part in any update."""
+    settings = [*TINY_RUN, "network.steps=1", "iterations=3"]
+    run(TORCHRUN, *TRAIN, "--out", str(tmp_path), *settings)
+    assert torch.load(tmp_path / "state.pth", weights_only=True)["progressed"]["iteration"] == 3
+
+
+def test_a_failure_of_the_first_process_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "file" / "x"), *TINY_RUN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("cannot be written") == 1, done.stderr
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*TORCHRUN, "-m", "train", "--recipe", "synthetic-demo", "--out", str(tmp_path / "x")]
-        + [*TINY_RUN, "batch_size=3"],
+        [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "x"), *TINY_RUN, "batch_size=3"],
         cwd=ROOT,
         capture_output=True,
         text=True,

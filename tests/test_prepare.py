@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from train.annotations import pts
+from train.console import UserError
+from train.crop import Detector, crop_box
 from train.datasets import open_faces
-from train.prepare import Detector, crop_box, main
+from train.prepare import main
 
 COUNT = 24
 OFFSET = 30, 50  # of the face in its picture
@@ -85,12 +89,23 @@ def test_pictures_that_are_faces_already_are_only_shrunk(
     np.testing.assert_allclose(found[0][1], faces[1][0], atol=1e-3)
 
 
+def test_several_processes_prepare_the_same(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    done = command("train.prepare", pictures, "--out", tmp_path / "two", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    prepare(pictures, "--out", tmp_path / "one")
+    one, two = (sorted((tmp_path / n / "train").rglob("*.p*")) for n in ("one", "two"))
+    assert len(one) == 2 * COUNT
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
 def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(pictures, "--out", out)
     kept, lost = out / "train" / "photo00.png", out / "train" / "photo02.pts"
     kept.write_bytes(b"mine")
-    lost.unlink()
+    lost.unlink()  # as if killed between the two
     prepare(pictures, "--out", out)
     assert kept.read_bytes() == b"mine"
     assert lost.exists()
@@ -114,6 +129,55 @@ def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in again] == before
 
 
+def test_shards_remember_what_was_rejected(pictures: Path, tmp_path: Path) -> None:
+    for i in (0, 2, 4, 6):
+        (pictures / f"photo{i:02}.png").write_bytes(b"nonsense")
+    reports = []
+    for _ in range(2):
+        assert prepare(pictures, "--out", tmp_path / "out", "--shards", 4) == 1
+        reports.append(json.loads((tmp_path / "out" / "report.json").read_text()))
+    assert reports[0]["rejected"] == reports[1]["rejected"] == {"unreadable": 4}
+    assert reports[0]["faces"] == {"train": COUNT - 4}
+    assert reports[1]["faces"] == {"already there": COUNT - 4}
+    # One shard of four had nothing left; it does not come again, and is no file.
+    assert len(open_faces(str(tmp_path / "out" / "train"), "", 68)) == COUNT - 4
+
+
+def test_shards_are_prepared_too_and_names_do_not_lead_out(
+    pictures: Path, tmp_path: Path, faces: Faces
+) -> None:
+    prepare(pictures, "--out", tmp_path / "tars", "--shards", 10)
+    assert prepare(tmp_path / "tars" / "train", "--out", tmp_path / "out") == 0
+    found = open_faces(str(tmp_path / "out" / "train"), "", 68)
+    assert len(found) == COUNT
+    assert found.entries[0].key.startswith("00000/")
+    buffer = io.BytesIO()
+    Image.fromarray(faces[0][0]).save(buffer, "png")
+    (tmp_path / "evil").mkdir()
+    with tarfile.open(tmp_path / "evil" / "a.tar", "w") as tar:
+        member = tarfile.TarInfo("x/../../../../escaped.png")
+        member.size = buffer.tell()
+        buffer.seek(0)
+        tar.addfile(member, buffer)
+    with pytest.raises(UserError, match="leads elsewhere"):
+        prepare(tmp_path / "evil", "--out", tmp_path / "out2")
+
+
+def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(pictures, "--out", out, "--validation", 4)
+    for more, why in (
+        (["--validation", 5], "was begun with validation 4, not 5"),
+        (["--validation", 4, "--shards", 5], "was begun with shards 0, not 5"),
+        (["--validation", 4, "--crop", "none"], "was begun with crop landmarks, not none"),
+    ):
+        with pytest.raises(UserError, match=why):
+            prepare(pictures, "--out", out, *more)
+    (pictures / "photo00.png").unlink()
+    with pytest.raises(UserError, match="was begun with pictures 24"):
+        prepare(pictures, "--out", out, "--validation", 4)
+
+
 def test_every_rejected_picture_is_counted_and_named(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,11 +187,13 @@ def test_every_rejected_picture_is_counted_and_named(
     (pictures / "photo06.pts").write_bytes(pts(np.ones((5, 2))))
     far = np.random.default_rng(0).uniform(200, 700, (68, 2))
     (pictures / "photo08.pts").write_bytes(pts(far))
+    far_one = np.vstack((far[:67] / 4 + 20, [[2e6, 2e6]]))
+    (pictures / "photo12.pts").write_bytes(pts(far_one))
     small = np.random.default_rng(0).uniform(100, 150, (68, 2))
     (pictures / "photo10.pts").write_bytes(pts(small))
     assert prepare(pictures, "--out", tmp_path / "out") == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["faces"] == {"train": COUNT - 6}
+    assert report["faces"] == {"train": COUNT - 7}
     reasons = {Path(n).name: why for n, why in report["rejected_pictures"].items()}
     assert reasons == {
         "photo00.png": "unreadable: no picture",
@@ -136,7 +202,9 @@ def test_every_rejected_picture_is_counted_and_named(
         "photo06.png": "not 68 landmarks: 5 landmarks",
         "photo08.png": "face outside the picture: face outside the picture",
         "photo10.png": reasons["photo10.png"],
+        "photo12.png": reasons["photo12.png"],
     }
+    assert "far larger than the picture" in reasons["photo12.png"]
     assert reasons["photo04.png"].startswith("damaged landmarks: ")
     assert reasons["photo10.png"].startswith("smaller than 128 pixels: ")
     assert "1 unreadable" in capsys.readouterr().err
@@ -179,6 +247,8 @@ def test_wrong_use_is_told_in_one_line(pictures: Path, tmp_path: Path, command: 
         ([pictures], "--out"),
         ([tmp_path / "nowhere", *out], "no folder"),
         ([tmp_path / "empty", *out], "no pictures"),
+        ([tmp_path, *out], "lies in"),
+        ([pictures, *out, "--detect", "--points", "5"], "--detect finds 68"),
         ([pictures, *out, "--validation", "24"], "leaves none of 24"),
         ([pictures, *out, "--points", "7"], "--points"),
         ([pictures, *out, "--smallest", "0"], "--smallest"),

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, TINY_RUN, Command, one_line_error
+from PIL import Image
 
+from train.annotations import pts
 from train.console import UserError
 from train.loop import train, update
 from train.recipe import Recipe, load_recipe
@@ -61,8 +63,6 @@ def assert_same_run(one: Path, two: Path) -> None:
         networks = [torch.load(p / name, weights_only=True)["state_dict"] for p in (one, two)]
         assert_equal(*networks, name)
     assert json.loads((one / "log.json").read_text()) == json.loads((two / "log.json").read_text())
-    left = [path.name for path in two.iterdir() if path.name.startswith(".")]
-    assert len(left) <= KILLS, left  # a killed process leaves its unfinished file, and no more
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
@@ -74,18 +74,24 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     context = get_context("forkserver")
     context.set_forkserver_preload(["train.loop", "torch.utils.tensorboard"])
     moments = random.Random(7)
+    saved = killed / "state.pth"
     reached = []
     for _ in range(KILLS):
+        before = saved.stat().st_mtime_ns if saved.exists() else 0
         life = context.Process(target=quiet_train, args=(recipe, killed, True))
         life.start()
-        life.join(moments.uniform(0.1, 2.0))
+        if moments.random() < 0.75:  # others die young, before anything new is saved
+            deadline = time.monotonic() + 60
+            while not saved.exists() or saved.stat().st_mtime_ns == before:
+                assert time.monotonic() < deadline, "a life of a minute saved nothing"
+                time.sleep(0.005)
+        life.join(moments.uniform(0, 0.5))
         assert life.is_alive(), f"ended by itself with status {life.exitcode}"
         life.kill()
         life.join()
-        saved = (killed / "state.pth").exists()
-        reached.append(state(killed)["progressed"]["iteration"] if saved else 0)
+        reached.append(state(killed)["progressed"]["iteration"] if saved.exists() else 0)
     assert reached == sorted(reached), f"a kill took back what was done: {reached}"
-    assert len(set(reached)) > 3, f"the kills met too few states: {reached}"
+    assert len(set(reached)) > KILLS // 2, f"the kills met too few states: {reached}"
     end = reached[-1] + 3
     train(recipe, killed, max_iters=end, go_on=True)
     train(recipe, whole, max_iters=end)
@@ -110,15 +116,29 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, settings: list[str])
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    settings = [*TINY_RUN, "iterations=100000", "save_every=100000", "validate_every=100000"]
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigterm_saves_and_leaves(
+    tmp_path: Path, whole_group: bool, faces: tuple[Any, Any]
+) -> None:
+    """To the process alone, or as `timeout`, systemd and Slurm do to its data workers as well."""
+    out, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    for i in range(4):
+        Image.fromarray(faces[0][i]).save(data / f"{i}.png")
+        (data / f"{i}.pts").write_bytes(pts(faces[1][i]))
+    no_data = [setting for setting in TINY_RUN if not setting.startswith("data.")]
+    settings = [f"data.train={data}", f"data.validation={data}", "data.workers=2"]
+    settings += [*no_data, "iterations=100000", "save_every=100000", "validate_every=100000"]
     command = [sys.executable, "-m", "train", "--recipe", "synthetic-demo", "--out", str(out)]
-    running = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    running = subprocess.Popen(
+        [*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not (out / "log.json").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(2)
+    time.sleep(3)
+    if whole_group:
+        os.killpg(running.pid, signal.SIGTERM)
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM, said
@@ -133,6 +153,17 @@ def test_resume_without_a_recipe_takes_the_runs_own(command: Command, tmp_path: 
     done = command("train", "--resume", "--out", tmp_path, "iterations=7")
     assert done.returncode == 0, done.stderr
     assert state(tmp_path)["progressed"]["iteration"] == 7
+
+
+def test_what_a_run_began_with_is_not_needed_to_go_on(tmp_path: Path) -> None:
+    train(load_recipe("synthetic-demo", TINY_RUN), tmp_path / "first", max_iters=1)
+    begun = tmp_path / "first" / "last.pth"
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, f"start={begun}"])
+    train(recipe, tmp_path / "second", max_iters=2)
+    begun.unlink()
+    train(recipe, tmp_path / "second", go_on=True)
+    with pytest.raises(UserError, match="No such file"):
+        train(recipe, tmp_path / "third")
 
 
 def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
@@ -177,18 +208,20 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> N
     assert_same_run(tmp_path / "whole", out)
 
 
+@pytest.mark.parametrize("settings", [[], ["gan.feature_weight=0"]], ids=["dic", "critic"])
 def test_weights_that_are_no_numbers_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
     """An update may break the weights while its own loss was fine."""
-    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
     train(recipe, tmp_path, max_iters=3)
     before = state(tmp_path)
 
     def breaking(one: State, parts: list[Any]) -> dict[str, float]:
         found = update(one, parts)
         if one.progressed.iteration == 5:
-            next(one.network.parameters()).data.fill_(math.nan)
+            player = one.critic or one.generator
+            next(player.network.parameters()).data.fill_(math.nan)
         return found
 
     monkeypatch.setattr("train.loop.update", breaking)

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         metavar="key=value",
         help="set a field of the recipe, e.g. network.channels=32",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.max_iters is not None and options.max_iters < 1:
         parser.error("--max-iters must be at least 1")
     if options.recipe is None and not (options.resume and options.out):
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     from train.loop import STATE, train
+    from train.processes import SharedError, explained
     from train.recipe import load_recipe, override
     from train.state import stored_recipe
 
@@ -47,9 +48,16 @@ def main(arguments: list[str]) -> int:
     else:
         recipe = load_recipe(options.recipe, options.overrides)
     out = options.out or Path("runs") / recipe.name
-    outcome = train(recipe, out, options.max_iters, options.resume)
-    if os.environ.get("RANK", "0") != "0":
-        return 0
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        with explained():
+            outcome = train(recipe, out, options.max_iters, options.resume)
+    except SharedError:
+        if first:
+            raise
+        return 2
+    if not first:
+        return 128 + outcome.stopped if outcome.stopped else 0
     if outcome.stopped:
         print(f"stopped; {out} goes on with --resume", file=sys.stderr)
         return 128 + outcome.stopped

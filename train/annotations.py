@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,9 @@ def _annotation(landmarks: Any, box: Any = None) -> Annotation:
         raise AnnotationError("a landmark is no finite number")
     if box is None:
         return Annotation(points)
-    left, top, right, bottom = (float(edge) for edge in np.asarray(box).ravel())
+    left, top, right, bottom = (float(edge) for edge in np.asarray(box, float).ravel())
+    if not np.isfinite([left, top, right, bottom]).all():
+        raise AnnotationError("a box is no finite number")
     return Annotation(points, (left, top, right, bottom))
 
 
@@ -106,8 +108,8 @@ def _read_pts(data: bytes) -> dict[str, Annotation]:
 
 
 def _read_csv(data: bytes) -> dict[str, Annotation]:
-    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), skipinitialspace=True))
-    head = [name.strip() for name in rows[0]]
+    rows = csv.reader(io.StringIO(data.decode("utf-8-sig")), skipinitialspace=True)
+    head = [name.strip() for name in next(rows)]
     xy = _pairs_of_columns(head)
     if not xy:
         raise AnnotationError("no x and y columns in its first line")
@@ -115,7 +117,7 @@ def _read_csv(data: bytes) -> dict[str, Annotation]:
     name_column = next((i for i, n in enumerate(head) if n.lower() in _NAME_COLUMNS), None)
     found: dict[str, Annotation] = {}
     confidences: dict[str, float] = {}
-    for row in filter(None, rows[1:]):
+    for row in filter(None, rows):
         name = ALONE if name_column is None else row[name_column].strip()
         confidence = float(row[head.index("confidence")]) if "confidence" in head else 0.0
         if name in found and confidence <= confidences[name]:
@@ -173,35 +175,75 @@ def _read_npz(data: bytes) -> dict[str, Annotation]:
         return {str(name): _annotation(points, box) for name, points, box in rows}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Numbers, strings, containers and NumPy arrays; whatever else a pickle names is refused."""
+class _Dtype:
+    """Stands in for numpy.dtype in a pickle: the name of a number type, nothing more."""
 
-    _allowed = frozenset(
-        {
-            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-            *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
-            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("collections", "OrderedDict"),
-        }
-    )
+    def __init__(self, name: str, *_: Any) -> None:
+        if not re.fullmatch(r"[fiub][1248]", name):
+            raise AnnotationError(f"refused, an array of {name!r}; only plain numbers are read")
+        self.name, self.order = name, "<"
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1  # how protocol 2 keeps bytes
-        if (module, name) not in self._allowed:
-            raise AnnotationError(
-                f"refused, it would run {module}.{name}; only numbers, strings, containers and "
-                "NumPy arrays are read"
-            )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def array(self, data: Any) -> NDArray[Any]:
+        return np.frombuffer(data, self.order + self.name)
+
+
+class _Array:
+    """Stands in for numpy.ndarray: takes the bytes of plain numbers, whatever else is refused."""
+
+    values: NDArray[Any]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise AnnotationError("refused, an array of objects; only plain numbers are read")
+        self.values = dtype.array(data).reshape(shape, order="F" if fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> float:
+    return float(dtype.array(data)[0])
+
+
+def _frombuffer(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> NDArray[Any]:
+    return dtype.array(data).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise AnnotationError(f"bytes in {encoding}")
     return text.encode("latin1")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Numbers, strings, containers and NumPy arrays of numbers; all else is refused.
+
+    NumPy's own classes are not handed out either: a pickle may give them any state, and a crafted
+    one makes them read memory where a number said to.
+    """
+
+    _stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "dtype"): _Dtype,
+        ("numpy", "ndarray"): _Array,
+        ("multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("multiarray", "scalar"): _scalar,
+        ("numeric", "_frombuffer"): _frombuffer,
+        ("_codecs", "encode"): _latin1,  # how protocol 2 keeps bytes
+        ("collections", "OrderedDict"): dict,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        short = re.sub(r"^numpy\._?core\.", "", module)
+        if (short, name) not in self._stand_ins:
+            raise AnnotationError(
+                f"refused, it would run {module}.{name}; only numbers, strings, containers and "
+                "NumPy arrays are read"
+            )
+        return self._stand_ins[short, name]
 
 
 def _read_pkl(data: bytes) -> dict[str, Annotation]:

@@ -13,13 +13,15 @@ found again. `open_faces` tells the kinds of files apart:
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import os
+import sys
 import tarfile
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +30,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from train.annotations import Annotation, AnnotationError, read_annotations
 from train.console import UserError
 from train.faces import draw_faces
-from train.recipe import FileData, SyntheticData
 from train.sizes import SR_SIZE
+
+if TYPE_CHECKING:
+    from train.recipe import FileData, SyntheticData  # pydantic and PyTorch: not for preparing
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 BESIDE = (".pts", ".csv", ".json", ".npz")  # of one picture; a .pkl is always of many
+MOST_OVER = 4  # sides of the picture that a box may measure
 TABLES = tuple(f"landmarks{suffix}" for suffix in (".csv", ".json", ".npz", ".pkl"))
 
 Face = tuple[NDArray[np.uint8], NDArray[np.float32]]
@@ -46,6 +51,9 @@ class Faces(Protocol):
     """Faces by number."""
 
     def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """The same for the same faces in the same order, and for no others."""
 
     def __getitem__(self, index: int) -> Face:
         """A picture (128, 128, 3) uint8 RGB and its landmarks (K, 2), pixels of it.
@@ -64,6 +72,9 @@ class FacesInMemory:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def fingerprint(self) -> str:
+        return f"{len(self)} faces, {hashlib.sha256(self.landmarks.tobytes()).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> Face:
         return self.images[index], self.landmarks[index]
@@ -86,9 +97,13 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one face is kept: a picture, and its landmarks, their file, or none."""
+    """Where one face is kept: a picture, and its landmarks, their file, or none.
+
+    `name` is for messages; `key` is its path in the data set, without a suffix.
+    """
 
     name: str
+    key: str
     picture: Bytes
     annotation: Annotation | Bytes | None
 
@@ -102,6 +117,11 @@ class FacesInFiles:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def fingerprint(self) -> str:
+        """Of their paths in the data set, which may lie elsewhere tomorrow."""
+        keys = "\n".join(entry.key for entry in self.entries)
+        return f"{len(self)} faces, {hashlib.sha256(keys.encode()).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> Face:
         entry = self.entries[index]
@@ -146,7 +166,11 @@ def read_picture(data: bytes) -> NDArray[np.uint8]:
     except UnidentifiedImageError as error:
         raise ValueError("no picture" if data else "an empty file") from error
     with opened:
-        return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip
+            levels = np.asarray(upright).astype(np.float64) / 257
+            return np.repeat(levels.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return np.array(upright.convert("RGB"))
 
 
 def cut(
@@ -170,6 +194,8 @@ def cut(
     if right <= left or bottom <= top:
         raise ValueError(f"an empty box ({left}, {top}, {right}, {bottom})")
     height, width = image.shape[:2]
+    if max(right - left, bottom - top) > MOST_OVER * max(height, width):
+        raise ValueError(f"a box ({left}, {top}, {right}, {bottom}) far larger than the picture")
     before, after = (max(0, -top), max(0, -left)), (max(0, bottom - height), max(0, right - width))
     if any(before + after):
         pad = ((before[0], after[0]), (before[1], after[1]), (0, 0))
@@ -189,21 +215,24 @@ def open_faces(source: str, landmarks: str, count: int) -> FacesInFiles:
 
     Args:
         source: a folder, or a pattern of `.tar` files.
-        landmarks: a file with all landmarks, which may name some of the pictures only; empty to
-            find them beside the pictures, and then each must have its own.
+        landmarks: a file with all landmarks; empty to find them beside the pictures. Pictures that
+            it does not name are left out, with a word.
         count: landmarks a face; faces with another number cannot be read.
 
     Raises:
         UserError: nothing there, or pictures without landmarks.
     """
     entries = find_faces(source, landmarks)
-    bare = [entry.name for entry in entries if entry.annotation is None]
-    if bare and not (landmarks or _table(Path(source), "")):
-        raise UserError(
-            f"{source}: {len(bare)} of {len(entries)} pictures have no landmarks beside them "
-            f"(first: {bare[0]}); python -m train.prepare finds or checks them"
-        )
-    return FacesInFiles([entry for entry in entries if entry.annotation is not None], count)
+    known = [entry for entry in entries if entry.annotation is not None]
+    if len(known) < len(entries):
+        bare = next(entry.name for entry in entries if entry.annotation is None)
+        some = f"{len(entries) - len(known)} of {len(entries)} pictures have no landmarks"
+        if not known or not _table(Path(source), landmarks):
+            raise UserError(
+                f"{source}: {some} (first: {bare}); python -m train.prepare finds or checks them"
+            )
+        print(f"{source}: {some} and are left out (first: {bare})", file=sys.stderr)
+    return FacesInFiles(known, count)
 
 
 def find_faces(source: str, landmarks: str = "") -> list[Entry]:
@@ -211,35 +240,20 @@ def find_faces(source: str, landmarks: str = "") -> list[Entry]:
     landmarks they have.
 
     Raises:
-        UserError: nothing there, or a table of landmarks that names none of the pictures.
+        UserError: nothing there, or a table of landmarks that does not fit the pictures.
     """
     folder = Path(source)
-    if folder.is_dir() and not (shards := sorted(folder.glob("*.tar"))):
-        entries = _in_folder(folder, landmarks)
+    if folder.is_dir():
+        shards = sorted(path for path in folder.glob("*.tar") if path.is_file())
     else:
-        shards = shards if folder.is_dir() else [Path(name) for name in sorted(glob.glob(source))]
+        shards = [Path(name) for name in sorted(glob.glob(source))]
         if not shards:
             raise UserError(f"{source}: no folder, and no .tar files match it")
-        entries = list(_in_shards(shards))
+    entries = list(_in_shards(shards)) if shards else _in_folder(folder)
     if not entries:
         raise UserError(f"{source}: no pictures there ({', '.join(PICTURES)})")
-    return entries
-
-
-def _in_folder(folder: Path, landmarks: str) -> list[Entry]:
-    files = sorted(Path(base) / name for base, _, names in os.walk(folder) for name in names)
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
     table = _table(folder, landmarks)
-    if table is not None:
-        return list(_by_table(folder, pictures, table))
-    present = set(files)
-    return [_with_file_beside(path, present) for path in pictures]
-
-
-def _with_file_beside(path: Path, present: Container[Path]) -> Entry:
-    beside = [str(b) for suffix in BESIDE if (b := path.with_suffix(suffix)) in present]
-    points = Bytes(beside[0], beside[0]) if beside else None
-    return Entry(str(path), Bytes(str(path), str(path)), points)
+    return entries if table is None else _by_table(entries, table)
 
 
 def _table(folder: Path, landmarks: str) -> Path | None:
@@ -248,23 +262,44 @@ def _table(folder: Path, landmarks: str) -> Path | None:
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
 
 
-def _by_table(folder: Path, pictures: Iterable[Path], table: Path) -> Iterable[Entry]:
-    """The pictures that the table names, by their path in the folder, file name or stem."""
+def _in_folder(folder: Path) -> list[Entry]:
+    files = sorted(Path(base) / name for base, _, names in os.walk(folder) for name in names)
+    present = set(files)
+    entries = []
+    for path in files:
+        if path.suffix.lower() in PICTURES:
+            beside = [str(b) for suffix in BESIDE if (b := path.with_suffix(suffix)) in present]
+            points = Bytes(beside[0], beside[0]) if beside else None
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            entries.append(Entry(str(path), key, Bytes(str(path), str(path)), points))
+    return entries
+
+
+def _by_table(entries: list[Entry], table: Path) -> list[Entry]:
+    """The entries with the landmarks that the table has for their path, file name or stem."""
     try:
         annotations = read_annotations(str(table), table.read_bytes())
     except OSError as error:
         raise UserError(f"{table}: {error.strerror}") from error
-    used = 0
-    for path in pictures:
-        names = (path.relative_to(folder).as_posix(), path.name, path.stem)
-        found = next((annotations[name] for name in names if name in annotations), None)
-        used += found is not None
-        yield Entry(str(path), Bytes(str(path), str(path)), found)
-    if not used:
+    given: dict[str, Entry] = {}
+    found = []
+    for entry in entries:
+        path = PurePosixPath(entry.key + PurePosixPath(entry.picture.name).suffix)
+        name = next((n for n in (str(path), path.name, path.stem) if n in annotations), None)
+        if name is not None and name in given:
+            raise UserError(
+                f"{table}: {name} could be {given[name].name} or {entry.name}; name pictures by "
+                "their path in the folder"
+            )
+        if name is not None:
+            given[name] = entry
+        found.append(replace(entry, annotation=None if name is None else annotations[name]))
+    if not given:
         example = next(iter(annotations)) or "(no name)"
         raise UserError(
-            f"{table}: none of its {len(annotations)} names ({example} …) is a picture in {folder}"
+            f"{table}: none of its {len(annotations)} names ({example} …) is a picture there"
         )
+    return found
 
 
 def _in_shards(shards: Iterable[Path]) -> Iterable[Entry]:
@@ -287,7 +322,7 @@ def _in_shards(shards: Iterable[Path]) -> Iterable[Entry]:
             picture = next((parts[s] for s in PICTURES if s in parts), None)
             points = next((parts[s] for s in BESIDE if s in parts), None)
             if picture is not None:
-                yield Entry(f"{shard}:{key}", picture, points)
+                yield Entry(f"{shard}:{key}", f"{shard.stem}/{key}", picture, points)
 
 
 def load_data(data: SyntheticData | FileData, landmarks: int) -> tuple[Faces, Faces]:
@@ -296,7 +331,7 @@ def load_data(data: SyntheticData | FileData, landmarks: int) -> tuple[Faces, Fa
     Raises:
         UserError: they are not there.
     """
-    if isinstance(data, FileData):
+    if data.kind == "files":
         return (
             open_faces(data.train, data.landmarks, landmarks),
             open_faces(data.validation, data.validation_landmarks, landmarks),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,16 +19,23 @@ from train.console import Progress, UserError
 from train.data import Batches, FacePairs
 from train.datasets import load_data
 from train.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
+from train.processes import (
+    Signals,
+    agree,
+    launch,
+    leave_signals_to_the_parent,
+    together,
+    watch_signals,
+)
 from train.recipe import Recipe
 from train.report import Report
 from train.state import State, resume, save, start
 from train.validate import validate
 
 STATE = "state.pth"
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# fp16 meets infinities by design: the scaler then halves its factor and leaves the update out.
-# This many in a row are no search for a factor any more.
-INFINITE_IN_A_ROW = 20
+# fp16's scaler halves its factor at each infinite gradient and leaves the update out; it starts at
+# 65,536. At this one it has left out so many in a row that nothing is learnt any more.
+LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None, go_on: bool =
         raise UserError(
             f"{out}: holds an earlier run; go on with --resume, or choose another --out"
         )
-    state = start(recipe, fabric)
-    if exists:
-        resume(out / STATE, state)
+    state = start(recipe, fabric, resumed=exists)
+    resume(out / STATE, state)
     training, validation = load_data(recipe.data, recipe.network.landmarks)
+    _recognise(training.fingerprint(), state, out)
     pairs = FacePairs(training, recipe.data.flip, recipe.seed)
     checks = FacePairs(validation)
     fabric.barrier()  # before anything is written, every process has found its data
@@ -76,35 +79,15 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None, go_on: bool =
         return _updates(state, report, pairs, checks, final, signals)
 
 
-def launch(recipe: Recipe) -> Fabric:
-    """Lightning Fabric for this process: alone, or one of `torchrun`'s.
-
-    Raises:
-        UserError: the recipe needs what this machine lacks.
-    """
-    cuda = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not cuda:
-        raise UserError("precision 'fp16' needs an NVIDIA GPU; on a CPU use 'bf16' or 'fp32'")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if recipe.batch_size % (world * recipe.accumulate):
+def _recognise(fingerprint: str, state: State, out: Path) -> None:
+    """See that the faces are those that the run began with."""
+    progressed = state.progressed
+    if progressed.faces not in ("", fingerprint):
         raise UserError(
-            f"batch_size {recipe.batch_size} cannot be shared equally by {world} processes"
-            + (f" in {recipe.accumulate} parts each" if recipe.accumulate > 1 else "")
+            f"{out}: began with {progressed.faces}, and now there are {fingerprint}; bring the "
+            "data back, or start another run from last.pth (start=…)"
         )
-    torch.backends.cudnn.benchmark = cuda  # all batches have one shape
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    precision: Any = PRECISIONS[recipe.precision]
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        strategy="ddp" if world > 1 else "auto",
-        devices=local,
-        num_nodes=world // local,
-        precision=precision,
-    )
-    fabric.launch()
-    return fabric
+    progressed.faces = fingerprint
 
 
 def _updates(
@@ -117,37 +100,42 @@ def _updates(
 ) -> Outcome:
     """Everything from the first update of this process to its last."""
     recipe, fabric, progressed = state.recipe, state.fabric, state.progressed
-    batches = examples(state, pairs)
     started = time.monotonic() - progressed.seconds
-    unlearnt = 0
-    with report.bar(progressed.iteration, final) as bar:
-        while progressed.iteration < final:
+    with (
+        closing(examples(state, pairs)) as batches,
+        report.bar(progressed.iteration, final) as bar,
+    ):
+        while True:
+            if _validation_due(state, final):
+                result = validate(fabric, state.best_network, checks, progressed.iteration)
+                progressed.log.append(result)
+                together(fabric, partial(report.validated, result, checks, bar))
+            if progressed.iteration >= final:
+                break
             parts = [next(batches) for _ in range(recipe.accumulate)]
             found = update(state, parts)
             progressed.iteration += 1
             progressed.seconds = time.monotonic() - started
             _count_skipped(state, parts, bar)
-            stop, broken = _agree(fabric, signals.received, not math.isfinite(sum(found.values())))
-            unlearnt = unlearnt + 1 if broken else 0
-            if broken and (recipe.precision != "fp16" or unlearnt >= INFINITE_IN_A_ROW):
+            stop, broken = agree(fabric, signals.received, not math.isfinite(sum(found.values())))
+            if broken:
                 raise UserError(_broken(found, state, report.out))
             report.update(found, bar)
-            last = progressed.iteration == final
-            validates = last or progressed.iteration % recipe.validate_every == 0
-            saves = last or stop or progressed.iteration % recipe.save_every == 0
-            if validates or saves:
-                _check_weights(state)
-            if validates:
-                result = validate(fabric, state.best_network, checks, progressed.iteration)
-                progressed.log.append(result)
-                report.validated(result, checks, bar)
-            if saves:
-                if fabric.is_global_zero:
-                    save(report.out / STATE, state)
-                fabric.barrier()
-            if stop and not last:
+            # Before a validation too: it may take longer than whoever says SIGTERM waits.
+            due = _validation_due(state, final)
+            if stop or due or progressed.iteration % recipe.save_every == 0:
+                _check_health(state)
+                together(fabric, partial(save, report.out / STATE, state))
+            if stop:
                 return Outcome(report.out / STATE, stop)
+    together(fabric, partial(save, report.out / STATE, state))
     return Outcome(report.out / "last.pth")
+
+
+def _validation_due(state: State, final: int) -> bool:
+    iteration, log = state.progressed.iteration, state.progressed.log
+    planned = iteration % state.recipe.validate_every == 0 or iteration >= final
+    return iteration > 0 and planned and not (log and log[-1].iteration == iteration)
 
 
 def update(state: State, parts: list[Any]) -> dict[str, float]:
@@ -179,7 +167,7 @@ def update(state: State, parts: list[Any]) -> dict[str, float]:
                 ),
             }
             if adversarial:
-                terms |= _adversarial_terms(state, steps.sr[-1], pair["gt"])
+                terms |= adversarial_terms(state, steps.sr[-1], pair["gt"])
                 fakes.append(steps.sr[-1].detach())
             total = torch.stack([weight * term for weight, term in terms.values()]).sum()
             fabric.backward(total / len(parts))
@@ -197,7 +185,7 @@ def update(state: State, parts: list[Any]) -> dict[str, float]:
     return found
 
 
-def _adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[float, Tensor]]:
+def adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[float, Tensor]]:
     """Feature and adversarial losses of the last step's faces, with their weights."""
     gan, critic = state.recipe.gan, state.critic
     assert gan is not None
@@ -248,7 +236,7 @@ def rate(iteration: int, recipe: Recipe) -> float:
     return 1.0
 
 
-def examples(state: State, pairs: FacePairs) -> Iterator[dict[str, Any]]:
+def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
     """The batches of this process from here on, without end, in `accumulate` pieces each.
 
     Raises:
@@ -269,22 +257,26 @@ def examples(state: State, pairs: FacePairs) -> Iterator[dict[str, Any]]:
         pairs,
         batch_sampler=batches,
         num_workers=workers,
-        persistent_workers=workers > 0,
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator(),  # or it would draw from the global one, once a start
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
     )
-    given = iter(loader)
-    while True:
-        try:
-            example: dict[str, Any] = next(given)
-        except UserError as error:
-            # A worker process hands its traceback over as text, with the message last.
-            message = str(error).strip().splitlines()[-1]
-            raise UserError(message.split("UserError: ", 1)[-1]) from error
-        skipped = example.pop("skipped")
-        moved = {n: tensor.to(fabric.device, non_blocking=True) for n, tensor in example.items()}
-        yield moved | {"skipped": skipped}
+    given: Any = iter(loader)
+    try:
+        while True:
+            try:
+                example: dict[str, Any] = next(given)
+            except UserError as error:
+                # A worker process hands its traceback over as text, with the message last.
+                message = str(error).strip().splitlines()[-1]
+                raise UserError(message.split("UserError: ", 1)[-1]) from error
+            skipped = example.pop("skipped")
+            moved = {n: t.to(fabric.device, non_blocking=True) for n, t in example.items()}
+            yield moved | {"skipped": skipped}
+    finally:
+        # They ignore the SIGTERM by which Python would end them with this process, and wait.
+        if workers:
+            given._shutdown_workers()
 
 
 def _count_skipped(state: State, parts: list[Any], bar: Progress) -> None:
@@ -292,15 +284,6 @@ def _count_skipped(state: State, parts: list[Any], bar: Progress) -> None:
         if line:
             state.progressed.skipped += 1
             bar.say(f"skipped {line}; {state.progressed.skipped} so far")
-
-
-def _agree(fabric: Fabric, stop: int | None, broken: bool) -> tuple[int | None, bool]:
-    """What any process has met, every process learns: a signal, a loss that is no number."""
-    if fabric.world_size == 1:
-        return stop, broken
-    flags = torch.tensor([stop or 0, int(broken)], device=fabric.device)
-    stop_any, broken_any = fabric.all_gather(flags).amax(0).tolist()  # type: ignore[union-attr]
-    return stop_any or None, bool(broken_any)
 
 
 def _broken(found: dict[str, float], state: State, out: Path) -> str:
@@ -312,39 +295,18 @@ def _broken(found: dict[str, float], state: State, out: Path) -> str:
     )
 
 
-def _check_weights(state: State) -> None:
+def _check_health(state: State) -> None:
     """Refuse to keep weights that are no numbers: the next loss would be none, and for ever."""
-    if not all(parameter.isfinite().all() for parameter in state.network.parameters()):
+    players = [state.generator.network, *([state.critic.network] if state.critic else [])]
+    if not all(p.isfinite().all() for network in players for p in network.parameters()):
         raise UserError(
             f"the weights are no numbers any more at iteration {state.progressed.iteration}; lower "
             f"learning_rate (now {state.recipe.learning_rate:g}); they are not kept, what was "
             "saved before them is"
         )
-
-
-class Signals:
-    """The signal that asks this process to leave, once it has come."""
-
-    received: int | None = None
-
-    def note(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt  # asked twice: at once, then
-        self.received = number
-
-
-@contextmanager
-def watch_signals() -> Iterator[Signals]:
-    """Within, SIGTERM and Ctrl-C are noted, not obeyed: the loop saves its state and leaves."""
-    signals = Signals()
-    old = {n: signal.signal(n, signals.note) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield signals
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _leave_signals_to_the_parent(_: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    scaler = getattr(state.fabric.strategy.precision, "scaler", None)
+    if scaler is not None and scaler.get_scale() < LEAST_SCALE:
+        raise UserError(
+            f"fp16 is too narrow for the gradients at iteration {state.progressed.iteration}: "
+            "nothing is learnt any more; use precision=bf16"
+        )

@@ -7,6 +7,7 @@ that was interrupted goes on where it was.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,42 +19,24 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from train.annotations import Annotation, AnnotationError, pts
+from train.annotations import pts
 from train.console import Parser, Progress, UserError, run, write_whole
+from train.crop import CROPS, Detector, RejectedError, Wishes, cut_face
 from train.sizes import SR_SIZE
 
 if TYPE_CHECKING:
-    from train.datasets import Entry, Face
+    from train.datasets import Entry
 
-# By landmark count: the side of a face's square, from hair to chin, over the longer side of the
-# landmarks' bounding box, and how much higher its centre lies, in the same unit. Those of the
-# synthetic faces, which the runtime's detector is fitted to as well.
-CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.65, 0.17)}
+SETTINGS, REPORT = "prepare.json", "report.json"
+REJECTION = ("source", "name", "rejected", "detail")
+WINDOW = 512  # faces that are in the works at a time
 NAMED = 10  # rejected pictures named on the screen; the report has all
 PREVIEW = 24  # faces on the preview
-MOST_OUTSIDE = 0.1  # share of the landmarks: the corner of a jaw may be cut off, half a face not
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What every face has to meet.
-
-    Attributes:
-        points: landmarks a face.
-        crop: cut by its "landmarks", by its "box", or "none" for pictures that are faces already.
-        smallest: side of the cut-out in pixels under which it is rejected.
-    """
-
-    points: int = 68
-    crop: str = "landmarks"
-    smallest: int = SR_SIZE
 
 
 @dataclass(frozen=True)
@@ -110,17 +93,19 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if min(options.smallest, options.workers) < 1 or min(options.validation, options.shards) < 0:
         parser.error("--smallest and --workers must be at least 1, other numbers not negative")
+    if options.detect and options.points != 68:
+        parser.error("--detect finds 68 landmarks")
     return prepare(options)
 
 
 def prepare(options: Any) -> int:
     """Do what the command line asks for; its exit status."""
-    jobs = list_jobs(options.images, options.landmarks)
+    jobs = list_jobs(options.images, options.landmarks, options.out)
     if options.validation >= len(jobs):
         raise UserError(f"--validation {options.validation} leaves none of {len(jobs)} to train on")
     detector = Detector() if options.detect else None
     wishes = Wishes(options.points, options.crop, options.smallest)
-    write_whole(options.out / "report.json", b"{}")  # better now than after an hour
+    _settle(options, jobs)
     keep = len(jobs) - options.validation
     done, rejected = Counter[str](), list[Prepared]()
     with (
@@ -129,165 +114,94 @@ def prepare(options: Any) -> int:
     ):
 
         def process(some: list[Job]) -> Iterator[Prepared]:
-            given = ((job, wishes, detector) for job in some)
-            found = pool.map(_process, given, chunksize=8) if pool else map(_process, given)
-            for one in found:
-                bar.update()
-                if one.rejected:
-                    rejected.append(one)
-                yield one
+            for first in range(0, len(some), WINDOW):  # no more in memory than are being written
+                given = [(job, wishes, detector) for job in some[first : first + WINDOW]]
+                for one in pool.map(_process, given, chunksize=8) if pool else map(_process, given):
+                    bar.update()
+                    yield one
 
         for part, some in (("train", jobs[:keep]), ("validation", jobs[keep:])):
             write = _write_shards if options.shards else _write_files
             for made in write(options.out / part, some, options.shards, process, bar):
-                done["already there" if made is None else part] += 1
+                if made is not None and made.rejected:
+                    rejected.append(made)
+                else:
+                    done["already there" if made is None else part] += 1
     _report(options.out, done, rejected)
+    report = options.out / REPORT
     if not sum(done.values()):
-        raise UserError(
-            f"none of {len(jobs)} pictures became a face; {options.out}/report.json says why"
-        )
-    preview = _preview(options.out / "train", options.points)
+        raise UserError(f"none of {len(jobs)} pictures became a face; {report} says why")
+    preview = _preview(options.out, options.points)
     print(f"look at {preview}", file=sys.stderr)
     return 1 if rejected else 0
 
 
-def list_jobs(sources: Iterable[str], landmarks: str) -> list[Job]:
+def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     """Every picture of the sources, each with a name of its own for its face.
 
     Raises:
-        UserError: nothing there, or two pictures of the same name in two sources.
+        UserError: nothing there, two pictures of one name, a name that leads out of the folder,
+            or sources that hold the output.
     """
     from train.datasets import find_faces
 
     jobs: dict[str, Job] = {}
     for source in sources:
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            raise UserError(f"{out}: lies in {source}, and would be taken for pictures next time")
         for entry in find_faces(source, landmarks):
-            inside = PurePath(entry.name)
-            if Path(source).is_dir() and inside.is_relative_to(source):
-                inside = inside.relative_to(source)
-            name = inside.with_suffix("").as_posix().replace(":", "/").lstrip("/")
-            if name in jobs:
+            name = PurePosixPath(entry.key)
+            if name.is_absolute() or ".." in name.parts:
+                raise UserError(f"{entry.name}: a name that leads elsewhere is not followed")
+            if entry.key in jobs:
                 raise UserError(
-                    f"{entry.name} and {jobs[name].entry.name} would both be {name}; prepare them "
-                    "into two folders"
+                    f"{entry.name} and {jobs[entry.key].entry.name} would both be {entry.key}; "
+                    "prepare them into two folders"
                 )
-            jobs[name] = Job(entry, name)
+            jobs[entry.key] = Job(entry, entry.key)
     return list(jobs.values())
 
 
-class Detector:
-    """68 landmarks by the `face-alignment` package (Bulat & Tzimiropoulos, ICCV 2017).
+def _settle(options: Any, jobs: list[Job]) -> None:
+    """Keep what this data set is made of, or see that it is what an earlier run kept.
 
     Raises:
-        UserError: it is not installed.
+        UserError: another run made `--out`, of other pictures or in another way; or it cannot be
+            written.
     """
-
-    def __init__(self) -> None:
+    names = "\n".join(job.name for job in jobs)
+    wanted = {
+        "pictures": f"{len(jobs)}, {hashlib.sha256(names.encode()).hexdigest()[:16]}",
+        **{n: getattr(options, n) for n in ("points", "crop", "smallest", "validation", "shards")},
+    }
+    path = options.out / SETTINGS
+    if path.exists():
         try:
-            import face_alignment
-        except ModuleNotFoundError as error:
-            raise UserError("--detect needs face-alignment: pip install face-alignment") from error
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind = face_alignment.LandmarksType.TWO_D
-        self._aligner = face_alignment.FaceAlignment(kind, device=device)
-
-    def __call__(self, image: NDArray[np.uint8]) -> Annotation | None:
-        """The landmarks of the largest face in an RGB picture."""
-        found = self._aligner.get_landmarks_from_image(image)
-        if not found:
-            return None
-        return Annotation(max((np.asarray(f, np.float32) for f in found), key=_extent))
-
-
-def _extent(points: NDArray[np.float32]) -> float:
-    return float(np.ptp(points, axis=0).max())
-
-
-def crop_box(points: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    """The square around a face, from hair to chin, of (K, 2): left, top, right, bottom."""
-    factor, higher = CROPS[len(points)]
-    low, high = points.min(0), points.max(0)
-    longer = float((high - low).max())
-    x, y = (low + high) / 2 - [0, higher * longer]
-    left, top = round(x - factor * longer / 2), round(y - factor * longer / 2)
-    side = max(1, round(factor * longer))
-    return left, top, left + side, top + side
-
-
-class RejectedError(Exception):
-    """A picture that gives no face to train on: a kind to count, and what was found."""
-
-    def __init__(self, kind: str, detail: object = "") -> None:
-        super().__init__(kind)
-        self.kind, self.detail = kind, (str(detail) or kind).splitlines()[0]
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged; choose another --out") from error
+        for name, value in wanted.items():
+            if kept.get(name) != value:
+                raise UserError(
+                    f"{options.out}: was begun with {name} {kept.get(name)}, not {value}; go on "
+                    "as it began, or choose another --out"
+                )
+    else:
+        write_whole(path, json.dumps(wanted, indent=1).encode())  # better now than after an hour
 
 
 def _process(given: tuple[Job, Wishes, Detector | None]) -> Prepared:
     job, wishes, detector = given
     try:
-        face, points = _face(job.entry, wishes, detector)
+        face, points = cut_face(job.entry, wishes, detector)
     except RejectedError as why:
         return Prepared(job.entry.name, job.name, rejected=why.kind, detail=why.detail)
+    except Exception as error:  # one strange picture must not stop a hundred thousand
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        return Prepared(job.entry.name, job.name, rejected="cannot be cut out", detail=what)
     encoded = io.BytesIO()
     Image.fromarray(face).save(encoded, "png")
     return Prepared(job.entry.name, job.name, encoded.getvalue(), pts(points))
-
-
-def _face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face:
-    """Read, check and cut one face; RejectedError where it is none."""
-    from train.datasets import cut, read_picture
-
-    try:
-        image = read_picture(entry.picture.read())
-    except Exception as error:  # damaged pictures raise what they like
-        raise RejectedError("unreadable", error) from error
-    height, width = image.shape[:2]
-    annotation = _annotation(entry, image, detector)
-    points = annotation.landmarks
-    if len(points) != wishes.points:
-        raise RejectedError(f"not {wishes.points} landmarks", f"{len(points)} landmarks")
-    if wishes.crop == "box":
-        if annotation.box is None:
-            raise RejectedError("no box")
-        box = annotation.box
-    elif wishes.crop == "none":
-        if height != width:
-            raise RejectedError("not square", f"{width}×{height} pixels")
-        box = (0, 0, width, height)
-    else:
-        box = crop_box(points)
-    side = min(box[2] - box[0], box[3] - box[1])
-    if side < wishes.smallest:
-        raise RejectedError(f"smaller than {wishes.smallest} pixels", f"{side:.0f} pixels")
-    if _share_outside(points, width, height) > MOST_OUTSIDE:
-        raise RejectedError("face outside the picture")
-    face, inside = cut(image, points, box)
-    if _share_outside(inside, SR_SIZE, SR_SIZE) > MOST_OUTSIDE:
-        raise RejectedError("landmarks outside the cut-out")
-    return face, inside
-
-
-def _annotation(entry: Entry, image: NDArray[np.uint8], detector: Detector | None) -> Annotation:
-    from train.datasets import annotation_of
-
-    if entry.annotation is not None:
-        try:
-            return annotation_of(entry)
-        except AnnotationError as error:
-            raise RejectedError("damaged landmarks", error) from error
-    if detector is None:
-        raise RejectedError("no landmarks")
-    found = detector(image)
-    if found is None:
-        raise RejectedError("no face found")
-    return found
-
-
-def _share_outside(points: NDArray[np.float32], width: int, height: int) -> float:
-    outside = (points < -0.5) | (points > [width - 0.5, height - 0.5])
-    return float(outside.any(axis=1).mean())
 
 
 Process = Callable[[list[Job]], Iterator[Prepared]]
@@ -309,24 +223,37 @@ def _write_files(
         if not made.rejected:
             write_whole(folder / f"{made.name}.png", made.png)
             write_whole(folder / f"{made.name}.pts", made.points)
-            yield made
+        yield made
 
 
 def _write_shards(
     folder: Path, jobs: list[Job], size: int, process: Process, bar: Progress
 ) -> Iterator[Prepared | None]:
-    """Write faces as tar shards, each whole or not at all; None for those that were there."""
+    """Write faces as tar shards, each whole or not at all; None for those that were there.
+
+    Beside each lies what was rejected for it, written first: where that is and no shard, nothing
+    was left of it.
+    """
     for number, start in enumerate(range(0, len(jobs), size)):
         some = jobs[start : start + size]
-        shard = folder / f"{number:05}.tar"
-        if shard.exists():
+        shard, beside = folder / f"{number:05}.tar", folder / f"{number:05}.rejected.json"
+        if beside.exists() and (shard.exists() or len(_rejections(beside)) == len(some)):
+            found = _rejections(beside)
             bar.update(len(some))
-            yield from [None] * len(some)
+            yield from found
+            yield from [None] * (len(some) - len(found))
             continue
-        made = [one for one in process(some) if not one.rejected]
-        if made:
-            write_whole(shard, _tar(made))
+        made = list(process(some))
+        rejected = [one for one in made if one.rejected]
+        kept = [{n: getattr(one, n) for n in REJECTION} for one in rejected]
+        write_whole(beside, json.dumps(kept, indent=1).encode())
+        if len(rejected) < len(made):
+            write_whole(shard, _tar(one for one in made if not one.rejected))
         yield from made
+
+
+def _rejections(path: Path) -> list[Prepared]:
+    return [Prepared(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _tar(made: Iterable[Prepared]) -> bytes:
@@ -356,22 +283,25 @@ def _report(out: Path, done: Counter[str], rejected: list[Prepared]) -> None:
         "rejected": dict(reasons.most_common()),
         "rejected_pictures": {one.source: f"{one.rejected}: {one.detail}" for one in rejected},
     }
-    write_whole(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    write_whole(out / REPORT, json.dumps(content, indent=1, ensure_ascii=False).encode())
     counted = ", ".join(f"{number} {kind}" for kind, number in done.items()) or "none"
     print(f"faces in {out}: {counted}", file=sys.stderr)
     for one in rejected[:NAMED]:
         print(f"rejected {one.source}: {one.rejected} ({one.detail})", file=sys.stderr)
     if rejected:
         counted = ", ".join(f"{number} {kind}" for kind, number in reasons.most_common())
-        print(f"rejected: {counted}; all are named in {out / 'report.json'}", file=sys.stderr)
+        print(f"rejected: {counted}; all are named in {out / REPORT}", file=sys.stderr)
 
 
-def _preview(folder: Path, points: int) -> Path:
+def _preview(out: Path, points: int) -> Path:
     """Some of the faces with their landmarks, read back as training will read them."""
     from train.datasets import BadFaceError, open_faces
     from train.picture import sheet
 
-    faces = open_faces(str(folder), "", points)
+    try:
+        faces = open_faces(str(out / "train"), "", points)
+    except UserError as error:
+        raise UserError(f"none of the pictures to train on became a face ({error})") from error
     step = max(1, len(faces) // PREVIEW)
     chosen = []
     for i in range(0, len(faces), step):
@@ -379,7 +309,7 @@ def _preview(folder: Path, points: int) -> Path:
             chosen.append(faces[i])
     encoded = io.BytesIO()
     Image.fromarray(sheet(chosen[:PREVIEW])).save(encoded, "png")
-    path = folder.parent / "preview.png"
+    path = out / "preview.png"
     write_whole(path, encoded.getbuffer())
     return path
 

@@ -17,6 +17,7 @@ from train.console import Progress, write_whole
 from train.data import FacePairs
 from train.events import Events
 from train.picture import progress_picture
+from train.processes import together
 from train.state import State
 from train.validate import Validation
 
@@ -35,8 +36,8 @@ class Report:
         self.out, self.state = out, state
         self.active = state.fabric.is_global_zero
         self.events: Events | None = None
+        together(state.fabric, self._write_log)
         if self.active:
-            self._write_log()
             begun = state.progressed.iteration + 1
             self.events = Events(out / "tensorboard", begun, self._warn)
         self._since = (state.progressed.iteration, time.monotonic())
@@ -80,8 +81,7 @@ class Report:
         Raises:
             UserError: a file cannot be written.
         """
-        if self.events is None:
-            return
+        assert self.events is not None  # the first process alone reports
         bar.say(str(result))
         for name in ("psnr", "ssim", "nme"):
             for step, value in enumerate(getattr(result, name), start=1):

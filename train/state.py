@@ -30,9 +30,15 @@ from train.validate import Validation
 
 FORMAT = "dic-toolkit training state"
 FORMAT_VERSION = 1
-# What may be changed when a run goes on: nothing of it enters an update that is already done.
+# What may be changed when a run goes on: how long it is (its later rates follow), how often it
+# tells and saves, and where files lie; what the files hold is compared by itself.
 CHANGEABLE = frozenset(
-    {"about", "name", "iterations", "validate_every", "save_every", "log_every", "data.workers"}
+    {
+        *("about", "name", "iterations", "validate_every", "save_every", "log_every"),
+        *("data.workers", "data.train", "data.validation"),
+        *("data.landmarks", "data.validation_landmarks"),
+        *("start", "start_hourglass", "gan.feature_checkpoint"),
+    }
 )
 
 
@@ -56,7 +62,8 @@ class Progressed:
 
     iteration: int = 0
     seconds: float = 0.0
-    skipped: int = 0  # unreadable faces met so far
+    skipped: int = 0  # times that the first process met an unreadable face
+    faces: str = ""  # fingerprint of those to train on
     log: list[Validation] = field(default_factory=list)
 
 
@@ -85,8 +92,11 @@ class State:
         return network
 
 
-def start(recipe: Recipe, fabric: Fabric) -> State:
+def start(recipe: Recipe, fabric: Fabric, resumed: bool = False) -> State:
     """A fresh run.
+
+    Args:
+        resumed: a state will be loaded: the checkpoints that the run once began with are not.
 
     Raises:
         UserError: a checkpoint that the recipe starts from cannot be loaded.
@@ -94,7 +104,7 @@ def start(recipe: Recipe, fabric: Fabric) -> State:
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)
-    network = fresh(recipe)
+    network = DIC(recipe.network, recipe.detach_attention) if resumed else fresh(recipe)
     # Averaged before it is compiled or wrapped, of the same layout and device.
     network = network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
@@ -173,8 +183,16 @@ def resume(path: Path, state: State) -> None:
     """Put a fresh run where the state file left off.
 
     Raises:
-        UserError: unreadable, or of a run by another recipe.
+        UserError: unreadable, of a run by another recipe, or not the same for all processes.
     """
+    if path.exists():
+        _load(path, state)
+    reached = state.fabric.all_gather(torch.tensor(state.progressed.iteration))
+    if len(set(torch.as_tensor(reached).flatten().tolist())) > 1:
+        raise UserError(f"{path}: not the same on every machine; --out must be a shared folder")
+
+
+def _load(path: Path, state: State) -> None:
     content = _content(path)
     stored = recipe_from(content["recipe"], str(path))
     if differs := _other(stored, state.recipe):

@@ -25,7 +25,7 @@ class Validation:
         iteration: after how many updates.
         psnr: dB against the ground truth, uint8 RGB, 8 pixels cropped.
         ssim: the same pictures.
-        nme: landmark error over the distance of the outer eye corners.
+        nme: landmark error over the distance between the eyes (`train.metrics.EYES`).
         unreadable: how many faces were left out because they could not be read.
     """
 

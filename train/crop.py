@@ -1,0 +1,134 @@
+"""Cutting one face out of a picture, and refusing what is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.annotations import Annotation, AnnotationError
+from train.console import UserError
+from train.datasets import Entry, Face, annotation_of, cut, read_picture
+from train.sizes import SR_SIZE
+
+# By landmark count: the side of a face's square, from hair to chin, over the longer side of the
+# landmarks' bounding box, and how much higher its centre lies, in the same unit. Those of the
+# synthetic faces, which the runtime's detector is fitted to as well.
+CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.65, 0.17)}
+MOST_OUTSIDE = 0.1  # share of the landmarks: the corner of a jaw may be cut off, half a face not
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What every face has to meet.
+
+    Attributes:
+        points: landmarks a face.
+        crop: cut by its "landmarks", by its "box", or "none" for pictures that are faces already.
+        smallest: side of the cut-out in pixels under which it is rejected.
+    """
+
+    points: int = 68
+    crop: str = "landmarks"
+    smallest: int = SR_SIZE
+
+
+class RejectedError(Exception):
+    """A picture that gives no face to train on: a kind to count, and what was found."""
+
+    def __init__(self, kind: str, detail: object = "") -> None:
+        super().__init__(kind)
+        self.kind, self.detail = kind, (str(detail) or kind).splitlines()[0]
+
+
+class Detector:
+    """68 landmarks by the `face-alignment` package (Bulat & Tzimiropoulos, ICCV 2017).
+
+    Raises:
+        UserError: it is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import face_alignment
+        except ModuleNotFoundError as error:
+            raise UserError("--detect needs face-alignment: pip install face-alignment") from error
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = face_alignment.LandmarksType.TWO_D
+        self._aligner = face_alignment.FaceAlignment(kind, device=device)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Annotation | None:
+        """The landmarks of the largest face in an RGB picture."""
+        found = self._aligner.get_landmarks_from_image(image)
+        if not found:
+            return None
+        return Annotation(max((np.asarray(f, np.float32) for f in found), key=_extent))
+
+
+def _extent(points: NDArray[np.float32]) -> float:
+    return float(np.ptp(points, axis=0).max())
+
+
+def crop_box(points: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """The square around a face, from hair to chin, of (K, 2): left, top, right, bottom."""
+    factor, higher = CROPS[len(points)]
+    low, high = points.min(0), points.max(0)
+    longer = float((high - low).max())
+    x, y = (low + high) / 2 - [0, higher * longer]
+    left, top = round(x - factor * longer / 2), round(y - factor * longer / 2)
+    side = max(1, round(factor * longer))
+    return left, top, left + side, top + side
+
+
+def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face:
+    """Read, check and cut one face; RejectedError where it is none."""
+    try:
+        image = read_picture(entry.picture.read())
+    except Exception as error:  # damaged pictures raise what they like
+        raise RejectedError("unreadable", error) from error
+    height, width = image.shape[:2]
+    annotation = _annotation(entry, image, detector)
+    points = annotation.landmarks
+    if len(points) != wishes.points:
+        raise RejectedError(f"not {wishes.points} landmarks", f"{len(points)} landmarks")
+    if wishes.crop == "box":
+        if annotation.box is None:
+            raise RejectedError("no box")
+        box = annotation.box
+    elif wishes.crop == "none":
+        if height != width:
+            raise RejectedError("not square", f"{width}×{height} pixels")
+        box = (0, 0, width, height)
+    else:
+        box = crop_box(points)
+    side = min(box[2] - box[0], box[3] - box[1])
+    if side < wishes.smallest:
+        raise RejectedError(f"smaller than {wishes.smallest} pixels", f"{side:.0f} pixels")
+    if _share_outside(points, width, height) > MOST_OUTSIDE:
+        raise RejectedError("face outside the picture")
+    face, inside = cut(image, points, box)
+    if _share_outside(inside, SR_SIZE, SR_SIZE) > MOST_OUTSIDE:
+        raise RejectedError("landmarks outside the cut-out")
+    return face, inside
+
+
+def _annotation(entry: Entry, image: NDArray[np.uint8], detector: Detector | None) -> Annotation:
+    if entry.annotation is not None:
+        try:
+            return annotation_of(entry)
+        except AnnotationError as error:
+            raise RejectedError("damaged landmarks", error) from error
+    if detector is None:
+        raise RejectedError("no landmarks")
+    found = detector(image)
+    if found is None:
+        raise RejectedError("no face found")
+    return found
+
+
+def _share_outside(points: NDArray[np.float32], width: int, height: int) -> float:
+    outside = (points < -0.5) | (points > [width - 0.5, height - 0.5])
+    return float(outside.any(axis=1).mean())
