@@ -116,7 +116,7 @@ def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
 def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
     prepare(pictures, "--out", tmp_path / "files")
     prepare(pictures, "--out", tmp_path / "shards", "--shards", 10)
-    tars = sorted(path.name for path in (tmp_path / "shards" / "train").iterdir())
+    tars = sorted(path.name for path in (tmp_path / "shards" / "train").glob("*.tar"))
     assert tars == ["00000.tar", "00001.tar", "00002.tar"]
     one, two = (open_faces(str(tmp_path / p / "train"), "", 68) for p in ("files", "shards"))
     assert len(one) == len(two) == COUNT
@@ -161,6 +161,13 @@ def test_shards_are_prepared_too_and_names_do_not_lead_out(
         tar.addfile(member, buffer)
     with pytest.raises(UserError, match="leads elsewhere"):
         prepare(tmp_path / "evil", "--out", tmp_path / "out2")
+
+
+def test_the_output_may_lie_among_the_pictures(pictures: Path) -> None:
+    for _ in range(2):
+        assert prepare(pictures, "--out", pictures / "out") == 0
+    report = json.loads((pictures / "out" / "report.json").read_text())
+    assert report["faces"] == {"already there": COUNT}
 
 
 def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> None:
@@ -247,7 +254,6 @@ def test_wrong_use_is_told_in_one_line(pictures: Path, tmp_path: Path, command: 
         ([pictures], "--out"),
         ([tmp_path / "nowhere", *out], "no folder"),
         ([tmp_path / "empty", *out], "no pictures"),
-        ([tmp_path, *out], "lies in"),
         ([pictures, *out, "--detect", "--points", "5"], "--detect finds 68"),
         ([pictures, *out, "--validation", "24"], "leaves none of 24"),
         ([pictures, *out, "--points", "7"], "--points"),

@@ -140,16 +140,15 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     """Every picture of the sources, each with a name of its own for its face.
 
     Raises:
-        UserError: nothing there, two pictures of one name, a name that leads out of the folder,
-            or sources that hold the output.
+        UserError: nothing there, two pictures of one name, or a name that leads out of the folder.
     """
     from train.datasets import find_faces
 
     jobs: dict[str, Job] = {}
     for source in sources:
-        if out.resolve().is_relative_to(Path(source).resolve()):
-            raise UserError(f"{out}: lies in {source}, and would be taken for pictures next time")
         for entry in find_faces(source, landmarks):
+            if Path(entry.picture.path).absolute().is_relative_to(out.absolute()):
+                continue  # an earlier run's faces, where the output lies among the pictures
             name = PurePosixPath(entry.key)
             if name.is_absolute() or ".." in name.parts:
                 raise UserError(f"{entry.name}: a name that leads elsewhere is not followed")
