@@ -214,7 +214,6 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
     engine = ("--engine", tiny_engine)
     cases = [
         ([], "INPUT"),
-        ([face_file, "-o", out], "--engine"),
         ([face_file, *engine], "-o/--output"),
         ([tmp_path / "absent.png", "-o", out, *engine], "No such file"),
         ([text, "-o", out, *engine], "not a picture"),
