@@ -23,6 +23,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--steps", type=int, metavar="N", help="default: the checkpoint's, or 4")
     parser.add_argument(
+        "--target",
+        choices=("gpu", "cpu"),
+        default="gpu",
+        help="the network as it is, or rewritten, exactly, into what CPUs compute fast "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--io",
         choices=("image", "tensor"),
         default="image",
@@ -48,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     from export.engine_io import Io, Signature
-    from export.unroll import export, say
+    from export.unroll import Target, export, say
     from train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(source, options.steps)
@@ -59,7 +66,7 @@ def main(arguments: list[str]) -> int:
         all_steps=options.all_steps,
     )
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
-    parity = export(checkpoint, signature, output)
+    parity = export(checkpoint, signature, output, Target(options.target))
     size = output.stat().st_size / 1e6
     say(
         f"wrote {output} ({size:.1f} MB); agrees with PyTorch within {parity.error:.2g} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ import onnxruntime
 import torch
 
 from export.engine_io import Signature, wrap
+from export.packed import pack
 from export.parity import Parity, check
 from train.checkpoint import Checkpoint
 from train.console import UserError, write_whole
@@ -33,7 +35,16 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def export(checkpoint: Checkpoint, signature: Signature, output: Path) -> Parity:
+class Target(enum.Enum):
+    """What a graph is made for: GPU is the network as it is, CPU is rewritten (`export.packed`)."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+def export(
+    checkpoint: Checkpoint, signature: Signature, output: Path, target: Target = Target.GPU
+) -> Parity:
     """Write the ONNX file of a checkpoint.
 
     Returns:
@@ -45,11 +56,11 @@ def export(checkpoint: Checkpoint, signature: Signature, output: Path) -> Parity
     """
     network = checkpoint.network
     say(f"unrolling {signature.steps} steps")
-    model = unroll(network, signature)
+    model = unroll(pack(network) if target is Target.CPU else network, signature)
     onnx.checker.check_model(model, full_check=True)
     say(f"{len(model.graph.node)} nodes; comparing with PyTorch")
     parity = check(model.SerializeToString(), network, signature)
-    stamp(model, checkpoint, signature, parity)
+    stamp(model, checkpoint, signature, target, parity)
     write_whole(output, model.SerializeToString())
     return parity
 
@@ -97,7 +108,11 @@ def _quiet() -> Iterator[None]:
 
 
 def stamp(
-    model: onnx.ModelProto, checkpoint: Checkpoint, signature: Signature, parity: Parity
+    model: onnx.ModelProto,
+    checkpoint: Checkpoint,
+    signature: Signature,
+    target: Target,
+    parity: Parity,
 ) -> None:
     """Write what the runtime and a later reader need to know into the file's metadata."""
     versions = {
@@ -110,7 +125,7 @@ def stamp(
         "format_version": str(FORMAT_VERSION),
         "steps": str(signature.steps),
         "precision": "fp32",
-        "target": "gpu",  # the plain graph; rewriting for CPUs is another target
+        "target": target.value,
         "io": signature.io.value,
         "landmarks": str(checkpoint.network.config.landmarks if signature.gives_landmarks else 0),
         "scale": str(SCALE),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from conftest import DATA, TINY, Command, one_line_error
 
 from export import parity
 from export.engine_io import Io, Signature
+from export.packed import pack
 from export.parity import ParityError
-from export.unroll import export, unroll
+from export.unroll import Target, export, unroll
 from runtime.engine import load_engine
 from train.checkpoint import load_checkpoint
 from train.network import DIC
@@ -31,12 +33,13 @@ def properties(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-def test_an_all_steps_engine_gives_the_known_outputs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", Target)
+def test_an_all_steps_engine_gives_the_known_outputs(tmp_path: Path, target: Target) -> None:
     """From the authors' checkpoint to ONNX Runtime, against what the authors' code computed."""
     oracle = np.load(DATA / "dic_small_original_expected.npz")
     checkpoint = load_checkpoint(DATA / "dic_small_original.pth", steps=3)
     path = tmp_path / "steps.onnx"
-    export(checkpoint, Signature(Io.TENSOR, 3, True, all_steps=True), path)
+    export(checkpoint, Signature(Io.TENSOR, 3, True, all_steps=True), path, target)
     engine = session(path)
     names = [output.name for output in engine.get_outputs()]
     assert names == [f"{kind}_{i}" for kind in ("sr", "heatmap") for i in range(3)]
@@ -82,6 +85,13 @@ def test_unrolling_stores_weights_once() -> None:
         model = unroll(network, Signature(Io.TENSOR, steps, True))
         stored = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
         assert stored <= 1.02 * weights, f"{stored} numbers stored at {steps} steps"
+
+
+def test_the_graph_for_cpus_has_no_transposed_projections_and_no_pads() -> None:
+    model = unroll(pack(DIC(TINY).eval()), Signature(Io.TENSOR, 2, True))
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["ConvTranspose"] == 2, "the tails, one a step"
+    assert not {"Pad", "PRelu"} & kinds.keys()
 
 
 def test_nothing_of_the_exporting_machine_is_written(tiny_engine: Path) -> None:
@@ -188,12 +198,20 @@ def test_other_landmark_counts_export(tmp_path: Path) -> None:
 def test_the_command(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "new" / "small.onnx"
     done = command(
-        "export.onnx", DATA / "dic_small_mmediting.pth", "-o", out, "--steps", 1, "--no-landmarks"
+        "export.onnx",
+        DATA / "dic_small_mmediting.pth",
+        "-o",
+        out,
+        "--steps",
+        1,
+        "--no-landmarks",
+        *("--target", "cpu"),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "agrees with PyTorch within" in done.stderr
     assert properties(out)["dic.steps"] == "1"
+    assert properties(out)["dic.target"] == "cpu"
     assert [o.name for o in session(out).get_outputs()] == ["face"]
 
 
