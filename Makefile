@@ -40,7 +40,8 @@ SHIPPED := dic-synthetic
 weights: $(READY)
 	$(BIN)/python -m train --recipe $(SHIPPED) --out runs/$(SHIPPED) --resume
 	cp runs/$(SHIPPED)/last.pth train/weights/$(SHIPPED).pth
-	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth -o runtime/engines/$(SHIPPED).onnx
+	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth --target cpu \
+		-o runtime/engines/$(SHIPPED).onnx
 	$(BIN)/python -m benchmarks accuracy --json runtime/engines/$(SHIPPED).json
 
 clean:
