@@ -249,6 +249,19 @@ def test_bad_landmark_files_are_told_in_one_line(name: str, content: bytes, why:
     assert not Path("/tmp/evil").exists()
 
 
+def test_one_bad_entry_of_many_is_bad_alone() -> None:
+    for name, content in (
+        ("a.json", b'{"a": [[1, NaN]], "b": [[1, 2]]}'),
+        ("a.csv", b"name,x0,y0\na,1,none\nb,1,2\n"),
+        ("a.npz", npz(names=["a", "b"], landmarks=np.array([[[1, np.nan]], [[1, 2]]]))),
+        ("a.pkl", pickle.dumps({"a": {"landmark": [[1, None]]}, "b": {"landmark": [[1, 2]]}})),
+    ):
+        found = read_annotations(name, content)
+        assert found["a"].fault, name
+        assert found["b"].fault == ""
+        np.testing.assert_array_equal(found["b"].landmarks, [[1, 2]])
+
+
 def test_numpy_arrays_in_pickles_are_read() -> None:
     held = {"a": {"landmark": np.ones((5, 2), np.float64), "bbox": np.float32([1, 2, 3, 4])}}
     for protocol in (2, 4, 5):
@@ -273,6 +286,7 @@ def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces
     (tmp_path / "empty").mkdir()
     write_pictures(tmp_path / "bare", faces)
     (tmp_path / "other.json").write_text('{"nobody.png": [[1, 2]]}')
+    each(".pts", lambda points: pts(points[:5]))(tmp_path / "five", faces)
     for twin in "ab":
         write_pictures(tmp_path / "twins" / twin, faces)
     (tmp_path / "twins.json").write_text('{"face01.png": [[1, 2]]}')
@@ -282,6 +296,8 @@ def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces
         (str(tmp_path / "nowhere"), ""): "no folder",
         (str(tmp_path / "empty"), ""): "no pictures",
         (str(tmp_path / "bare"), ""): "6 of 6 pictures have no landmarks",
+        (str(tmp_path / "five"), ""): "have 5 landmarks, the network 68; set network.landmarks=5",
+        (str(tmp_path / "bare" / "face00.png"), ""): "a picture; name the folder",
         (str(tmp_path / "bare"), str(tmp_path / "other.json")): "none of its 1 names",
         (str(tmp_path / "bare"), str(tmp_path / "none.json")): "No such file",
         (str(tmp_path / "tars"), ""): "damaged, compressed or no tar file",
@@ -338,6 +354,7 @@ def test_training_on_files_counts_what_it_skips_and_goes_on_the_same(
     said = capfd.readouterr().err
     assert "skipped" in said
     assert "face01.png" in said
+    assert said.count("left out of validation: ") == 2
     train(recipe, tmp_path / "stopped", max_iters=3)
     train(recipe, tmp_path / "stopped", go_on=True)
     one, two = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import tarfile
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     assert kept.read_bytes() == b"mine"
     assert lost.exists()
     report = json.loads((out / "report.json").read_text())
-    assert report["faces"] == {"already there": COUNT - 1, "train": 1}
+    assert report["faces"] == {"train": COUNT}
+    assert report["already there"] == COUNT - 1
 
 
 def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
@@ -138,7 +140,8 @@ def test_shards_remember_what_was_rejected(pictures: Path, tmp_path: Path) -> No
         reports.append(json.loads((tmp_path / "out" / "report.json").read_text()))
     assert reports[0]["rejected"] == reports[1]["rejected"] == {"unreadable": 4}
     assert reports[0]["faces"] == {"train": COUNT - 4}
-    assert reports[1]["faces"] == {"already there": COUNT - 4}
+    assert reports[1]["faces"] == {"train": COUNT - 4}
+    assert reports[1]["already there"] == COUNT - 4
     # One shard of four had nothing left; it does not come again, and is no file.
     assert len(open_faces(str(tmp_path / "out" / "train"), "", 68)) == COUNT - 4
 
@@ -167,7 +170,7 @@ def test_the_output_may_lie_among_the_pictures(pictures: Path) -> None:
     for _ in range(2):
         assert prepare(pictures, "--out", pictures / "out") == 0
     report = json.loads((pictures / "out" / "report.json").read_text())
-    assert report["faces"] == {"already there": COUNT}
+    assert report["already there"] == COUNT
 
 
 def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> None:
@@ -183,6 +186,52 @@ def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> 
     (pictures / "photo00.png").unlink()
     with pytest.raises(UserError, match="was begun with pictures 24"):
         prepare(pictures, "--out", out, "--validation", 4)
+    with pytest.raises(UserError, match="is the folder of the pictures"):
+        prepare(pictures, "--out", pictures)
+    with pytest.raises(UserError, match=r"was made by train\.prepare; the faces are in .*/train"):
+        prepare(out, "--out", tmp_path / "again")
+
+
+def test_a_corrected_landmark_file_is_not_mistaken_for_the_old(
+    tmp_path: Path, faces: Faces
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "all.json"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(faces[0][i]).save(folder / f"{i}.png")
+    for shift, status in ((0, 0), (3, None)):
+        held = {str(i): (faces[1][i] + shift).tolist() for i in range(3)}
+        table.write_text(json.dumps(held))
+        run = (folder, "--out", tmp_path / "out", "--landmarks", table, "--crop", "none")
+        if status is None:
+            with pytest.raises(UserError, match="was begun with landmarks"):
+                prepare(*run)
+        else:
+            assert prepare(*run) == status
+
+
+def test_landmarks_that_cannot_be_a_faces_are_rejected(tmp_path: Path, faces: Faces) -> None:
+    folder, table = tmp_path / "in", tmp_path / "all.json"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(faces[0][i]).save(folder / f"{i}.png")
+    held = [points.tolist() for points in faces[1][:6]]
+    held[1] = np.full((68, 2), 5).tolist()
+    held[2] = faces[1][2][:, ::-1].tolist()
+    held[3] = (faces[1][3] / 128).tolist()
+    held[4][7] = [math.nan, 3]
+    table.write_text(json.dumps({str(i): points for i, points in enumerate(held)}))
+    run = (folder, "--out", tmp_path / "out", "--landmarks", table, "--crop", "none")
+    assert prepare(*run, "--validation", 2) == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    reasons = {Path(n).stem: why.split(":")[0] for n, why in report["rejected_pictures"].items()}
+    assert reasons == {
+        "1": "landmarks all in one place",
+        "2": "not upright",
+        "3": "landmarks all in one place",
+        "4": "damaged landmarks",
+    }
+    assert report["faces"] == {"train": 1, "validation": 1}
 
 
 def test_every_rejected_picture_is_counted_and_named(

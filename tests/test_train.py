@@ -16,6 +16,7 @@ from train.console import UserError
 from train.data import denormalise, normalise, shrink
 from train.loop import rate, train
 from train.metrics import nme, psnr, ssim
+from train.processes import explained
 from train.recipe import load_recipe, shipped_recipes
 
 
@@ -64,6 +65,22 @@ def test_curves_that_cannot_be_written_stop_nothing(
     (tmp_path / "tensorboard").write_text("in the way")
     train(load_recipe("synthetic-demo", TINY_RUN), tmp_path)
     assert "no more curves" in capfd.readouterr().err
+
+
+def test_what_the_machine_lacks_is_told_as_a_user_error() -> None:
+    cases = [
+        (False, torch.OutOfMemoryError("CUDA out of memory"), "lower batch_size"),
+        (False, RuntimeError("DataLoader worker (pid 7) is killed"), "lower data.workers"),
+        (False, RuntimeError("[enforce fail] can't allocate memory: 7 bytes"), "out of memory"),
+        (True, UnboundLocalError("cannot access 'buf139'"), "compile=true fails"),
+        (True, RuntimeError("no C++ compiler"), "compile=true fails"),
+        (True, UserError("as it is"), "as it is"),
+    ]
+    for compiled, error, why in cases:
+        with pytest.raises(UserError, match=why), explained(compiled):
+            raise error
+    with pytest.raises(ZeroDivisionError), explained(False):
+        raise ZeroDivisionError  # a mistake of ours keeps its traceback
 
 
 def test_learning_rates_by_hand() -> None:

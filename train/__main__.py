@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from train.console import Parser, run
+from train.console import Parser, UserError, run
 
 
 def main(arguments: list[str]) -> int:
@@ -44,13 +44,15 @@ def main(arguments: list[str]) -> int:
     from train.state import stored_recipe
 
     if options.recipe is None:
+        if not (options.out / STATE).is_file():
+            raise UserError(f"{options.out}: no run there to go on with; start one with --recipe")
         recipe = override(stored_recipe(options.out / STATE), options.overrides)
     else:
         recipe = load_recipe(options.recipe, options.overrides)
     out = options.out or Path("runs") / recipe.name
     first = os.environ.get("RANK", "0") == "0"
     try:
-        with explained():
+        with explained(recipe.compile):
             outcome = train(recipe, out, options.max_iters, options.resume)
     except SharedError:
         if first:
@@ -61,6 +63,9 @@ def main(arguments: list[str]) -> int:
     if outcome.stopped:
         print(f"stopped; {out} goes on with --resume", file=sys.stderr)
         return 128 + outcome.stopped
+    if not outcome.updates:
+        print(f"nothing left to do: {outcome.iterations} iterations are done", file=sys.stderr)
+        return 0
     print(f"wrote {outcome.last}", file=sys.stderr)
     return 0
 

@@ -40,10 +40,14 @@ class AnnotationError(UserError):
 
 @dataclass(frozen=True)
 class Annotation:
-    """Landmarks (K, 2) float32 of one picture, and its face's box where the file has one."""
+    """Landmarks (K, 2) float32 of one picture, and its face's box where the file has one.
+
+    Where one entry of many is no use, `fault` says why, and the others stay what they are.
+    """
 
     landmarks: NDArray[np.float32]
     box: tuple[float, float, float, float] | None = None
+    fault: str = ""
 
 
 def read_annotations(source: str, data: bytes) -> dict[str, Annotation]:
@@ -70,6 +74,9 @@ def read_annotations(source: str, data: bytes) -> dict[str, Annotation]:
         raise AnnotationError(f"{source}: damaged, or no landmark file ({error})") from error
     if not found:
         raise AnnotationError(f"{source}: holds no landmarks")
+    if all(annotation.fault for annotation in found.values()):
+        name, annotation = next(iter(found.items()))
+        raise AnnotationError(f"{source}: {name and name + ': '}{annotation.fault}")
     return found
 
 
@@ -93,6 +100,13 @@ def _annotation(landmarks: Any, box: Any = None) -> Annotation:
     if not np.isfinite([left, top, right, bottom]).all():
         raise AnnotationError("a box is no finite number")
     return Annotation(points, (left, top, right, bottom))
+
+
+def _one_of_many(landmarks: Any, box: Any = None) -> Annotation:
+    try:
+        return _annotation(landmarks, box)
+    except (AnnotationError, TypeError, ValueError) as error:
+        return Annotation(np.empty((0, 2), np.float32), fault=str(error))
 
 
 def _read_pts(data: bytes) -> dict[str, Annotation]:
@@ -122,7 +136,7 @@ def _read_csv(data: bytes) -> dict[str, Annotation]:
         confidence = float(row[head.index("confidence")]) if "confidence" in head else 0.0
         if name in found and confidence <= confidences[name]:
             continue
-        found[name] = _annotation([float(row[i]) for i in columns])
+        found[name] = _one_of_many([row[i] for i in columns])
         confidences[name] = confidence
     return found
 
@@ -156,23 +170,23 @@ def _read_json(data: bytes) -> dict[str, Annotation]:
 
 def _record(entry: Any) -> Annotation:
     if not isinstance(entry, Mapping):
-        return _annotation(entry)
+        return _one_of_many(entry)
     landmarks = entry.get("landmarks", entry.get("landmark"))
     if landmarks is None:
-        raise AnnotationError('an entry without "landmarks"')
-    return _annotation(landmarks, entry.get("bbox"))
+        return Annotation(np.empty((0, 2), np.float32), fault='an entry without "landmarks"')
+    return _one_of_many(landmarks, entry.get("bbox"))
 
 
 def _read_npz(data: bytes) -> dict[str, Annotation]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         if "landmarks" not in arrays:
-            return {name: _annotation(arrays[name]) for name in arrays.files}
+            return {name: _one_of_many(arrays[name]) for name in arrays.files}
         landmarks = arrays["landmarks"]
         if "names" not in arrays:
             return {ALONE: _annotation(landmarks)}
         boxes = arrays["bbox"] if "bbox" in arrays else [None] * len(landmarks)
         rows = zip(arrays["names"], landmarks, boxes, strict=True)
-        return {str(name): _annotation(points, box) for name, points, box in rows}
+        return {str(name): _one_of_many(points, box) for name, points, box in rows}
 
 
 class _Dtype:

@@ -199,6 +199,8 @@ def _recognise(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
                 f"{FORMAT_VERSION}); upgrade dic-toolkit"
             )
         return Layout.TOOLKIT, _tensors(content.get("state_dict"))
+    if str(content.get("format", "")).endswith("training state"):
+        raise ValueError("a training state; the network is in last.pth and best.pth beside it")
     tensors = _held(content)
     # The averaged weights are the better ones where a run kept them.
     for prefix in ("generator_ema.", "generator.", "module."):

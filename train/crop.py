@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from train.annotations import Annotation, AnnotationError
 from train.console import UserError
 from train.datasets import Entry, Face, annotation_of, cut, read_picture
+from train.landmarks import COMPONENT_GROUPS
 from train.sizes import SR_SIZE
 
 # By landmark count: the side of a face's square, from hair to chin, over the longer side of the
 # landmarks' bounding box, and how much higher its centre lies, in the same unit. Those of the
 # synthetic faces, which the runtime's detector is fitted to as well.
 CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.65, 0.17)}
+SMALLEST_EXTENT = 0.15  # of the landmarks, as a share of the face's side
 MOST_OUTSIDE = 0.1  # share of the landmarks: the corner of a jaw may be cut off, half a face not
 
 
@@ -112,6 +114,10 @@ def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face:
     face, inside = cut(image, points, box)
     if _share_outside(inside, SR_SIZE, SR_SIZE) > MOST_OUTSIDE:
         raise RejectedError("landmarks outside the cut-out")
+    if _extent(inside) < SMALLEST_EXTENT * SR_SIZE:
+        raise RejectedError("landmarks all in one place", f"within {_extent(inside):.0f} pixels")
+    if not _upright(inside):
+        raise RejectedError("not upright", "the mouth is not below the eyes; are x and y swapped?")
     return face, inside
 
 
@@ -127,6 +133,14 @@ def _annotation(entry: Entry, image: NDArray[np.uint8], detector: Detector | Non
     if found is None:
         raise RejectedError("no face found")
     return found
+
+
+def _upright(points: NDArray[np.float32]) -> bool:
+    """Whether the mouth is below the eyes, within 45°."""
+    groups = {5: ((0,), (1,), (), (3, 4))}.get(len(points), COMPONENT_GROUPS[len(points)])
+    left, right, mouth = (points[list(groups[part])].mean(0) for part in (0, 1, 3))
+    across, down = mouth - (left + right) / 2
+    return bool(down > abs(across))
 
 
 def _share_outside(points: NDArray[np.float32], width: int, height: int) -> float:

@@ -73,6 +73,7 @@ class FacePairs(Dataset[Example]):
 
     def __init__(self, faces: Faces, flip: bool = False, seed: int = 0) -> None:
         self.faces, self.flip, self.seed = faces, flip, seed
+        self.told: set[str] = set()  # unreadable faces that have been named
 
     def __len__(self) -> int:
         return len(self.faces)

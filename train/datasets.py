@@ -12,6 +12,7 @@ found again. `open_faces` tells the kinds of files apart:
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 BESIDE = (".pts", ".csv", ".json", ".npz")  # of one picture; a .pkl is always of many
+SETTINGS = "prepare.json"  # what train.prepare leaves in the folder that it makes
 MOST_OVER = 4  # sides of the picture that a box may measure
 TABLES = tuple(f"landmarks{suffix}" for suffix in (".csv", ".json", ".npz", ".pkl"))
 
@@ -149,6 +151,8 @@ def annotation_of(entry: Entry) -> Annotation:
     if entry.annotation is None:
         raise AnnotationError("no landmarks")
     if isinstance(entry.annotation, Annotation):
+        if entry.annotation.fault:
+            raise AnnotationError(entry.annotation.fault)
         return entry.annotation
     return _only(read_annotations(entry.annotation.name, entry.annotation.read()), entry.name)
 
@@ -229,9 +233,17 @@ def open_faces(source: str, landmarks: str, count: int) -> FacesInFiles:
         some = f"{len(entries) - len(known)} of {len(entries)} pictures have no landmarks"
         if not known or not _table(Path(source), landmarks):
             raise UserError(
-                f"{source}: {some} (first: {bare}); python -m train.prepare finds or checks them"
+                f"{source}: {some} (first: {bare}); data.landmarks=FILE names a file of them, "
+                "python -m train.prepare finds or checks them"
             )
         print(f"{source}: {some} and are left out (first: {bare})", file=sys.stderr)
+    with contextlib.suppress(AnnotationError, OSError):  # of one face; others may be fine
+        found = len(annotation_of(known[0]).landmarks)
+        if found != count:
+            raise UserError(
+                f"{source}: its faces have {found} landmarks, the network {count}; set "
+                f"network.landmarks={found}"
+            )
     return FacesInFiles(known, count)
 
 
@@ -243,12 +255,19 @@ def find_faces(source: str, landmarks: str = "") -> list[Entry]:
         UserError: nothing there, or a table of landmarks that does not fit the pictures.
     """
     folder = Path(source)
+    if (folder / SETTINGS).is_file():
+        raise UserError(f"{source}: was made by train.prepare; the faces are in {source}/train")
     if folder.is_dir():
         shards = sorted(path for path in folder.glob("*.tar") if path.is_file())
     else:
         shards = [Path(name) for name in sorted(glob.glob(source))]
         if not shards:
-            raise UserError(f"{source}: no folder, and no .tar files match it")
+            raise UserError(
+                f"{source}: no folder, and no .tar files match it; python -m train.prepare makes "
+                "data sets, data.train=FOLDER names one"
+            )
+        if shards[0].suffix.lower() in PICTURES:
+            raise UserError(f"{source}: a picture; name the folder it is in")
     entries = list(_in_shards(shards)) if shards else _in_folder(folder)
     if not entries:
         raise UserError(f"{source}: no pictures there ({', '.join(PICTURES)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -40,9 +41,18 @@ LEAST_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its last checkpoint, and the signal that stopped it early, if one did."""
+    """How a run ended.
+
+    Attributes:
+        last: its last checkpoint.
+        iterations: updates that the run has behind it.
+        updates: how many of them are of this call.
+        stopped: the signal that stopped it early, if one did.
+    """
 
     last: Path
+    iterations: int
+    updates: int
     stopped: int | None = None
 
 
@@ -100,6 +110,7 @@ def _updates(
 ) -> Outcome:
     """Everything from the first update of this process to its last."""
     recipe, fabric, progressed = state.recipe, state.fabric, state.progressed
+    begun = progressed.iteration
     started = time.monotonic() - progressed.seconds
     with (
         closing(examples(state, pairs)) as batches,
@@ -127,9 +138,13 @@ def _updates(
                 _check_health(state)
                 together(fabric, partial(save, report.out / STATE, state))
             if stop:
-                return Outcome(report.out / STATE, stop)
-    together(fabric, partial(save, report.out / STATE, state))
-    return Outcome(report.out / "last.pth")
+                return Outcome(
+                    report.out / STATE, progressed.iteration, progressed.iteration - begun, stop
+                )
+    updates = progressed.iteration - begun
+    if updates:
+        together(fabric, partial(save, report.out / STATE, state))
+    return Outcome(report.out / "last.pth", progressed.iteration, updates)
 
 
 def _validation_due(state: State, final: int) -> bool:
@@ -252,7 +267,7 @@ def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
         world=fabric.world_size,
         parts=recipe.accumulate,
     )
-    workers = recipe.data.workers
+    workers = min(recipe.data.workers, len(os.sched_getaffinity(0)))
     loader = DataLoader(
         pairs,
         batch_sampler=batches,

@@ -27,12 +27,13 @@ from PIL import Image
 from train.annotations import pts
 from train.console import Parser, Progress, UserError, run, write_whole
 from train.crop import CROPS, Detector, RejectedError, Wishes, cut_face
+from train.datasets import SETTINGS
 from train.sizes import SR_SIZE
 
 if TYPE_CHECKING:
     from train.datasets import Entry
 
-SETTINGS, REPORT = "prepare.json", "report.json"
+REPORT = "report.json"
 REJECTION = ("source", "name", "rejected", "detail")
 WINDOW = 512  # faces that are in the works at a time
 NAMED = 10  # rejected pictures named on the screen; the report has all
@@ -81,7 +82,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--points", type=int, choices=sorted(CROPS), default=68)
     parser.add_argument(
-        "--smallest", type=int, default=SR_SIZE, metavar="PIXELS", help="reject smaller faces"
+        "--smallest",
+        type=int,
+        default=SR_SIZE,
+        metavar="PIXELS",
+        help="reject smaller faces (%(default)s)",
     )
     parser.add_argument(
         "--validation", type=int, default=0, metavar="N", help="keep the last N pictures apart"
@@ -100,6 +105,8 @@ def main(arguments: list[str]) -> int:
 
 def prepare(options: Any) -> int:
     """Do what the command line asks for; its exit status."""
+    if any(options.out.resolve() == Path(source).resolve() for source in options.images):
+        raise UserError(f"{options.out}: is the folder of the pictures; choose another --out")
     jobs = list_jobs(options.images, options.landmarks, options.out)
     if options.validation >= len(jobs):
         raise UserError(f"--validation {options.validation} leaves none of {len(jobs)} to train on")
@@ -107,7 +114,7 @@ def prepare(options: Any) -> int:
     wishes = Wishes(options.points, options.crop, options.smallest)
     _settle(options, jobs)
     keep = len(jobs) - options.validation
-    done, rejected = Counter[str](), list[Prepared]()
+    done, there, rejected = Counter[str](), 0, list[Prepared]()
     with (
         _pool(0 if detector else options.workers, len(jobs)) as pool,
         Progress(total=len(jobs), desc="preparing", unit="face") as bar,
@@ -126,8 +133,12 @@ def prepare(options: Any) -> int:
                 if made is not None and made.rejected:
                     rejected.append(made)
                 else:
-                    done["already there" if made is None else part] += 1
-    _report(options.out, done, rejected)
+                    done[part] += 1
+                    there += made is None
+    _report(options.out, done, there, rejected)
+    if done["validation"] < options.validation:
+        short = f"only {done['validation']} of the last {options.validation} pictures became faces"
+        print(f"warning: {short}: the validation set is that much smaller", file=sys.stderr)
     report = options.out / REPORT
     if not sum(done.values()):
         raise UserError(f"none of {len(jobs)} pictures became a face; {report} says why")
@@ -161,6 +172,10 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     return list(jobs.values())
 
 
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else "beside"
+
+
 def _settle(options: Any, jobs: list[Job]) -> None:
     """Keep what this data set is made of, or see that it is what an earlier run kept.
 
@@ -171,6 +186,7 @@ def _settle(options: Any, jobs: list[Job]) -> None:
     names = "\n".join(job.name for job in jobs)
     wanted = {
         "pictures": f"{len(jobs)}, {hashlib.sha256(names.encode()).hexdigest()[:16]}",
+        "landmarks": _file_hash(options.landmarks),
         **{n: getattr(options, n) for n in ("points", "crop", "smallest", "validation", "shards")},
     }
     path = options.out / SETTINGS
@@ -274,17 +290,18 @@ def _pool(workers: int, jobs: int) -> Any:
     return ProcessPoolExecutor(workers, get_context("spawn"))
 
 
-def _report(out: Path, done: Counter[str], rejected: list[Prepared]) -> None:
+def _report(out: Path, done: Counter[str], there: int, rejected: list[Prepared]) -> None:
     """Say how many and why not, and write it all to `report.json`."""
     reasons = Counter(one.rejected for one in rejected)
     content = {
         "faces": dict(done),
+        "already there": there,
         "rejected": dict(reasons.most_common()),
         "rejected_pictures": {one.source: f"{one.rejected}: {one.detail}" for one in rejected},
     }
     write_whole(out / REPORT, json.dumps(content, indent=1, ensure_ascii=False).encode())
     counted = ", ".join(f"{number} {kind}" for kind, number in done.items()) or "none"
-    print(f"faces in {out}: {counted}", file=sys.stderr)
+    print(f"faces in {out}: {counted} ({there} were there already)", file=sys.stderr)
     for one in rejected[:NAMED]:
         print(f"rejected {one.source}: {one.rejected} ({one.detail})", file=sys.stderr)
     if rejected:

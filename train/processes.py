@@ -58,11 +58,18 @@ def launch(recipe: Recipe) -> Fabric:
 
 def agree(fabric: Fabric, stop: int | None, broken: bool) -> tuple[int | None, bool]:
     """What any process has met, every process learns: a signal, a loss that is no number."""
+    any_stop, any_broken = most(fabric, [stop or 0, int(broken)])
+    return any_stop or None, bool(any_broken)
+
+
+def most(fabric: Fabric, numbers: list[int]) -> list[int]:
+    """The largest of each number over all processes."""
     if fabric.world_size == 1:
-        return stop, broken
-    flags = torch.tensor([stop or 0, int(broken)], device=fabric.device)
-    stop_any, broken_any = fabric.all_gather(flags).amax(0).tolist()  # type: ignore[union-attr]
-    return stop_any or None, bool(broken_any)
+        return numbers
+    shared = torch.tensor(numbers, device=fabric.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    found: list[int] = shared.tolist()
+    return found
 
 
 class SharedError(UserError):
@@ -87,8 +94,12 @@ def together(fabric: Fabric, act: Callable[[], None]) -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """What goes wrong with the machine, told as a UserError in one line."""
+def explained(compiled: bool) -> Iterator[None]:
+    """What goes wrong with the machine, told as a UserError in one line.
+
+    Args:
+        compiled: the network runs through torch.compile, whose code may fail in any way.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -105,9 +116,16 @@ def explained() -> Iterator[None]:
             raise UserError(
                 f"a process that reads data was killed ({line}); lower data.workers"
             ) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise UserError(f"compile=true fails on this machine ({line})") from error
+        if not compiled:
+            raise
+        raise UserError(f"compile=true fails on this machine ({line}); go without") from error
+    except (UserError, OSError, MemoryError):
         raise
+    except Exception as error:
+        if not compiled:
+            raise
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"compile=true fails on this machine ({line}); go without") from error
 
 
 class Signals:

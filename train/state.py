@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
-from train.checkpoint import load_checkpoint, load_hourglass, read, write
+from train.checkpoint import CheckpointError, load_checkpoint, load_hourglass, read, write
 from train.console import UserError
 from train.light_cnn import LightCNNCritic, LightCNNFeatures, load_features
 from train.network import DIC
+from train.processes import most
 from train.recipe import Recipe, recipe_from
 from train.validate import Validation
 
@@ -114,7 +116,8 @@ def start(recipe: Recipe, fabric: Fabric, resumed: bool = False) -> State:
     if recipe.gan:
         critic = _player(fabric, LightCNNCritic(), recipe.gan.critic_learning_rate)
         if recipe.gan.feature_weight:
-            features = load_features(Path(recipe.gan.feature_checkpoint)).to(fabric.device)
+            with field_named("gan.feature_checkpoint"):
+                features = load_features(Path(recipe.gan.feature_checkpoint)).to(fabric.device)
     generator = _player(fabric, network, recipe.learning_rate, recipe.compile)
     return State(recipe, fabric, generator, critic, features, ema, Progressed())
 
@@ -125,13 +128,24 @@ def fresh(recipe: Recipe) -> DIC:
     for parameter in network.conv_last[2].parameters():
         nn.init.zeros_(parameter)
     if recipe.start:
-        started = load_checkpoint(Path(recipe.start), recipe.network.steps).network
+        with field_named("start"):
+            started = load_checkpoint(Path(recipe.start), recipe.network.steps).network
         if started.config != recipe.network:
             raise UserError(f"{recipe.start}: {_other(started.config, recipe.network, 'network.')}")
         network.load_state_dict(started.state_dict())
     if recipe.start_hourglass:
-        load_hourglass(Path(recipe.start_hourglass), network)
+        with field_named("start_hourglass"):
+            load_hourglass(Path(recipe.start_hourglass), network)
     return network
+
+
+@contextmanager
+def field_named(field: str) -> Iterator[None]:
+    """Say which field of the recipe names a checkpoint that cannot be loaded."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UserError(f"{error} ({field}=FILE names another)") from error
 
 
 def _player(fabric: Fabric, network: nn.Module, rate: float, compiled: bool = False) -> Player:
@@ -187,8 +201,9 @@ def resume(path: Path, state: State) -> None:
     """
     if path.exists():
         _load(path, state)
-    reached = state.fabric.all_gather(torch.tensor(state.progressed.iteration))
-    if len(set(torch.as_tensor(reached).flatten().tolist())) > 1:
+    here = state.progressed.iteration
+    lowest, highest = most(state.fabric, [-here, here])
+    if -lowest != highest:
         raise UserError(f"{path}: not the same on every machine; --out must be a shared folder")
 
 
@@ -196,9 +211,7 @@ def _load(path: Path, state: State) -> None:
     content = _content(path)
     stored = recipe_from(content["recipe"], str(path))
     if differs := _other(stored, state.recipe):
-        raise UserError(
-            f"{path}: {differs}; a run goes on as it began (--resume without --recipe does that)"
-        )
+        raise UserError(f"{path}: {differs}; a run goes on as it began, leave that field as it was")
     try:
         for name, part in _parts(state).items():
             part.load_state_dict(content["parts"][name])

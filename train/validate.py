@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ class Validation:
         return (
             f"iteration {self.iteration}: PSNR by step {by_step} dB, SSIM {self.ssim[-1]:.4f}, "
             f"NME {100 * self.nme[-1]:.2f} %"
+            + (f" ({self.unreadable} faces unreadable)" if self.unreadable else "")
         )
 
 
@@ -61,6 +63,10 @@ def validate(fabric: Fabric, network: DIC, pairs: FacePairs, iteration: int) -> 
         with fabric.autocast():
             steps = network(pair["lq"].to(fabric.device))
         found = torch.from_numpy(_scores(steps, pair["gt"], pair["landmarks"].numpy()))
+        for line in "\n".join(filter(None, pair["skipped"])).splitlines():
+            if line not in pairs.told:
+                pairs.told.add(line)
+                print(f"left out of validation: {line}", file=sys.stderr, flush=True)
         for (_, index), skipped, scores in zip(chunk, pair["skipped"], found, strict=True):
             if not skipped:
                 rows[index] = torch.cat((torch.ones(1, dtype=torch.float64), scores))
