@@ -49,6 +49,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--faces", type=int, default=1000, help="for accuracy (default: %(default)s)"
     )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="measure PyTorch channels-last, and OpenVINO on each engine's file, beside them (CPU)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args(arguments)
     if min(*options.batch, options.rounds, options.faces) < 1:
@@ -96,6 +101,11 @@ def measure(options: Any, network: Any, engines: Sequence[Engine]) -> dict[str, 
         alike = names.count(engine.path.name) > 1
         shown = engine.path if alike else engine.path.name
         runs[f"{shown} ({engine.device})"] = as_engine(engine)
+    if options.peers:
+        from benchmarks.peers import channels_last, openvino
+
+        runs["PyTorch channels-last"] = channels_last(network, landmarks)
+        runs |= {f"OpenVINO on {engine.path.name}": openvino(engine.path) for engine in engines}
     results: dict[str, Any] = {"version": JSON_VERSION, "machine": machine(engines)}
     results["machine"]["busy"] = warn_if_busy()
     if options.what != "accuracy":

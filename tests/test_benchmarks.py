@@ -10,6 +10,7 @@ from conftest import DATA, TINY_RUN, Command, one_line_error
 from benchmarks.__main__ import accuracy_table, latency_table, table
 from benchmarks.accuracy import Accuracy, measure_accuracy
 from benchmarks.latency import Latency, as_engine, measure_latency, reference
+from benchmarks.peers import openvino
 from export.engine_io import Io, Signature
 from export.unroll import export
 from runtime.console import UserError
@@ -87,6 +88,22 @@ def test_the_command(
     assert len(results["latency"]) == 4
     assert results["accuracy"][0]["name"] == "bicubic"
     assert "benchmarks all" in results["machine"]["command"]
+
+
+def test_peers_give_the_same_faces(
+    command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.json"
+    common = ("--engine", tiny_engine, "--reference", tiny_checkpoint, "--peers")
+    done = command(
+        "benchmarks", "all", *common, "--rounds", 1, "--faces", 3, "--batch", 2, "--json", out
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(out.read_text())["accuracy"]}
+    for name in ("PyTorch channels-last", f"OpenVINO on {tiny_engine.name}"):
+        assert rows[name]["difference"] <= 1
+    with pytest.raises(UserError, match="OpenVINO"):
+        openvino(tiny_checkpoint)
 
 
 def test_training_speed_is_measured_beside_a_plain_loop(command: Command, tmp_path: Path) -> None:
