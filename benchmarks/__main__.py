@@ -128,8 +128,8 @@ def _faces_of(run: Any) -> Any:
     return lambda image: run(image)["face"]
 
 
-def machine(engines: Sequence[Engine]) -> dict[str, Any]:
-    """What the figures were measured on."""
+def machine(engines: Sequence[Engine], program: str = "benchmarks") -> dict[str, Any]:
+    """What the figures were measured on, and by which command (`python -m program …`)."""
     import torch
 
     return {
@@ -138,7 +138,7 @@ def machine(engines: Sequence[Engine]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "backends": sorted({engine.backend for engine in engines}),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {program}", *sys.argv[1:]]),
     }
 
 

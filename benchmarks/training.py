@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         results = {
             "version": JSON_VERSION,
-            "machine": machine([]) | {"busy": busy},
+            "machine": machine([], "benchmarks.training") | {"busy": busy},
             "training": [{"name": name, "seconds": taken} for name, taken in times.items()],
         }
         write_whole(options.json, json.dumps(results, indent=1).encode())

@@ -111,7 +111,9 @@ def test_training_speed_is_measured_beside_a_plain_loop(command: Command, tmp_pa
     run = ["benchmarks.training", "--recipe", "synthetic-demo", "--rounds", 2, "--json", out]
     done = command(*run, *TINY_RUN, "data.count=4", "precision=bf16")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text())["training"]
+    results = json.loads(out.read_text())
+    assert "python -m benchmarks.training --recipe" in results["machine"]["command"]
+    rows = results["training"]
     assert [row["name"] for row in rows] == [
         "plain eager loop, fp32",
         "this project's loop, fp32",
