@@ -99,7 +99,8 @@ def wrap(network: DIC, signature: Signature) -> nn.Module:
 
 def normalise(image: Tensor) -> Tensor:
     """[batch, H, W, 3] uint8 RGB → [batch, 3, H, W] float32."""
-    return image.permute(0, 3, 1, 2).float() / 255 - _mean(image)
+    # TensorRT knows one thing to do with bytes: cast them. So no other layer may touch them.
+    return image.float().permute(0, 3, 1, 2) / 255 - _mean(image)
 
 
 def to_levels(sr: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ def to_levels(sr: Tensor) -> Tensor:
 
 def to_image(sr: Tensor) -> Tensor:
     """[batch, 3, H, W] normalised → [batch, H, W, 3] uint8 RGB."""
-    return to_levels(sr).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return to_levels(sr).round().permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def _mean(like: Tensor) -> Tensor:

@@ -23,6 +23,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--steps", type=int, metavar="N", help="default: the checkpoint's, or 4")
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16", "int8"),
+        default="fp32",
+        help="what the graph computes in (default: %(default)s)",
+    )
+    parser.add_argument(
         "--target",
         choices=("gpu", "cpu"),
         default="gpu",
@@ -41,11 +47,37 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--no-landmarks", action="store_true", help="faces only; drops the last landmark pass"
     )
+    parser.add_argument(
+        "--faces",
+        type=Path,
+        metavar="DIR",
+        help="aligned faces to compare with PyTorch on (default: synthetic ones)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="aligned faces to take int8's ranges from (default: synthetic ones)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="let the engine differ from PyTorch by N times what its precision may (default: 1)",
+    )
+    parser.add_argument(
+        "--external-data", action="store_true", help="keep the weights in NAME.data beside"
+    )
     options = parser.parse_args(arguments)
     if options.steps is not None and options.steps < 1:
         parser.error("--steps must be at least 1")
     if options.all_steps and options.io != "tensor":
         parser.error("--all-steps needs --io tensor")
+    if options.calibration and options.precision != "int8":
+        parser.error("--calibration needs --precision int8")
+    if not 0 < options.tolerance < float("inf"):
+        parser.error("--tolerance must be over 0")
 
     source, output = options.checkpoint, options.output
     if output.is_dir():
@@ -55,7 +87,8 @@ def main(arguments: list[str]) -> int:
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     from export.engine_io import Io, Signature
-    from export.unroll import Target, export, say
+    from export.precision import Precision
+    from export.unroll import Choices, Target, export, say
     from train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(source, options.steps)
@@ -65,13 +98,18 @@ def main(arguments: list[str]) -> int:
         landmarks=not options.no_landmarks,
         all_steps=options.all_steps,
     )
-    say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
-    parity = export(checkpoint, signature, output, Target(options.target))
-    size = output.stat().st_size / 1e6
-    say(
-        f"wrote {output} ({size:.1f} MB); agrees with PyTorch within {parity.error:.2g} "
-        f"(worst: {parity.output} at batch {parity.batch})"
+    choices = Choices(
+        target=Target(options.target),
+        precision=Precision(options.precision),
+        faces=options.faces,
+        calibration=options.calibration,
+        tolerance=options.tolerance,
+        external_data=options.external_data,
     )
+    say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
+    agreement = export(checkpoint, signature, output, choices)
+    size = output.stat().st_size / 1e6
+    say(f"wrote {output} ({size:.1f} MB); beside PyTorch: {agreement}")
     return 0
 
 

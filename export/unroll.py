@@ -7,28 +7,37 @@ import enum
 import io
 import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import torch
 
+from export.blocks import name_nodes
 from export.engine_io import Signature, wrap
+from export.faces import from_folder, synthetic
+from export.gate import FACES, LIMITS, SEED, Agreement, Reference, check, feed, reference
 from export.packed import pack
-from export.parity import Parity, check
+from export.precision import DTYPES, Precision, lower
+from export.quantise import CALIBRATION, quantised
+from export.samples import samples
 from train.checkpoint import Checkpoint
-from train.console import UserError, write_whole
+from train.console import UserError, write_together
 from train.network import DIC
 from train.sizes import SCALE
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
-OPSET = 20
+OPSET = 20  # what TensorRT 10.0 reads
+BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
 # protobuf's limit on one message; the full-size network takes 88 MB.
 PROTOBUF_LIMIT = 2**31 - 1
+PAGE = 4096  # external weights begin at whole ones, so that they can be mapped
 
 
 def say(line: str) -> None:
@@ -42,30 +51,71 @@ class Target(enum.Enum):
     CPU = "cpu"
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What else decides what is written.
+
+    Attributes:
+        target: see `Target`.
+        precision: what the graph computes in.
+        faces: a folder of aligned faces to compare on; drawn ones without it.
+        calibration: a folder of aligned faces that int8's ranges are taken from; drawn without it.
+        tolerance: times the gate's limits.
+        external_data: keep the weights in a file beside, `NAME.onnx.data`.
+    """
+
+    target: Target = Target.GPU
+    precision: Precision = Precision.FP32
+    faces: Path | None = None
+    calibration: Path | None = None
+    tolerance: float = 1.0
+    external_data: bool = False
+
+
 def export(
-    checkpoint: Checkpoint, signature: Signature, output: Path, target: Target = Target.GPU
-) -> Parity:
+    checkpoint: Checkpoint, signature: Signature, output: Path, choices: Choices | None = None
+) -> Agreement:
     """Write the ONNX file of a checkpoint.
 
     Returns:
-        the worst disagreement with PyTorch, also kept in the file's metadata.
+        how far it is from PyTorch, also kept in the file's metadata.
 
     Raises:
-        ParityError: the graph disagrees with PyTorch; `output` is left as it was.
-        UserError: `output` cannot be written.
+        GateError: the graph disagrees with PyTorch; `output` is left as it was.
+        UserError: `output` cannot be written, or faces cannot be read.
     """
-    network = checkpoint.network
-    say(f"unrolling {signature.steps} steps")
-    model = unroll(pack(network) if target is Target.CPU else network, signature)
+    choices = choices or Choices()
+    # What the user gave is read first, so that it fails before the work and not after.
+    faces = from_folder(choices.faces, FACES) if choices.faces else synthetic(SEED, FACES)
+    model = build(checkpoint.network, signature, choices)
     onnx.checker.check_model(model, full_check=True)
-    say(f"{len(model.graph.node)} nodes; comparing with PyTorch")
-    parity = check(model.SerializeToString(), network, signature)
-    stamp(model, checkpoint, signature, target, parity)
-    write_whole(output, model.SerializeToString())
-    return parity
+    say(f"{len(model.graph.node)} nodes; comparing with PyTorch on {len(faces)} faces")
+    known = reference(checkpoint.network, faces, signature.steps)
+    agreement = check(model, known, signature, choices.precision, choices.tolerance)
+    stamp(model, checkpoint, signature, choices, agreement, known)
+    write(model, output, choices.external_data)
+    return agreement
 
 
-def unroll(network: DIC, signature: Signature) -> onnx.ModelProto:
+def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelProto:
+    """The graph of a network, rewritten and in the precision that was chosen; not yet checked."""
+    calibration = None
+    if choices.precision is Precision.INT8:
+        folder = choices.calibration
+        calibration = from_folder(folder, CALIBRATION) if folder else synthetic(7, CALIBRATION)
+    if choices.target is Target.CPU:
+        network = pack(network)
+    if choices.precision is not Precision.FP32:
+        network = lower(network, DTYPES[choices.precision])
+    say(f"unrolling {signature.steps} steps")
+    opset = BF16_OPSET if choices.precision is Precision.BF16 else OPSET
+    model = unroll(network, signature, opset)
+    if calibration is not None:
+        model = quantised(model, feed(calibration.image, signature))
+    return model
+
+
+def unroll(network: DIC, signature: Signature, opset: int = OPSET) -> onnx.ModelProto:
     """Trace the recurrence into one graph with a dynamic batch; weights are stored once."""
     # The sample batch is 2: with 1, the exporter would take the batch for a constant.
     sample = signature.sample(2, torch.Generator().manual_seed(0))
@@ -74,7 +124,7 @@ def unroll(network: DIC, signature: Signature) -> onnx.ModelProto:
             wrap(network, signature),
             (sample,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[signature.input],
             output_names=list(signature.outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -82,12 +132,11 @@ def unroll(network: DIC, signature: Signature) -> onnx.ModelProto:
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    name_nodes(model)
     # The exporter notes on every node which line of which file it came from: as large as a small
     # network's weights, and of the machine that it ran on.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.output, model.graph):
         del part.metadata_props[:]
-    if model.ByteSize() > PROTOBUF_LIMIT:
-        raise UserError("the network is over 2 GB, more than one ONNX file holds")
     return model
 
 
@@ -111,8 +160,9 @@ def stamp(
     model: onnx.ModelProto,
     checkpoint: Checkpoint,
     signature: Signature,
-    target: Target,
-    parity: Parity,
+    choices: Choices,
+    agreement: Agreement,
+    known: Reference,
 ) -> None:
     """Write what the runtime and a later reader need to know into the file's metadata."""
     versions = {
@@ -120,17 +170,56 @@ def stamp(
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-    error = {"max": parity.error, "output": parity.output, "batch": parity.batch}
+    limits = LIMITS[choices.precision].times(choices.tolerance)
+    # JSON has no infinity; a limit that is not set is not written.
+    limited = {k: v for k, v in asdict(limits).items() if math.isfinite(v)}
+    error = {
+        **asdict(agreement),
+        "faces": len(known.faces),
+        "source": known.faces.source,
+        "tolerance": choices.tolerance,
+        "limits": limited,
+    }
     facts = {
         "format_version": str(FORMAT_VERSION),
         "steps": str(signature.steps),
-        "precision": "fp32",
-        "target": target.value,
+        "precision": choices.precision.value,
+        "target": choices.target.value,
         "io": signature.io.value,
         "landmarks": str(checkpoint.network.config.landmarks if signature.gives_landmarks else 0),
         "scale": str(SCALE),
         "checkpoint_sha256": checkpoint.sha256,
         "versions": json.dumps(versions),
         "export_error": json.dumps(error),
+        "samples": samples(known, signature),
     }
     onnx.helper.set_model_props(model, {METADATA_PREFIX + k: v for k, v in facts.items()})
+
+
+def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> None:
+    """Put a model in place, its weights in it or in `NAME.data` beside it; whole or not at all.
+
+    Raises:
+        UserError: it cannot be written, or is too large for one file.
+    """
+    files: dict[Path, bytes | bytearray] = {}
+    if external_data:
+        weights = bytearray()
+        for tensor in model.graph.initializer:
+            weights += _moved(tensor, f"{output.name}.data", len(weights))
+        files[output.with_name(f"{output.name}.data")] = weights
+    elif model.ByteSize() > PROTOBUF_LIMIT:
+        raise UserError("over 2 GB, more than one ONNX file holds: add --external-data")
+    write_together(files | {output: model.SerializeToString()})
+
+
+def _moved(tensor: onnx.TensorProto, location: str, offset: int) -> bytes:
+    """Make a tensor point into a file; gives what belongs there, padded to whole pages."""
+    data = onnx.numpy_helper.to_array(tensor).tobytes()
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = data
+    onnx.external_data_helper.set_external_data(tensor, location, offset, len(data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    return data + bytes(-len(data) % PAGE)

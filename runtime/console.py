@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,28 +65,36 @@ def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) 
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that it appears whole or not at all: beside it first, then renamed.
+    """Write a file so that it appears whole or not at all; see `write_together`."""
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None:
+    """Write files so that all appear, whole, or none: beside them first, then renamed.
 
     Raises:
-        UserError: the folder or the disk does not take it; an older file stays as it was.
+        UserError: the folder or the disk does not take one; older files stay as they were.
     """
-    temporary: str | None = None
+    written: dict[Path, str] = {}
+    path = Path()
+    mask = os.umask(0)
+    os.umask(mask)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        temporary = None
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(written[path], 0o666 & ~mask)
+        for path in files:
+            os.replace(written[path], path)
+            del written[path]
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
+        for temporary in written.values():
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 

@@ -1,0 +1,52 @@
+"""Half precisions on a CPU: the same graph in float32, every result rounded as it would be.
+
+ONNX Runtime's CPU provider computes nothing in bfloat16, and float16 by leaving out the roundings
+between its layers. Here each float16 or bfloat16 tensor becomes a float32 one whose values have
+been cast there and back, which is what a GPU gives that accumulates in float32.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that gives, in float32, what `model` gives with float16 or bfloat16 inside.
+
+    Args:
+        model: with the types of all its values known (`value_info`), or inferable.
+    """
+    typed = onnx.shape_inference.infer_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in typed.graph.value_info}
+    types |= {v.name: v.type.tensor_type.elem_type for v in typed.graph.output}
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        if tensor.data_type in LOW:
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype("float32"), tensor.name
+                )
+            )
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i in LOW:
+                    attribute.i = TensorProto.FLOAT
+        casts = []
+        for i, name in enumerate(node.output):
+            if types.get(name) in LOW:
+                exact, rounded = f"{name}_exact", f"{name}_rounded"
+                node.output[i] = exact
+                casts.append(helper.make_node("Cast", [exact], [rounded], to=types[name]))
+                casts.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
+        graph.node.append(node)
+        graph.node.extend(casts)
+    return result

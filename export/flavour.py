@@ -1,0 +1,106 @@
+"""TensorRT and TensorRT-RTX: one API under two names, and all that differs between them here.
+
+tensorrt       10.x and 11.x. Plans for the GPU that builds them, or for others where the
+compatibility options say so; a timing cache.
+tensorrt_rtx   Builds on machines without a GPU, for compute capabilities 8.0 and later or those
+named; compiles for the GPU at hand when a plan is loaded, where the runtime
+cache makes up for the timing cache that it does not have.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from train.console import UserError
+
+MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two, imported.
+
+    Attributes:
+        module: its name, the value of `--flavour`.
+        label: for people to read.
+        trt: the module.
+    """
+
+    module: str
+    label: str
+    trt: Any
+
+    @property
+    def version(self) -> str:
+        return str(self.trt.__version__)
+
+    @property
+    def is_rtx(self) -> bool:
+        return self.module == "tensorrt_rtx"
+
+    @property
+    def creation_flags(self) -> int:
+        """Strongly typed networks; what knows no others may not know the flag."""
+        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return 0 if flag is None else 1 << int(flag)
+
+    def refuse(self, options: Any) -> None:
+        """Raise UserError for options that this flavour does not have."""
+        if self.is_rtx:
+            lacking = {
+                "--timing-cache": options.timing_cache,
+                "--version-compatible": options.version_compatible,
+                "--hardware-compatible": options.hardware_compatible,
+            }
+            instead = "its plans are portable, and its runtime keeps a cache"
+        else:
+            lacking = {"--compute-capability": options.compute_capability}
+            instead = "see --hardware-compatible"
+        for option, given in lacking.items():
+            if given:
+                raise UserError(f"{option}: {self.label} does not have it; {instead}")
+
+    def capability(self, wanted: str) -> Any:
+        """The compute capability of a name such as 8.9 or current.
+
+        Raises:
+            UserError: it cannot be built for; lists those that can.
+        """
+        known = {
+            name: value
+            for name, value in self.trt.ComputeCapability.__members__.items()
+            if name != "NONE"
+        }
+        name = "CURRENT" if wanted == "current" else f"SM{wanted.replace('.', '')}"
+        if name not in known:
+            said = ", ".join(
+                "current" if n == "CURRENT" else f"{n[2:-1]}.{n[-1]}" for n in sorted(known)
+            )
+            raise UserError(f"--compute-capability {wanted}: {self.label} builds for {said}")
+        return known[name]
+
+
+def pick(choice: str) -> Flavour:
+    """Import the flavour of a name, or under "auto" the first that is installed.
+
+    Raises:
+        UserError: it is not installed, or not whole.
+    """
+    wanted = list(MODULES) if choice == "auto" else [choice]
+    for module in wanted:
+        try:
+            trt = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise UserError(f"{module} is installed but lacks {error.name}") from error
+            continue
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(f"{module} is installed but does not load: {error}") from error
+        if not hasattr(trt, "Builder"):
+            raise UserError(f"{module} is installed without its builder")
+        return Flavour(module, MODULES[module], trt)
+    hint = {"tensorrt": "pip install tensorrt", "tensorrt_rtx": "pip install 'dic-toolkit[rtx]'"}
+    ways = " or ".join(hint[module] for module in wanted)
+    raise UserError(f"{' and '.join(wanted)}: not installed; {ways}")

@@ -1,0 +1,301 @@
+"""`python -m export.tensorrt`: build a TensorRT or TensorRT-RTX plan from an engine's ONNX file.
+
+The precision is the graph's (networks are strongly typed). What differs between the two builders
+is in `export.flavour`. A plan is marked unverified: the runtime holds it against PyTorch's results,
+which travel with it, when it is first loaded on a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from train.console import Parser, Progress, UserError, run, write_together
+
+METADATA_PREFIX = "dic."
+MIB = 2**20
+LEVELS = range(6)  # builder optimisation levels of both flavours
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m export.tensorrt",
+        description="Build a TensorRT plan from an ONNX file that export.onnx wrote.",
+    )
+    parser.add_argument("onnx", type=Path, metavar="ONNX")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="default: the ONNX file's name with .trt, here"
+    )
+    parser.add_argument(
+        "--flavour",
+        choices=("auto", "tensorrt", "tensorrt_rtx"),
+        default="auto",
+        help="which builder (default: tensorrt where it is installed, else tensorrt_rtx)",
+    )
+    parser.add_argument("--min-batch", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--opt-batch", type=int, metavar="N", help="the batch to be fastest at (default: 8)"
+    )
+    parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="default: 32")
+    parser.add_argument(
+        "--workspace", type=int, metavar="MIB", help="GPU memory that a layer may use for itself"
+    )
+    parser.add_argument(
+        "--optimization-level",
+        type=int,
+        choices=LEVELS,
+        metavar="0-5",
+        help="how long to search for fast kernels (default: the builder's)",
+    )
+    parser.add_argument(
+        "--tf32",
+        action="store_true",
+        help="let float32 products lose 13 bits on tensor cores; fp32 engines are then held to "
+        "fp16's limits",
+    )
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="reuse and keep kernel timings (tensorrt)"
+    )
+    parser.add_argument(
+        "--version-compatible", action="store_true", help="for later TensorRT too (tensorrt)"
+    )
+    parser.add_argument(
+        "--hardware-compatible",
+        choices=("ampere_plus", "same_compute_capability"),
+        help="for other GPUs too (tensorrt)",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="N.N",
+        help="the GPUs to build for: 8.6 12.0, or current (tensorrt_rtx; default: 8.0 and up)",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the builder's log")
+    options = parser.parse_args(arguments)
+    if options.opt_batch is None:
+        options.opt_batch = min(max(8, options.min_batch), options.max_batch)
+    if not 1 <= options.min_batch <= options.opt_batch <= options.max_batch:
+        parser.error(
+            f"batches must rise from 1: --min-batch {options.min_batch}, --opt-batch "
+            f"{options.opt_batch}, --max-batch {options.max_batch}"
+        )
+    if options.workspace is not None and options.workspace < 1:
+        parser.error("--workspace must be at least 1")
+    output = options.output or Path(options.onnx.with_suffix(".trt").name)
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name a file in it")
+    if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
+        raise UserError(f"{output}: is the ONNX file; choose another output")
+
+    from export.flavour import pick
+
+    facts = read_metadata(options.onnx)
+    flavour = pick(options.flavour)
+    flavour.refuse(options)
+    builder = PlanBuilder(flavour, options)
+    builder.say(f"{options.onnx}: {facts['precision']}, {facts['io']} I/O; building")
+    plan = builder.build()
+    beside = facts | {
+        "verified": "no",
+        "plan": {
+            "sha256": hashlib.sha256(plan).hexdigest(),
+            "flavour": flavour.module,
+            "version": flavour.version,
+            "batch": [options.min_batch, options.opt_batch, options.max_batch],
+            "compute_capability": options.compute_capability or [],
+            "tf32": options.tf32,
+        },
+    }
+    text = json.dumps(beside, indent=1) + "\n"
+    write_together({output: plan, output.with_name(f"{output.name}.json"): text.encode()})
+    builder.say(
+        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {output.name}.json; unverified: the "
+        "runtime checks it against PyTorch's results when it first loads it"
+    )
+    return 0
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """An ONNX engine's `dic.*` entries, without the prefix.
+
+    Raises:
+        UserError: unreadable, or not written by `export.onnx`.
+    """
+    import onnx
+
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no file' if path.exists() else 'No such file'}")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        entries = {p.key: p.value for p in model.metadata_props}
+    except Exception as error:  # what protobuf raises depends on where it is damaged
+        raise UserError(f"{path}: damaged, or not an ONNX file") from error
+    own = {
+        k.removeprefix(METADATA_PREFIX): v
+        for k, v in entries.items()
+        if k.startswith(METADATA_PREFIX)
+    }
+    if not {"format_version", "precision", "io"} <= own.keys():
+        raise UserError(f"{path}: not a DIC engine; make one with python -m export.onnx")
+    return own
+
+
+class PlanBuilder:
+    """Parses an ONNX file and builds a plan of it.
+
+    Args:
+        flavour: which library.
+        options: the command's.
+    """
+
+    def __init__(self, flavour: Any, options: Any) -> None:
+        self.flavour, self.options, self.trt = flavour, options, flavour.trt
+        self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
+        self.complaints: list[str] = []
+        self.stopped = False
+        self.logger = self._logger()
+
+    def say(self, line: str) -> None:
+        self.bar.say(line)
+
+    def build(self) -> memoryview:
+        """The plan.
+
+        Raises:
+            UserError: the graph cannot be parsed or built; says which node and why.
+            KeyboardInterrupt: the user stopped it.
+        """
+        trt, options = self.trt, self.options
+        builder = trt.Builder(self.logger)
+        network = builder.create_network(self.flavour.creation_flags)
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(options.onnx)):
+            raise UserError(f"{options.onnx}: {self._parse_error(parser)}")
+        config = builder.create_builder_config()
+        profile = builder.create_optimization_profile()
+        batches = (options.min_batch, options.opt_batch, options.max_batch)
+        for i in range(network.num_inputs):
+            tensor = network.get_input(i)
+            sizes = tuple(tensor.shape)[1:]
+            profile.set_shape(tensor.name, *((batch, *sizes) for batch in batches))
+        config.add_optimization_profile(profile)
+        self._configure(config)
+        config.progress_monitor = self._monitor()
+        self.complaints.clear()
+        with self._interruptible():
+            plan = builder.build_serialized_network(network, config)
+        self.bar.close()
+        if self.stopped:
+            raise KeyboardInterrupt
+        if plan is None:
+            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
+            raise UserError(f"{options.onnx}: {self.flavour.label} cannot build it: {reason}")
+        if options.timing_cache:
+            held = config.get_timing_cache().serialize()
+            write_together({options.timing_cache: memoryview(held)})
+        return memoryview(plan)
+
+    def _configure(self, config: Any) -> None:
+        trt, options = self.trt, self.options
+        if options.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers keep their names
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.hardware_compatible:
+            level = options.hardware_compatible.upper()
+            config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+        if options.compute_capability:
+            named = [self.flavour.capability(wanted) for wanted in options.compute_capability]
+            config.num_compute_capabilities = len(named)
+            for i, capability in enumerate(named):
+                config.set_compute_capability(capability, i)
+        if options.timing_cache:
+            held = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+            cache = config.create_timing_cache(held)
+            if cache is None or not config.set_timing_cache(cache, False):
+                raise UserError(
+                    f"{options.timing_cache}: not a timing cache of this TensorRT and GPU; "
+                    "remove it or name another"
+                )
+
+    def _parse_error(self, parser: Any) -> str:
+        """The parser's first complaint: node, operator and reason, in one line."""
+        if not parser.num_errors:
+            return "the parser gives no reason"
+        error = parser.get_error(0)
+        reason = " ".join(str(error.desc()).split())
+        node = error.node_name() if hasattr(error, "node_name") else ""
+        operator = error.node_operator() if hasattr(error, "node_operator") else ""
+        where = f"node {node} ({operator}): " if node else ""
+        return f"{self.flavour.label} cannot read {where}{reason[:300]}"
+
+    def _logger(self) -> Any:
+        """A logger that keeps errors for our one line, and shows the rest where asked to."""
+        keep, show, severities = self.complaints, self.options.verbose, self.trt.ILogger.Severity
+        bar = self.bar
+
+        class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
+            def log(self, severity: Any, message: str) -> None:
+                line = " ".join(message.split())
+                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
+                    keep.append(line[:300])
+                if show:
+                    bar.say(f"{severity.name.lower()}: {line}")
+
+        return Logger()
+
+    def _monitor(self) -> Any:
+        """The library's progress on our bar. It must not raise: the library would not know."""
+        outer = self
+
+        class Monitor(self.trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.top = ""
+
+            def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+                if parent is None:
+                    self.top = name
+                    outer.bar.reset(total=steps)
+                else:
+                    outer.bar.set_postfix_str(name, refresh=False)
+
+            def step_complete(self, name: str, step: int) -> bool:
+                if name == self.top:
+                    outer.bar.update()
+                return not outer.stopped
+
+            def phase_finish(self, name: str) -> None:
+                pass
+
+        return Monitor()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C stops the build at its next step, where the library lets go."""
+
+        def stop(*_: object) -> None:
+            self.stopped = True
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def cli() -> NoReturn:
+    run(main, "rtx")
+
+
+if __name__ == "__main__":
+    cli()
