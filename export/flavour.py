@@ -9,6 +9,7 @@ cache makes up for the timing cache that it does not have.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -82,8 +83,11 @@ class Flavour:
         return known[name]
 
 
-def pick(choice: str) -> Flavour:
+def pick(choice: str, builds: bool = True) -> Flavour:
     """Import the flavour of a name, or under "auto" the first that is installed.
+
+    Args:
+        builds: whether it needs its builder, or only its runtime.
 
     Raises:
         UserError: it is not installed, or not whole.
@@ -98,9 +102,17 @@ def pick(choice: str) -> Flavour:
             continue
         except (ImportError, OSError, RuntimeError) as error:
             raise UserError(f"{module} is installed but does not load: {error}") from error
-        if not hasattr(trt, "Builder"):
+        if builds and not hasattr(trt, "Builder"):
             raise UserError(f"{module} is installed without its builder")
         return Flavour(module, MODULES[module], trt)
     hint = {"tensorrt": "pip install tensorrt", "tensorrt_rtx": "pip install 'dic-toolkit[rtx]'"}
     ways = " or ".join(hint[module] for module in wanted)
     raise UserError(f"{' and '.join(wanted)}: not installed; {ways}")
+
+
+def has_driver() -> bool:
+    """Whether an NVIDIA driver works here. TensorRT's runtime ends the process without one."""
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except (OSError, AttributeError):
+        return False

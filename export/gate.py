@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,10 @@ class Limits:
 
     def times(self, tolerance: float) -> Limits:
         return Limits(*(tolerance * limit for limit in dataclasses.astuple(self)))
+
+    def finite(self) -> dict[str, float]:
+        """Those that are set, by name, for JSON, which has no infinity."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if math.isfinite(v)}
 
 
 ANY = float("inf")

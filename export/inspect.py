@@ -1,21 +1,27 @@
-"""`python -m export.inspect`: what is in an engine file."""
+"""`python -m export.inspect`: what is in an engine file, and whether it runs here."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from export.engine_file import EngineFile, Kind, read_engine_file
 from train.console import Parser, UserError, run
 
-PLANS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+if TYPE_CHECKING:
+    import onnx
+
+COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m export.inspect",
-        description="What is in an engine file: metadata, inputs and outputs, operators, FLOPs.",
+        description="What is in an engine file: metadata, inputs and outputs, operators and their "
+        "precision, FLOPs, and whether this machine can run it.",
     )
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -31,86 +37,156 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         UserError: unreadable, or neither an ONNX file nor a TensorRT plan.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    if magic in PLANS:
-        return _plan(path, PLANS[magic])
-
-    import onnx
-    from onnx import numpy_helper
-
-    from export.flops import flops
-
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:  # what protobuf raises depends on where it is damaged
-        raise UserError(f"{path}: damaged, or neither an ONNX file nor a TensorRT plan") from error
-    if not model.graph.node:
-        raise UserError(f"{path}: neither an ONNX file nor a TensorRT plan")
-    metadata = {p.key: p.value for p in model.metadata_props if p.key.startswith("dic.")}
-    weights: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        weights[kind] += int(numpy_helper.to_array(tensor).size)
-    try:
-        counted: dict[str, int] | str = dict(flops(model))
-    except ValueError as error:
-        counted = str(error)
-    return {
+    engine = read_engine_file(path)
+    kind = engine.kind.value
+    facts: dict[str, Any] = {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "kind": "ONNX" if metadata else "ONNX, not exported by this project",
-        "opset": max(
-            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
-        ),
-        "metadata": {key.removeprefix("dic."): value for key, value in metadata.items()},
-        "inputs": [_value(value) for value in model.graph.input],
-        "outputs": [_value(value) for value in model.graph.output],
+        "kind": kind if engine.is_ours or not engine.model else f"{kind}, not of this project",
+        "metadata": {k: _shortened(k, v) for k, v in engine.metadata.items()},
+        "inputs": list(map(str, engine.inputs)),
+        "outputs": list(map(str, engine.outputs)),
+    }
+    if engine.model is not None:
+        facts |= {"opset": engine.opset, **_graph(engine.model)}
+    return facts | {"runs_here": runs_here(engine)}
+
+
+def _shortened(key: str, value: Any) -> Any:
+    """Stored faces are not for reading."""
+    return f"{len(value) * 3 // 4:,} bytes" if key == "samples" else value
+
+
+def _graph(model: onnx.ModelProto) -> dict[str, Any]:
+    from export.flops import flops
+
+    weights: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        weights[_dtype(tensor.data_type)] += math.prod(tensor.dims)
+    try:
+        counted: dict[str, int] | str = dict(flops(model))
+    except Exception as error:  # shape inference raises what it likes at others' graphs
+        counted = f"FLOPs not counted: {' '.join(str(error).split())[:150]}"
+    return {
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "precision": _precision(model),
         "weights": dict(weights.most_common()),
         "flops": counted,
     }
 
 
-def _value(value: Any) -> str:
+def _precision(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
+    """Of each operator that does the arithmetic, how many nodes compute in what.
+
+    int8 is what reads dequantised weights: an engine computes it on integers.
+    """
     import onnx
 
-    kind = value.type.tensor_type
-    dims = ", ".join(dim.dim_param or str(dim.dim_value) for dim in kind.shape.dim)
-    return f"{value.name} {onnx.TensorProto.DataType.Name(kind.elem_type).lower()} [{dims}]"
-
-
-def _plan(path: Path, kind: str) -> dict[str, Any]:
-    facts = {"file": str(path), "bytes": path.stat().st_size, "kind": f"{kind} plan"}
-    beside = path.with_name(path.name + ".json")
-    if not beside.is_file():
-        return facts
     try:
-        return facts | {"metadata": json.loads(beside.read_text(encoding="utf-8"))}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{beside}: damaged ({error})") from error
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # as above
+        return {}
+    types = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        types[value.name] = value.type.tensor_type.elem_type
+    dequantised = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in graph.node:
+        if node.op_type in COMPUTING:
+            integer = node.input[1] in dequantised
+            kind = "int8" if integer else _dtype(types.get(node.output[0], 0))
+            found[node.op_type][kind] += 1
+    return {op: dict(counts.most_common()) for op, counts in found.items()}
+
+
+def _dtype(number: int) -> str:
+    import onnx
+
+    name = onnx.TensorProto.DataType.Name(number).lower()
+    return "float32" if name == "float" else name
+
+
+def runs_here(engine: EngineFile) -> str:
+    """Whether this machine can run an engine: "yes, by …" or "no: …"."""
+    if engine.kind is Kind.ONNX:
+        return _onnx_runs(engine.path)
+    module = "tensorrt" if engine.kind is Kind.TENSORRT else "tensorrt_rtx"
+    return _plan_runs(engine.path, module)
+
+
+def _onnx_runs(path: Path) -> str:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=onnxruntime.get_available_providers()
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        return f"no: {' '.join(str(error).split())[:200]}"
+    used = [p for p in session.get_providers() if p != "AzureExecutionProvider"]  # a web service
+    return f"yes, by ONNX Runtime {onnxruntime.__version__} {used[0]}"
+
+
+def _plan_runs(path: Path, module: str) -> str:
+    """Ask the library; it reads the plan's header and the GPU's properties."""
+    from export.flavour import has_driver, pick
+
+    if not has_driver():
+        return "no: there is no NVIDIA GPU with a working driver"
+    try:
+        flavour = pick(module, builds=False)
+    except UserError as error:
+        return f"no: {error}"
+    complaints: list[str] = []
+
+    class Logger(flavour.trt.ILogger):  # type: ignore[misc,name-defined]
+        def log(self, severity: Any, message: str) -> None:
+            if severity.value <= flavour.trt.ILogger.Severity.ERROR.value:
+                complaints.append(" ".join(message.split())[:200])
+
+    runtime = flavour.trt.Runtime(Logger())
+    if hasattr(runtime, "get_engine_validity"):
+        validity, diagnostics = runtime.get_engine_validity(path.read_bytes())
+        if validity == flavour.trt.EngineValidity.VALID:
+            return f"yes, by {flavour.label} {flavour.version}"
+        why = [
+            name.lower().replace("_", " ")
+            for name, bit in flavour.trt.EngineInvalidityDiagnostics.__members__.items()
+            if int(bit) & int(diagnostics)
+        ]
+        reason = ", ".join(why) or (complaints[0] if complaints else "no reason given")
+        return f"no: {flavour.label} {flavour.version}: {reason}"
+    if runtime.deserialize_cuda_engine(path.read_bytes()) is None:
+        return f"no: {complaints[0] if complaints else 'no reason given'}"
+    return f"yes, by {flavour.label} {flavour.version}"
 
 
 def told(facts: dict[str, Any]) -> str:
     """The facts for reading."""
     lines = [f"{facts['file']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB"]
-    for name, value in facts.get("metadata", {}).items():
-        lines.append(f"  {name}: {value}")
+    lines += [f"  {name}: {value}" for name, value in facts["metadata"].items()]
     for name in ("inputs", "outputs"):
-        lines += [f"  {name[:-1]}: {value}" for value in facts.get(name, [])]
+        lines += [f"  {name[:-1]}: {value}" for value in facts[name]]
     if "nodes" in facts:
-        nodes = ", ".join(f"{count} {kind}" for kind, count in facts["nodes"].items())
-        lines.append(f"  {sum(facts['nodes'].values())} nodes (opset {facts['opset']}): {nodes}")
-        weights = ", ".join(f"{count:,} {kind}" for kind, count in facts["weights"].items())
-        lines.append(f"  weights: {weights}")
+        lines.append(
+            f"  {sum(facts['nodes'].values())} nodes (opset {facts['opset']}): "
+            f"{_counts(facts['nodes'])}"
+        )
+        lines += [f"  {op}: {_counts(kinds)}" for op, kinds in facts["precision"].items()]
+        lines.append(f"  weights: {_counts(facts['weights'])}")
         counted = facts["flops"]
         if isinstance(counted, dict):
             counted = f"{sum(counted.values()) / 1e9:.2f} GFLOP a face"
         lines.append(f"  {counted}")
+    lines.append(f"  runs here: {facts['runs_here']}")
     return "\n".join(lines)
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in numbers.items())
 
 
 def cli() -> NoReturn:

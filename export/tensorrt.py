@@ -12,12 +12,12 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from train.console import Parser, Progress, UserError, run, write_together
 
-METADATA_PREFIX = "dic."
 MIB = 2**20
 LEVELS = range(6)  # builder optimisation levels of both flavours
 
@@ -92,15 +92,33 @@ def main(arguments: list[str]) -> int:
     if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
         raise UserError(f"{output}: is the ONNX file; choose another output")
 
+    from onnx.defs import onnx_opset_version
+
+    from export.engine_file import Kind, read_engine_file, sidecar
     from export.flavour import pick
 
-    facts = read_metadata(options.onnx)
+    engine = read_engine_file(options.onnx)
+    if engine.kind is not Kind.ONNX:
+        raise UserError(f"{options.onnx}: is a {engine.kind.value} already; give the ONNX file")
+    if not engine.is_ours:
+        raise UserError(f"{options.onnx}: not a DIC engine; make one with python -m export.onnx")
+    newest = onnx_opset_version()
+    if (opset := engine.opset) > newest:
+        raise UserError(
+            f"{options.onnx}: opset {opset} is newer than the installed onnx knows ({newest}); "
+            "upgrade onnx and TensorRT, or export it anew"
+        )
+    facts = dict(engine.metadata)
+    if options.tf32 and facts["precision"] == "fp32":
+        facts["export_error"] = _with_limits_of(facts["export_error"], "fp16")
     flavour = pick(options.flavour)
     flavour.refuse(options)
     builder = PlanBuilder(flavour, options)
     builder.say(f"{options.onnx}: {facts['precision']}, {facts['io']} I/O; building")
     plan = builder.build()
-    beside = facts | {
+    described = facts | {
+        "inputs": [asdict(tensor) for tensor in engine.inputs],
+        "outputs": [asdict(tensor) for tensor in engine.outputs],
         "verified": "no",
         "plan": {
             "sha256": hashlib.sha256(plan).hexdigest(),
@@ -111,38 +129,23 @@ def main(arguments: list[str]) -> int:
             "tf32": options.tf32,
         },
     }
-    text = json.dumps(beside, indent=1) + "\n"
-    write_together({output: plan, output.with_name(f"{output.name}.json"): text.encode()})
+    text = json.dumps(described, indent=1) + "\n"
+    write_together({output: plan, sidecar(output): text.encode()})
     builder.say(
-        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {output.name}.json; unverified: the "
+        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified: the "
         "runtime checks it against PyTorch's results when it first loads it"
     )
     return 0
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """An ONNX engine's `dic.*` entries, without the prefix.
+def _with_limits_of(export_error: str, precision: str) -> str:
+    """What the runtime verifies a plan by, with the limits of a lower precision."""
+    from export.gate import LIMITS
+    from export.precision import Precision
 
-    Raises:
-        UserError: unreadable, or not written by `export.onnx`.
-    """
-    import onnx
-
-    if not path.is_file():
-        raise UserError(f"{path}: {'is no file' if path.exists() else 'No such file'}")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        entries = {p.key: p.value for p in model.metadata_props}
-    except Exception as error:  # what protobuf raises depends on where it is damaged
-        raise UserError(f"{path}: damaged, or not an ONNX file") from error
-    own = {
-        k.removeprefix(METADATA_PREFIX): v
-        for k, v in entries.items()
-        if k.startswith(METADATA_PREFIX)
-    }
-    if not {"format_version", "precision", "io"} <= own.keys():
-        raise UserError(f"{path}: not a DIC engine; make one with python -m export.onnx")
-    return own
+    facts = json.loads(export_error)
+    facts["limits"] = LIMITS[Precision(precision)].times(facts["tolerance"]).finite()
+    return json.dumps(facts)
 
 
 class PlanBuilder:
@@ -170,6 +173,18 @@ class PlanBuilder:
             UserError: the graph cannot be parsed or built; says which node and why.
             KeyboardInterrupt: the user stopped it.
         """
+        with self._interruptible():
+            plan = self._build()
+        self.bar.close()
+        if self.stopped:
+            raise KeyboardInterrupt
+        if plan is None:
+            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
+            raise UserError(f"{self.options.onnx}: {self.flavour.label} cannot build it: {reason}")
+        return memoryview(plan)
+
+    def _build(self) -> Any:
+        """What the library returns: the plan, or None."""
         trt, options = self.trt, self.options
         builder = trt.Builder(self.logger)
         network = builder.create_network(self.flavour.creation_flags)
@@ -187,18 +202,11 @@ class PlanBuilder:
         self._configure(config)
         config.progress_monitor = self._monitor()
         self.complaints.clear()
-        with self._interruptible():
-            plan = builder.build_serialized_network(network, config)
-        self.bar.close()
-        if self.stopped:
-            raise KeyboardInterrupt
-        if plan is None:
-            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
-            raise UserError(f"{options.onnx}: {self.flavour.label} cannot build it: {reason}")
-        if options.timing_cache:
+        plan = builder.build_serialized_network(network, config)
+        if options.timing_cache and plan is not None:
             held = config.get_timing_cache().serialize()
             write_together({options.timing_cache: memoryview(held)})
-        return memoryview(plan)
+        return plan
 
     def _configure(self, config: Any) -> None:
         trt, options = self.trt, self.options
@@ -281,7 +289,10 @@ class PlanBuilder:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C stops the build at its next step, where the library lets go."""
+        """Ctrl-C stops the build at its next step, where the library lets go.
+
+        Python's own exception could be raised in a callback, where the library would swallow it.
+        """
 
         def stop(*_: object) -> None:
             self.stopped = True

@@ -7,7 +7,6 @@ import enum
 import io
 import json
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ OPSET = 20  # what TensorRT 10.0 reads
 BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
 # protobuf's limit on one message; the full-size network takes 88 MB.
 PROTOBUF_LIMIT = 2**31 - 1
+SMALL = 1024  # bytes of a tensor that stays in the graph: shapes and slopes
 PAGE = 4096  # external weights begin at whole ones, so that they can be mapped
 
 
@@ -170,15 +170,12 @@ def stamp(
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-    limits = LIMITS[choices.precision].times(choices.tolerance)
-    # JSON has no infinity; a limit that is not set is not written.
-    limited = {k: v for k, v in asdict(limits).items() if math.isfinite(v)}
     error = {
         **asdict(agreement),
         "faces": len(known.faces),
         "source": known.faces.source,
         "tolerance": choices.tolerance,
-        "limits": limited,
+        "limits": LIMITS[choices.precision].times(choices.tolerance).finite(),
     }
     facts = {
         "format_version": str(FORMAT_VERSION),
@@ -206,7 +203,8 @@ def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> 
     if external_data:
         weights = bytearray()
         for tensor in model.graph.initializer:
-            weights += _moved(tensor, f"{output.name}.data", len(weights))
+            if len(tensor.raw_data) >= SMALL:
+                weights += _moved(tensor, f"{output.name}.data", len(weights))
         files[output.with_name(f"{output.name}.data")] = weights
     elif model.ByteSize() > PROTOBUF_LIMIT:
         raise UserError("over 2 GB, more than one ONNX file holds: add --external-data")
@@ -215,10 +213,7 @@ def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> 
 
 def _moved(tensor: onnx.TensorProto, location: str, offset: int) -> bytes:
     """Make a tensor point into a file; gives what belongs there, padded to whole pages."""
-    data = onnx.numpy_helper.to_array(tensor).tobytes()
-    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-        tensor.ClearField(field)
-    tensor.raw_data = data
+    data = tensor.raw_data
     onnx.external_data_helper.set_external_data(tensor, location, offset, len(data))
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -134,7 +134,8 @@ def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
         device: "auto" (a GPU where one works, else the CPU), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        EngineError: the file is no DIC engine, or the device is not to be had.
+        EngineError: the file is no DIC engine, the device is not to be had, or the engine computes
+            other faces there than PyTorch (`runtime.verify`).
     """
     path = Path(path)
     index = parse_device(device)
@@ -155,7 +156,12 @@ def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
             f"{error.name} is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
         ) from error
 
-    return OnnxRuntimeEngine(path, device, index)
+    engine = OnnxRuntimeEngine(path, device, index)
+    if engine.device != "cpu":  # where exports are checked
+        from runtime.verify import verify
+
+        verify(engine)
+    return engine
 
 
 def parse_device(device: str) -> int:

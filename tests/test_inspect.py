@@ -67,14 +67,17 @@ def test_the_command_tells_what_is_in_an_engine(
 ) -> None:
     done = command("export.inspect", tiny_engine)
     assert done.returncode == 0, done.stderr
+    assert "runs here: yes, by ONNX Runtime" in done.stdout
     for told in ("steps: 2", "image uint8 [batch, 16, 16, 3]", "GFLOP a face", "Conv"):
         assert told in done.stdout
     facts = json.loads(command("export.inspect", tiny_engine, "--json").stdout)
     assert facts["metadata"]["io"] == "image"
     plan = tmp_path / "dic.trt"
     plan.write_bytes(b"vtrt" + bytes(100))
-    (tmp_path / "dic.trt.json").write_text('{"steps": "4"}')
-    assert "TensorRT-RTX plan" in command("export.inspect", plan).stdout
+    (tmp_path / "dic.trt.json").write_text('{"steps": "4", "inputs": [], "outputs": []}')
+    told = command("export.inspect", plan).stdout
+    assert "TensorRT-RTX plan" in told
+    assert "runs here: no: " in told, "64 bytes of nothing run nowhere"
     (tmp_path / "dic.trt.json").write_text("{")
     (tmp_path / "text").write_text("nothing")
     for path, why in (

@@ -1,0 +1,127 @@
+"""Engine files, read for what they say of themselves: ONNX, TensorRT and TensorRT-RTX plans."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.console import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+METADATA_PREFIX = "dic."
+
+
+class Kind(enum.Enum):
+    """What wrote a file."""
+
+    ONNX = "ONNX"
+    TENSORRT = "TensorRT plan"
+    TENSORRT_RTX = "TensorRT-RTX plan"
+
+
+MAGICS = {b"ptrt": Kind.TENSORRT, b"ftrt": Kind.TENSORRT, b"vtrt": Kind.TENSORRT_RTX}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: NumPy dtype name, and sizes without the dynamic batch."""
+
+    name: str
+    dtype: str
+    sizes: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(['batch', *map(str, self.sizes)])}]"
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What a file says of itself.
+
+    Attributes:
+        metadata: its `dic.*` entries without the prefix; empty where it has none.
+        model: of an ONNX file, without external weights.
+    """
+
+    path: Path
+    kind: Kind
+    metadata: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    model: onnx.ModelProto | None
+
+    @property
+    def is_ours(self) -> bool:
+        return {"format_version", "precision", "io"} <= self.metadata.keys()
+
+    @property
+    def opset(self) -> int:
+        """Of an ONNX file; 0 of a plan."""
+        opsets = self.model.opset_import if self.model else []
+        return max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=0)
+
+
+def sidecar(plan: Path) -> Path:
+    """The JSON beside a plan."""
+    return plan.with_name(f"{plan.name}.json")
+
+
+def read_engine_file(path: Path) -> EngineFile:
+    """Read an engine file; of a plan, the JSON beside it.
+
+    Raises:
+        UserError: unreadable, damaged, or neither an ONNX file nor a plan.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    return _plan(path, MAGICS[magic]) if magic in MAGICS else _onnx(path)
+
+
+def _onnx(path: Path) -> EngineFile:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # what protobuf raises depends on where it is damaged
+        raise UserError(f"{path}: damaged, or neither an ONNX file nor a TensorRT plan") from error
+    if not model.graph.node:
+        raise UserError(f"{path}: neither an ONNX file nor a TensorRT plan")
+    metadata = {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
+    inputs, outputs = (tuple(map(_spec, v)) for v in (model.graph.input, model.graph.output))
+    return EngineFile(path, Kind.ONNX, metadata, inputs, outputs, model)
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    sizes = tuple(dim.dim_value for dim in kind.shape.dim[1:])
+    return TensorSpec(value.name, "float32" if name == "float" else name, sizes)
+
+
+def _plan(path: Path, kind: Kind) -> EngineFile:
+    beside = sidecar(path)
+    if not beside.is_file():
+        return EngineFile(path, kind, {}, (), (), None)
+    try:
+        metadata = json.loads(beside.read_text(encoding="utf-8"))
+        inputs, outputs = (
+            tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
+            for key in ("inputs", "outputs")
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{beside}: damaged ({error})") from error
+    return EngineFile(path, kind, metadata, inputs, outputs, None)

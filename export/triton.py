@@ -1,0 +1,220 @@
+"""`python -m export.triton`: a model repository for NVIDIA's Triton Inference Server.
+
+    models/dic/config.pbtxt     inputs, outputs, batching, warm-up
+    models/dic/1/model.onnx     or model.plan; every version in a folder of its own
+
+The configuration is built as Triton's own protobuf message (of the `tritonclient` package) and
+written in its text form, so there is none that Triton cannot parse.
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from train.console import Parser, UserError, run, write_together
+
+ONNX_BACKEND = ("onnxruntime", "onnxruntime_onnx", "model.onnx")
+PLAN_BACKEND = ("tensorrt", "tensorrt_plan", "model.plan")
+CONFIG = "config.pbtxt"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m export.triton",
+        description="Make a Triton model repository of an engine.",
+    )
+    parser.add_argument("engine", type=Path, metavar="ENGINE", help="dic.onnx or dic.trt")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("models"), help="default: %(default)s"
+    )
+    parser.add_argument("--name", default="dic", help="of the model (default: %(default)s)")
+    parser.add_argument(
+        "--model-version", type=int, default=1, metavar="N", help="replaced if there (default: 1)"
+    )
+    parser.add_argument(
+        "--keep-versions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many of the latest versions are served (default: 1)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "gpu", "cpu"),
+        default="auto",
+        help="where it runs (default: a GPU where the server has one)",
+    )
+    parser.add_argument(
+        "--instances", type=int, default=1, metavar="N", help="on each GPU or CPU (default: 1)"
+    )
+    parser.add_argument(
+        "--max-batch", type=int, metavar="N", help="default: the plan's, or 32 of an ONNX file"
+    )
+    parser.add_argument(
+        "--queue-delay",
+        type=int,
+        default=500,
+        metavar="US",
+        help="microseconds that a request waits for others (default: 500)",
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="do not answer equal requests from the cache"
+    )
+    options = parser.parse_args(arguments)
+    for name, least in (
+        ("model_version", 1),
+        ("keep_versions", 1),
+        ("instances", 1),
+        ("queue_delay", 0),
+    ):
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if options.max_batch is not None and options.max_batch < 1:
+        parser.error("--max-batch must be at least 1")
+    if not NAME.fullmatch(options.name):
+        parser.error("--name takes letters, digits, and . _ - after the first")
+
+    from export.engine_file import read_engine_file
+
+    engine = read_engine_file(options.engine)
+    files = repository(engine, options)
+    write_together(files)
+    folder = options.output / options.name
+    print(f"wrote {folder}: version {options.model_version}, {CONFIG}")
+    print(f"serve it: tritonserver --model-repository={options.output.resolve()}")
+    return 0
+
+
+def repository(engine: Any, options: Any) -> dict[Path, bytes]:
+    """The files of a repository with one version of one model.
+
+    Raises:
+        UserError: an engine that Triton cannot serve, or that does not fit what is there.
+    """
+    from google.protobuf import text_format
+
+    folder = options.output / options.name
+    backend, platform, file = _backend(engine)
+    config = configuration(engine, options, backend, platform, file)
+    earlier = _earlier(folder / CONFIG)
+    others = [v for v in folder.glob("[0-9]*") if v.name != str(options.model_version)]
+    if earlier is not None and others:
+        same = all(
+            getattr(earlier, field) == getattr(config, field)
+            for field in ("platform", "input", "output")
+        )
+        if not same:
+            raise UserError(
+                f"{folder}: has versions of another kind or with other inputs and outputs; "
+                "choose another --name"
+            )
+    text = text_format.MessageToString(config)
+    version = folder / str(options.model_version)
+    files = {version / file: engine.path.read_bytes()}
+    if engine.model is not None:
+        files |= {version / p.name: p.read_bytes() for p in _external(engine)}
+    return files | {folder / CONFIG: text.encode()}
+
+
+def _backend(engine: Any) -> tuple[str, str, str]:
+    """Triton's backend and platform for an engine, and what it calls the file."""
+    from export.engine_file import Kind, sidecar
+
+    path = engine.path
+    if engine.kind is Kind.TENSORRT_RTX:
+        raise UserError(f"{path}: Triton has no backend for TensorRT-RTX plans; give the ONNX file")
+    if engine.kind is Kind.TENSORRT and not engine.is_ours:
+        raise UserError(f"{path}: {sidecar(path).name} is needed beside it, or is not ours")
+    if not engine.is_ours:
+        raise UserError(f"{path}: not a DIC engine; make one with python -m export.onnx")
+    return PLAN_BACKEND if engine.kind is Kind.TENSORRT else ONNX_BACKEND
+
+
+def configuration(engine: Any, options: Any, backend: str, platform: str, file: str) -> Any:
+    """The `ModelConfig` message of an engine."""
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    kinds = pb.ModelInstanceGroup.Kind
+    kind = {"auto": kinds.KIND_AUTO, "gpu": kinds.KIND_GPU, "cpu": kinds.KIND_CPU}[options.device]
+    profile = engine.metadata.get("plan", {}).get("batch")
+    max_batch = options.max_batch or (profile[2] if profile else 32)
+    if profile and not profile[0] <= max_batch <= profile[2]:
+        raise UserError(
+            f"--max-batch {max_batch}: the plan was built for {profile[0]} to {profile[2]}"
+        )
+    preferred = min(profile[1] if profile else 8, max_batch)
+    config = pb.ModelConfig(
+        name=options.name,
+        backend=backend,
+        platform=platform,
+        default_model_filename=file,
+        max_batch_size=max_batch,
+        input=[
+            pb.ModelInput(name=t.name, data_type=_type(t.dtype), dims=t.sizes)
+            for t in engine.inputs
+        ],
+        output=[
+            pb.ModelOutput(name=t.name, data_type=_type(t.dtype), dims=t.sizes)
+            for t in engine.outputs
+        ],
+        instance_group=[pb.ModelInstanceGroup(count=options.instances, kind=kind)],
+        dynamic_batching=pb.ModelDynamicBatching(
+            preferred_batch_size=sorted({preferred, max_batch}),
+            max_queue_delay_microseconds=options.queue_delay,
+        ),
+        version_policy=pb.ModelVersionPolicy(
+            latest=pb.ModelVersionPolicy.Latest(num_versions=options.keep_versions)
+        ),
+        response_cache=pb.ModelResponseCache(enable=not options.no_cache),
+    )
+    for batch in sorted({1, preferred, max_batch}):  # the first request is then no slower
+        warm_up = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
+        for t in engine.inputs:
+            given = warm_up.inputs[t.name]
+            given.data_type, given.random_data = _type(t.dtype), True
+            given.dims.extend(t.sizes)
+    for key in ("steps", "precision", "io", "landmarks", "checkpoint_sha256"):
+        config.parameters[f"dic.{key}"].string_value = str(engine.metadata.get(key, ""))
+    return config
+
+
+def _type(dtype: str) -> int:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    name = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[dtype]
+    return int(pb.DataType.Value(name))
+
+
+def _earlier(path: Path) -> Any:
+    """The configuration that is already there, or None."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    if not path.is_file():
+        return None
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+    except (text_format.ParseError, ValueError) as error:
+        raise UserError(f"{path}: is not a Triton configuration ({error})") from error
+
+
+def _external(engine: Any) -> set[Path]:
+    """The files beside an ONNX file in which its weights lie."""
+    return {
+        engine.path.with_name(entry.value)
+        for tensor in engine.model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def cli() -> NoReturn:
+    run(main, "triton")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,121 @@
+"""Does an engine compute here what PyTorch computed when it was exported?
+
+An engine may run on another GPU, in another library, with other tensor cores than its export was
+checked with. It carries a few faces with PyTorch's results, and the limits that its export was
+held to; `load_engine` asks it once before it is trusted with anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.engine import Engine, EngineError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+CROP = 8  # pixels that PSNR leaves out at every edge, as the released evaluations do
+RGB_MEAN = (0.509, 0.424, 0.378)  # subtracted from what engines with tensors take and give
+LEVEL = 1 / 255  # pictures hold no smaller difference
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an engine's results are from PyTorch's, on its own samples.
+
+    Attributes:
+        error: largest difference of a face, on the normalised scale (black to white is 1).
+        psnr_loss: dB further from the true faces than PyTorch, the mean over the faces.
+        landmarks: mean distance from PyTorch's, pixels; 0 where the engine gives none.
+    """
+
+    error: float
+    psnr_loss: float
+    landmarks: float
+
+
+def verify(engine: Engine) -> Verification | None:
+    """Run an engine's samples and hold the results against its limits.
+
+    Returns:
+        how far it is off; None, and a warning, where the engine carries no samples.
+
+    Raises:
+        EngineError: further than its limits allow.
+    """
+    samples, limits = engine.metadata.rest.get("samples"), _limits(engine)
+    if samples is None or limits is None:
+        log.warning("%s: carries no samples; its results here are unverified", engine.path)
+        return None
+    try:
+        with np.load(io.BytesIO(base64.b64decode(samples)), allow_pickle=False) as held:
+            known = {name: held[name] for name in held.files}
+        name = next(n for n in known if n == "face" or n.startswith("sr"))
+        feed = {tensor.name: known[tensor.name] for tensor in engine.inputs}
+    except (ValueError, KeyError, OSError, StopIteration) as error:
+        raise EngineError(f"{engine.path}: its samples are damaged ({error})") from error
+    given = engine.run(feed)
+    found = _compare(name, given, known)
+    # A NaN is beyond every limit. One grey level is the least that two pictures differ by.
+    least = LEVEL * 1.01 if name == "face" else 0.0
+    beyond = []
+    for what, value, unit in (
+        ("error", found.error, ""),
+        ("psnr", found.psnr_loss, " dB"),
+        ("landmarks", found.landmarks, " px"),
+    ):
+        limit = max(limits.get(what, np.inf), least if what == "error" else 0.0)
+        if not value <= limit:
+            beyond.append(f"{what} by {value:.3g}{unit} (allowed {limit:.3g})")
+    if beyond:
+        raise EngineError(
+            f"{engine.path}: {engine.backend} computes other faces than PyTorch: "
+            f"{', '.join(beyond)}; use another device, or build the engine anew for this one"
+        )
+    log.info("%s: verified on %s: %s", engine.path, engine.device, found)
+    return found
+
+
+def _limits(engine: Engine) -> dict[str, float] | None:
+    try:
+        limits = json.loads(engine.metadata.rest["export_error"])["limits"]
+        return {name: float(limit) for name, limit in limits.items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _compare(
+    name: str, given: dict[str, NDArray[Any]], known: dict[str, NDArray[Any]]
+) -> Verification:
+    ours, theirs = given[name], known[name]
+    scale = LEVEL if name == "face" else 1.0
+    error = float(np.abs(ours.astype(np.float64) - theirs).max()) * scale
+    loss = _psnr(_levels(name, theirs), known["gt"]) - _psnr(_levels(name, ours), known["gt"])
+    distance = 0.0
+    if "landmarks" in known:
+        distance = float(np.linalg.norm(given["landmarks"] - known["landmarks"], axis=-1).mean())
+    return Verification(error, loss, distance)
+
+
+def _levels(name: str, faces: NDArray[Any]) -> NDArray[Any]:
+    """Faces as they are shown, (N, 128, 128, 3) in 0..255."""
+    if name == "face":
+        return faces.astype(np.float64)
+    return ((faces.transpose(0, 2, 3, 1) + RGB_MEAN) * 255).round().clip(0, 255)
+
+
+def _psnr(faces: NDArray[Any], gt: NDArray[Any]) -> float:
+    """Mean PSNR in dB over (N, H, W, 3) pictures."""
+    inside = slice(CROP, -CROP)
+    difference = faces[:, inside, inside] - gt[:, inside, inside].astype(np.float64)
+    mse = np.maximum((difference**2).mean((1, 2, 3)), 1e-12)
+    return float((10 * np.log10(255**2 / mse)).mean())

@@ -1,0 +1,369 @@
+"""Precisions, and the gate: what may not differ must not, what is planted must be found."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import TINY, Command, one_line_error
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export.blocks import boundaries, computed
+from export.emulate import emulated
+from export.engine_io import Io, Signature
+from export.faces import synthetic
+from export.gate import (
+    FACES,
+    LIMITS,
+    SEED,
+    GateError,
+    Reference,
+    check,
+    compare,
+    feed,
+    reference,
+    session,
+)
+from export.packed import pack
+from export.precision import Precision, lower
+from export.quantise import _within
+from export.unroll import Choices, Target, build, export, unroll
+from runtime.engine import EngineError, load_engine
+from runtime.verify import verify
+from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
+from train.network import DIC
+
+IMAGE = Signature(Io.IMAGE, 3, True)
+# One process makes the graphs, which take ten seconds each.
+pytestmark = pytest.mark.xdist_group("gate")
+
+
+@pytest.fixture(scope="module")
+def network() -> DIC:
+    """Trained: limits in dB mean nothing for noise."""
+    return load_checkpoint(SHIPPED_WEIGHTS).network
+
+
+@pytest.fixture(scope="module")
+def known(network: DIC) -> Reference:
+    return reference(network, synthetic(SEED, FACES), IMAGE.steps)
+
+
+@pytest.fixture(scope="module")
+def graphs(network: DIC) -> dict[Precision, onnx.ModelProto]:
+    return {p: build(network, IMAGE, Choices(precision=p)) for p in Precision}
+
+
+def scaled(model: onnx.ModelProto, ending: str, factor: float) -> onnx.ModelProto:
+    """A copy in which one weight is multiplied."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (tensor,) = (t for t in copy.graph.initializer if t.name.endswith(ending))
+    value = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((value * factor).astype(value.dtype), tensor.name))
+    return copy
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_every_precision_passes_and_a_planted_error_does_not(
+    precision: Precision, graphs: dict[Precision, onnx.ModelProto], known: Reference
+) -> None:
+    """The fusion block works from step 2 on; its first branches are made too strong."""
+    agreement = check(graphs[precision], known, IMAGE, precision)
+    assert not agreement.excess(LIMITS[precision])
+    ending = "fusion_block.body.0.res.0.weight"
+    if precision is Precision.INT8:
+        ending += "_scale"
+    wrong = scaled(graphs[precision], ending, 1.001 if precision is Precision.FP32 else 3.0)
+    with pytest.raises(GateError, match=r"begins at step 2, block/fusion_block"):
+        check(wrong, known, IMAGE, precision)
+
+
+def test_what_a_failing_gate_says(
+    graphs: dict[Precision, onnx.ModelProto], known: Reference
+) -> None:
+    for ending, where in (
+        ("hour_glass.pre_conv_block.4.conv_block.0.weight", "step 1, hour_glass/pre_conv_block"),
+        ("first_block.down_blocks.1.0.weight", "step 1, first_block/down_blocks/1"),
+        ("network.conv_first.0.weight", "begins at conv_first"),
+    ):
+        wrong = scaled(graphs[Precision.FP32], ending, 1.01)
+        with pytest.raises(GateError, match=where) as error:
+            check(wrong, known, IMAGE, Precision.FP32)
+        assert "\n" not in str(error.value)
+
+
+def test_tolerance_lets_a_known_error_pass(
+    graphs: dict[Precision, onnx.ModelProto], known: Reference
+) -> None:
+    wrong = scaled(graphs[Precision.FP32], "first_block.down_blocks.1.0.weight", 1.01)
+    with pytest.raises(GateError):
+        check(wrong, known, IMAGE, Precision.FP32)
+    agreement = check(wrong, known, IMAGE, Precision.FP32, tolerance=10_000)
+    assert agreement.error > LIMITS[Precision.FP32].error
+
+
+def test_a_nan_does_not_pass(known: Reference, graphs: dict[Precision, onnx.ModelProto]) -> None:
+    with pytest.raises(GateError):
+        check(
+            scaled(graphs[Precision.FP32], "first_block.down_blocks.1.0.weight", float("nan")),
+            known,
+            IMAGE,
+            Precision.FP32,
+        )
+
+
+def test_the_measure_is_pytorchs_distance(known: Reference) -> None:
+    """One face a known way off: a step of the picture's own scale, landmarks two pixels right."""
+    from train.data import denormalise
+    from train.landmarks import decode
+
+    points, scores = decode(known.steps.heatmaps[-1].numpy())
+    face = denormalise(known.steps.sr[-1])
+    same = compare({"face": face, "landmarks": points, "scores": scores}, known, IMAGE)
+    assert same.error <= 1e-6
+    assert (same.psnr_loss, same.landmarks) == (0, 0)
+    darker = np.clip(face.astype(int) - 3, 0, 255).astype(np.uint8)
+    moved = points + np.array([2, 0], np.float32)
+    other = compare({"face": darker, "landmarks": moved, "scores": scores}, known, IMAGE)
+    assert other.error == pytest.approx(3 / 255, abs=0.6 / 255)
+    assert other.landmarks == pytest.approx(2)
+
+
+def test_half_precisions_are_named_in_the_graph(
+    graphs: dict[Precision, onnx.ModelProto],
+) -> None:
+    for precision, kind in (
+        (Precision.FP16, TensorProto.FLOAT16),
+        (Precision.BF16, TensorProto.BFLOAT16),
+    ):
+        model = graphs[precision]
+        stored = Counter[int]()
+        for tensor in model.graph.initializer:
+            stored[tensor.data_type] += int(np.prod(tensor.dims))
+        # Transposed convolutions stay float32 in bfloat16: TensorRT-RTX has no others.
+        least = 0.99 if precision is Precision.FP16 else 0.7
+        assert stored[kind] / stored.total() > least, stored
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+        careful = [n for n in model.graph.node if n.op_type in ("Softmax", "ReduceMax", "Clip")]
+        assert {types[n.output[0]] for n in careful} == {TensorProto.FLOAT}
+        assert {o.type.tensor_type.elem_type for o in model.graph.output} == {
+            TensorProto.UINT8,
+            TensorProto.FLOAT,
+        }
+
+
+def test_half_files_are_half_the_size(graphs: dict[Precision, onnx.ModelProto]) -> None:
+    whole, half = (graphs[p].ByteSize() for p in (Precision.FP32, Precision.FP16))
+    assert half / whole < 0.55
+
+
+def test_int8_is_what_tensorrt_reads(graphs: dict[Precision, onnx.ModelProto]) -> None:
+    model = graphs[Precision.INT8]
+    weights = {t.name: t for t in model.graph.initializer}
+    made = {output: node for node in model.graph.node for output in node.output}
+    quantised = 0
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = numpy_helper.to_array(weights[node.input[2]])
+            assert zero.dtype == np.int8, "symmetric int8 only; biases would be int32"
+            assert not zero.any()
+        if node.op_type not in ("Conv", "ConvTranspose"):
+            continue
+        source = made.get(node.input[1])
+        if source is None:
+            assert any(
+                block in f"{_within(node.name)}/"
+                for block in ("conv_first/", "/last/", "conv_last/2", "pre_conv_block/0")
+            )
+            continue
+        quantised += 1
+        assert source.op_type == "DequantizeLinear"
+        scale = weights[source.input[1]]
+        axis = 0 if node.op_type == "Conv" else 1
+        channels = weights[source.input[0]].dims[axis]
+        assert list(scale.dims) == [channels], "a scale for every output channel"
+        assert made[node.input[0]].op_type == "DequantizeLinear"
+    assert quantised > 200
+
+
+def test_int8_ranges_come_from_the_faces_given(
+    network: DIC, tmp_path: Path, faces: tuple[NDArray[np.uint8], NDArray[np.float32]]
+) -> None:
+    """Dark faces give other ranges than drawn ones."""
+    for i in range(32):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), faces[0][i] // 8)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    one = Signature(Io.IMAGE, 1, False)
+    dark = build(network, one, Choices(precision=Precision.INT8, calibration=tmp_path))
+    drawn = build(network, one, Choices(precision=Precision.INT8))
+
+    def scales(model: onnx.ModelProto) -> NDArray[np.float64]:
+        names = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+        return np.array(
+            [float(numpy_helper.to_array(t)) for t in model.graph.initializer if t.name in names]
+        )
+
+    assert scales(dark).shape == scales(drawn).shape
+    assert not np.allclose(scales(dark), scales(drawn), rtol=0.01)
+
+
+def test_emulated_bfloat16_is_pytorchs() -> None:
+    """Rounding after every operation, to the last bit."""
+    values = np.random.default_rng(0).normal(size=(4, 33)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.BFLOAT16),
+        helper.make_node("Mul", ["a", "w"], ["b"]),
+        helper.make_node("Add", ["b", "a"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [33], values[0].tolist())
+    io = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 33]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", io[:1], io[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    given = session(emulated(model))({"x": values})["y"]
+    a = torch.from_numpy(values).bfloat16()
+    expected = (a * torch.from_numpy(values[0]).bfloat16() + a).float().numpy()
+    assert np.array_equal(given, expected)
+    assert not np.array_equal(given, values * values[0] + values)
+
+
+def test_nodes_are_named_by_step_and_block(graphs: dict[Precision, onnx.ModelProto]) -> None:
+    names = [node.name for node in graphs[Precision.FP32].graph.node]
+    assert len(set(names)) == len(names)
+    for name in (
+        "conv_first/0/Conv",
+        "step1/first_block/up_blocks/0/0/ConvTranspose",
+        "step2/block/fusion_block/body/0/res/0/Conv",
+        "step3/hour_glass/last/3/Conv",
+    ):
+        assert name in names
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_every_compared_block_is_found_in_the_graph_and_in_pytorch(
+    packed: bool, half: bool
+) -> None:
+    """Whatever was rewritten, and with the same values: that is what the search relies on."""
+    torch.manual_seed(1)
+    network = DIC(TINY).eval()
+    signature = Signature(Io.TENSOR, 2, True, all_steps=True)
+    changed = pack(network) if packed else network
+    changed = lower(changed, torch.float16) if half else changed
+    model = unroll(changed, signature)
+    if half:
+        model = emulated(model)
+    places = boundaries(model)
+    lq = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2
+    wanted = computed(network, lq, 2)
+    missing = set(wanted) - set(places)
+    assert missing <= {(1, "hour_glass/first_conv")}, "merged in the packed network"
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in places.values())
+    given = session(model)({"lq": lq.numpy()})
+    for place, tensor in places.items():
+        if place in wanted:
+            error = np.abs(given[tensor] - wanted[place].numpy()).max()
+            assert error <= (2e-2 if half else 1e-5), f"{place}: {error:.2g}"
+
+
+def test_weights_may_lie_beside(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = tmp_path / "large.onnx"
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    export(checkpoint, Signature(Io.TENSOR, 2, False), path, Choices(external_data=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
+    assert path.stat().st_size < (tmp_path / "large.onnx.data").stat().st_size + 4_000_000
+    opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    lq = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    with torch.no_grad():
+        expected = checkpoint.network(torch.from_numpy(lq)).sr[-1].numpy()
+    assert np.abs(opened.run(None, {"lq": lq})[0] - expected).max() < 1e-5
+
+
+def test_a_users_faces_are_asked(
+    command: Command,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    faces: tuple[NDArray[np.uint8], NDArray[np.float32]],
+) -> None:
+    folder = tmp_path / "family"
+    folder.mkdir()
+    for i, face in enumerate(faces[0][:64]):
+        cv2.imwrite(str(folder / f"{i:02}.png"), face)
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    cv2.imwrite(str(folder / "wide.png"), faces[0][0][:64])
+    out = tmp_path / "x.onnx"
+    done = command("export.onnx", tiny_checkpoint, "--faces", folder, "-o", out)
+    assert done.returncode == 0, done.stderr
+    facts = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert json.loads(facts["dic.export_error"])["source"] == "family"
+    (folder / "00.png").unlink()
+    done = command("export.onnx", tiny_checkpoint, "--faces", folder, "-o", tmp_path / "y.onnx")
+    assert "63 faces" in one_line_error(done, 2)
+    assert "not square" in done.stderr
+    assert not (tmp_path / "y.onnx").exists()
+
+
+@pytest.mark.parametrize("io", Io)
+def test_an_engine_carries_what_verifies_it(io: Io, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Changed after its export, an engine does not verify; as TensorRT may differ from PyTorch."""
+    path = tmp_path / "x.onnx"
+    export(load_checkpoint(tiny_checkpoint), Signature(io, 2, True), path)
+    with load_engine(path) as engine:
+        found = verify(engine)
+    assert found is not None
+    assert found.error <= (1 / 255 if io is Io.IMAGE else 1e-5)
+    model = onnx.load(path)
+    onnx.save(scaled(model, "conv_last.2.bias", 0.0), path)
+    with load_engine(path) as engine, pytest.raises(EngineError, match="other faces than PyTorch"):
+        verify(engine)
+    stripped = [p for p in model.metadata_props if p.key != "dic.samples"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(stripped)
+    onnx.save(model, path)
+    with load_engine(path) as engine:
+        assert verify(engine) is None
+    model.metadata_props.add(key="dic.samples", value="bm90aGluZw==")
+    onnx.save(model, path)
+    with load_engine(path) as engine, pytest.raises(EngineError, match="damaged"):
+        verify(engine)
+
+
+def test_packed_half_precision_passes_too(network: DIC, known: Reference) -> None:
+    choices = Choices(target=Target.CPU, precision=Precision.FP16)
+    check(build(network, IMAGE, choices), known, IMAGE, Precision.FP16)
+
+
+def test_command_errors_are_one_line(
+    command: Command, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    out = tmp_path / "x.onnx"
+    for arguments, why in (
+        (["--precision", "int4"], "--precision"),
+        (["--calibration", tmp_path], "--precision int8"),
+        (["--tolerance", "0"], "--tolerance"),
+        (["--faces", tmp_path / "none"], "is not a folder"),
+        (["--faces", tmp_path], "0 faces"),
+        (["--precision", "int8", "--calibration", tmp_path], "32 are needed"),
+    ):
+        done = command("export.onnx", tiny_checkpoint, *arguments, "-o", out)
+        assert why in one_line_error(done, 2), arguments
+        assert not out.exists()
+
+
+def test_a_config_of_other_widths_lowers() -> None:
+    """No name of a module is assumed that a size could remove."""
+    network = DIC(replace(TINY, groups=1, projection=1)).eval()
+    unroll(lower(network, torch.bfloat16), Signature(Io.TENSOR, 1, False), 22)
+    assert feed(np.zeros((1, 16, 16, 3), np.uint8), Signature(Io.TENSOR, 1, False)).shape[1] == 3
