@@ -70,6 +70,11 @@ def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.Inferen
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=order)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            if provider == CPU and "NOT_IMPLEMENTED" in str(error):
+                raise EngineError(
+                    f"{path}: the CPU has no layers of its precision ({_reason(error)}); run it on "
+                    "a GPU, or export it with --precision fp32"
+                ) from error
             if provider == CPU or "INVALID_PROTOBUF" in str(error):
                 raise EngineError(
                     f"{path}: not an ONNX model that runs: {_reason(error)}"
