@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,9 @@ class Faces:
         return len(self.gt)
 
 
+@functools.cache
 def synthetic(seed: int, count: int) -> Faces:
-    """Drawn faces; seeds of no recipe's training set."""
+    """Drawn faces."""
     gt, _ = draw_faces(seed, count)
     return Faces(gt, np.stack([shrink(face) for face in gt]), f"synthetic, seed {seed}")
 

@@ -136,9 +136,11 @@ class UnevenConv(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(kernel.detach().contiguous(), requires_grad=False)
-        self.bias: nn.Parameter | None = None
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
+        if bias is None:
+            # Of zeros, which cost nothing where they run: without one, PyTorch's exporter makes
+            # each convolution a bias of its own out of four nodes, and folding them takes longest.
+            bias = kernel.new_zeros(len(kernel))
+        self.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
         self.padding, self.groups = padding, groups
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,23 +42,23 @@ from runtime.verify import verify
 from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
 from train.network import DIC
 
-IMAGE = Signature(Io.IMAGE, 3, True)
-# One process makes the graphs, which take ten seconds each.
+IMAGE = Signature(Io.IMAGE, 2, True)
+# One process makes the graphs, which take ten seconds each, and once.
 pytestmark = pytest.mark.xdist_group("gate")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def network() -> DIC:
     """Trained: limits in dB mean nothing for noise."""
     return load_checkpoint(SHIPPED_WEIGHTS).network
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def known(network: DIC) -> Reference:
     return reference(network, synthetic(SEED, FACES), IMAGE.steps)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def graphs(network: DIC) -> dict[Precision, onnx.ModelProto]:
     return {p: build(network, IMAGE, Choices(precision=p)) for p in Precision}
 
@@ -194,7 +194,7 @@ def test_int8_is_what_tensorrt_reads(graphs: dict[Precision, onnx.ModelProto]) -
         channels = weights[source.input[0]].dims[axis]
         assert list(scale.dims) == [channels], "a scale for every output channel"
         assert made[node.input[0]].op_type == "DequantizeLinear"
-    assert quantised > 200
+    assert quantised > 100
 
 
 def test_int8_ranges_come_from_the_faces_given(
@@ -245,7 +245,7 @@ def test_nodes_are_named_by_step_and_block(graphs: dict[Precision, onnx.ModelPro
         "conv_first/0/Conv",
         "step1/first_block/up_blocks/0/0/ConvTranspose",
         "step2/block/fusion_block/body/0/res/0/Conv",
-        "step3/hour_glass/last/3/Conv",
+        "step2/hour_glass/last/3/Conv",
     ):
         assert name in names
 
