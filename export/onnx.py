@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--all-steps needs --io tensor")
     if options.calibration and options.precision != "int8":
         parser.error("--calibration needs --precision int8")
+    if options.output.suffix != ".onnx":
+        parser.error(f"-o {options.output}: the file's name ends in .onnx")
     if not 0 < options.tolerance < float("inf"):
         parser.error("--tolerance must be over 0")
 
@@ -106,6 +108,9 @@ def main(arguments: list[str]) -> int:
         tolerance=options.tolerance,
         external_data=options.external_data,
     )
+    trained = checkpoint.trained_steps
+    if trained is not None and signature.steps != trained:
+        say(f"warning: {source} was trained with {trained} steps, and gets {signature.steps}")
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     agreement = export(checkpoint, signature, output, choices)
     size = output.stat().st_size / 1e6

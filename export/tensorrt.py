@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from train.console import Parser, Progress, UserError, run, write_together
 
 MIB = 2**20
+SUFFIXES = (".trt", ".plan", ".engine")
 LEVELS = range(6)  # builder optimisation levels of both flavours
 
 
@@ -87,6 +88,8 @@ def main(arguments: list[str]) -> int:
     if options.workspace is not None and options.workspace < 1:
         parser.error("--workspace must be at least 1")
     output = options.output or Path(options.onnx.with_suffix(".trt").name)
+    if output.suffix not in SUFFIXES:
+        parser.error(f"-o {output}: the file's name ends in {', '.join(SUFFIXES)}")
     if output.is_dir():
         raise UserError(f"{output}: is a folder; name a file in it")
     if output.exists() and options.onnx.exists() and output.samefile(options.onnx):

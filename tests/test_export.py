@@ -204,12 +204,24 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     assert [o.name for o in session(out).get_outputs()] == ["face"]
 
 
+def test_steps_that_were_not_trained_are_told(
+    command: Command, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    done = command("export.onnx", tiny_checkpoint, "--steps", 1, "-o", tmp_path / "x.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "was trained with 2 steps, and gets 1" in done.stderr
+
+
 def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
     small = DATA / "dic_small_mmediting.pth"
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer1.weight": torch.zeros(3)}}, other)
     truncated = tmp_path / "truncated.pth"
     truncated.write_bytes(small.read_bytes()[:5000])
+    same = tmp_path / "same.onnx"
+    same.symlink_to(other)
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
     out = tmp_path / "out.onnx"
     (tmp_path / "file").write_text("")
     cases = [
@@ -222,8 +234,9 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "--all-steps"], "--io tensor"),
         ([small, "--io", "video"], "--io"),
         ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
-        ([other, "-o", other], "is the checkpoint"),
-        ([small, "-o", tmp_path], "is a folder"),
+        ([small, "-o", tmp_path / "face.txt"], "ends in .onnx"),
+        ([other, "-o", same], "is the checkpoint"),
+        ([small, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:
         done = command("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))

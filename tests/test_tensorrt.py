@@ -150,6 +150,9 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
     plan.write_bytes(b"vtrt" + bytes(64))
     (tmp_path / "file").write_text("")
     out = tmp_path / "out" / "x.trt"
+    same, folder = tmp_path / "same.plan", tmp_path / "folder.engine"
+    same.symlink_to(tiny_engine)
+    folder.mkdir()
     cases: list[tuple[list[object], str]] = [
         ([], "ONNX"),
         ([tmp_path / "none.onnx"], "No such file"),
@@ -170,8 +173,9 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
         ([tiny_engine, "--compute-capability", "3.5"], "builds for"),
         ([tiny_engine, "--compute-capability", "current"], "cannot build it"),
         ([tiny_engine, "-o", tmp_path / "file" / "x.trt"], "cannot be written"),
-        ([tiny_engine, "-o", tiny_engine], "is the ONNX file"),
-        ([tiny_engine, "-o", tmp_path], "is a folder"),
+        ([tiny_engine, "-o", tmp_path / "x.onnx"], "ends in .trt"),
+        ([tiny_engine, "-o", same], "is the ONNX file"),
+        ([tiny_engine, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:
         done = command("export.tensorrt", *arguments, *([] if "-o" in arguments else ["-o", out]))

@@ -53,12 +53,14 @@ class Checkpoint:
         layout: which of the three layouts the file had.
         sha256: of the file, in hexadecimal.
         provenance: how it was trained (recipe, iteration, seed, versions); empty for others'.
+        trained_steps: the number of steps it was trained with; None where the layout does not say.
     """
 
     network: DIC
     layout: Layout
     sha256: str
     provenance: Mapping[str, Any]
+    trained_steps: int | None
 
 
 def save_checkpoint(path: Path, network: DIC, provenance: Mapping[str, Any]) -> None:
@@ -107,8 +109,8 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
     content, sha256 = read(path)
     try:
         layout, tensors = _recognise(content)
-        recorded = _recorded_steps(content) if layout is Layout.TOOLKIT else DEFAULT_STEPS
-        config = config_from_shapes(tensors, recorded if steps is None else steps)
+        trained = _recorded_steps(content) if layout is Layout.TOOLKIT else None
+        config = config_from_shapes(tensors, steps or trained or DEFAULT_STEPS)
         with torch.device("meta"):  # shapes only: a wrong file may promise terabytes
             check_tensors(tensors, DIC(config), "a DIC network")
         network = DIC(config)
@@ -116,7 +118,7 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
     network.load_state_dict(tensors)
     provenance = content.get("provenance", {}) if layout is Layout.TOOLKIT else {}
-    return Checkpoint(network.eval(), layout, sha256, provenance)
+    return Checkpoint(network.eval(), layout, sha256, provenance, trained)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
