@@ -27,8 +27,9 @@ from train.console import Progress
 CALIBRATION = 32  # faces
 CHUNK = 4
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-# Three channels in or out, or the heatmaps themselves: little to compute and much to lose.
-KEPT = ("conv_first/", "conv_last/2", "hour_glass/pre_conv_block/0", "hour_glass/last/3")
+# Three channels in or out, the heatmaps themselves, and the attention's sums over them (a
+# convolution of no block): little to compute and much to lose.
+KEPT = ("conv_first", "conv_last/2", "hour_glass/pre_conv_block/0", "hour_glass/last/3", "Conv")
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -57,7 +58,7 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
         node.name
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
-        and any(f"{block}/" in f"{_within(node.name)}/" for block in KEPT)
+        and any(f"{_within(node.name)}/".startswith(f"{block}/") for block in KEPT)
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
