@@ -293,7 +293,7 @@ class DIC(nn.Module):
         if self.detach_attention:
             heatmap = heatmap.detach()
         peak = heatmap.amax(dim=(2, 3), keepdim=True).clamp(min=PEAK_FLOOR)
-        # A constant 5×K matrix: sums by index would export as ScatterElements. As a 1×1 convolution,
+        # A constant 5×K matrix: sums by index would export as ScatterElements. By convolution,
         # because TensorRT-RTX has no float32 matrix products for Turing.
         merged = F.conv2d(heatmap / peak, self.components[:, :, None, None])
         return merged.softmax(dim=1)
