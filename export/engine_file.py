@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import onnx
 
 METADATA_PREFIX = "dic."
+FORMAT_VERSION = "1"
+REQUIRED = ("format_version", "precision", "io", "export_error")
 
 
 class Kind(enum.Enum):
@@ -57,7 +60,7 @@ class EngineFile:
 
     @property
     def is_ours(self) -> bool:
-        return {"format_version", "precision", "io"} <= self.metadata.keys()
+        return bool(self.metadata)
 
     @property
     def opset(self) -> int:
@@ -82,7 +85,17 @@ def read_engine_file(path: Path) -> EngineFile:
             magic = file.read(4)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    return _plan(path, MAGICS[magic]) if magic in MAGICS else _onnx(path)
+    engine = _plan(path, MAGICS[magic]) if magic in MAGICS else _onnx(path)
+    version = engine.metadata.get("format_version", FORMAT_VERSION)
+    if str(version) != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: engine format version {version} is unknown, this toolkit reads "
+            f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine anew"
+        )
+    lacking = [key for key in REQUIRED if key not in engine.metadata]
+    if engine.metadata and lacking:
+        raise UserError(f"{path}: its metadata is damaged (no {lacking[0]}); export it anew")
+    return engine
 
 
 def _onnx(path: Path) -> EngineFile:
@@ -122,6 +135,9 @@ def _plan(path: Path, kind: Kind) -> EngineFile:
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
+        known = metadata["plan"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{beside}: damaged ({error})") from error
+    if known != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise UserError(f"{beside}: belongs to another plan than {path.name}")
     return EngineFile(path, kind, metadata, inputs, outputs, None)

@@ -12,11 +12,38 @@ from __future__ import annotations
 import ctypes
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from train.console import UserError
 
 MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+INSTALLED_BY = {
+    "tensorrt": "pip install tensorrt",
+    "tensorrt_rtx": "pip install 'dic-toolkit[rtx]'",
+}
+
+
+@dataclass(frozen=True)
+class PlanChoices:
+    """What a plan is built for; the command's options, with its defaults.
+
+    Attributes:
+        batch: smallest, most frequent and largest of the optimisation profile.
+        workspace: GPU memory that a layer may use for itself, MiB.
+        optimization_level: 0 to 5; None for the builder's own.
+        compute_capability: such as "8.6", or "current" (TensorRT-RTX).
+    """
+
+    batch: tuple[int, int, int] = (1, 8, 32)
+    workspace: int | None = None
+    optimization_level: int | None = None
+    tf32: bool = False
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: str | None = None
+    compute_capability: tuple[str, ...] = ()
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,17 +74,18 @@ class Flavour:
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
 
-    def refuse(self, options: Any) -> None:
-        """Raise UserError for options that this flavour does not have."""
+    def refuse(self, choices: PlanChoices) -> None:
+        """Raise UserError for choices that this flavour does not have."""
+        lacking: dict[str, object]
         if self.is_rtx:
             lacking = {
-                "--timing-cache": options.timing_cache,
-                "--version-compatible": options.version_compatible,
-                "--hardware-compatible": options.hardware_compatible,
+                "--timing-cache": choices.timing_cache,
+                "--version-compatible": choices.version_compatible,
+                "--hardware-compatible": choices.hardware_compatible,
             }
             instead = "its plans are portable, and its runtime keeps a cache"
         else:
-            lacking = {"--compute-capability": options.compute_capability}
+            lacking = {"--compute-capability": choices.compute_capability}
             instead = "see --hardware-compatible"
         for option, given in lacking.items():
             if given:
@@ -84,34 +112,41 @@ class Flavour:
 
 
 def pick(choice: str, builds: bool = True) -> Flavour:
-    """Import the flavour of a name, or under "auto" the first that is installed.
+    """Import the flavour of a name, or under "auto" the first that works here.
 
     Args:
         builds: whether it needs its builder, or only its runtime.
 
     Raises:
-        UserError: it is not installed, or not whole.
+        UserError: none works; says why.
     """
-    wanted = list(MODULES) if choice == "auto" else [choice]
-    for module in wanted:
+    reasons = []
+    for module in list(MODULES) if choice == "auto" else [choice]:
         try:
             trt = importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module:
-                raise UserError(f"{module} is installed but lacks {error.name}") from error
+            missing = error.name == module
+            reasons.append(
+                f"{module} is not installed ({INSTALLED_BY[module]})"
+                if missing
+                else f"{module} is installed but lacks {error.name}"
+            )
             continue
         except (ImportError, OSError, RuntimeError) as error:
-            raise UserError(f"{module} is installed but does not load: {error}") from error
+            reasons.append(f"{module} is installed but does not load: {error}")
+            continue
+        flavour = Flavour(module, MODULES[module], trt)
         if builds and not hasattr(trt, "Builder"):
-            raise UserError(f"{module} is installed without its builder")
-        return Flavour(module, MODULES[module], trt)
-    hint = {"tensorrt": "pip install tensorrt", "tensorrt_rtx": "pip install 'dic-toolkit[rtx]'"}
-    ways = " or ".join(hint[module] for module in wanted)
-    raise UserError(f"{' and '.join(wanted)}: not installed; {ways}")
+            reasons.append(f"{module} is installed without its builder")
+        elif not flavour.is_rtx and not has_driver():
+            reasons.append(f"{module} needs an NVIDIA GPU with a working driver")
+        else:
+            return flavour
+    raise UserError("; ".join(reasons))
 
 
 def has_driver() -> bool:
-    """Whether an NVIDIA driver works here. TensorRT's runtime ends the process without one."""
+    """Whether an NVIDIA driver works here. TensorRT may end the process without one."""
     try:
         return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
     except (OSError, AttributeError):

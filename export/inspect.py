@@ -111,7 +111,7 @@ def runs_here(engine: EngineFile) -> str:
     if engine.kind is Kind.ONNX:
         return _onnx_runs(engine.path)
     module = "tensorrt" if engine.kind is Kind.TENSORRT else "tensorrt_rtx"
-    return _plan_runs(engine.path, module)
+    return _plan_runs(engine, module)
 
 
 def _onnx_runs(path: Path) -> str:
@@ -130,8 +130,9 @@ def _onnx_runs(path: Path) -> str:
     return f"yes, by ONNX Runtime {onnxruntime.__version__} {used[0]}"
 
 
-def _plan_runs(path: Path, module: str) -> str:
+def _plan_runs(engine: EngineFile, module: str) -> str:
     """Ask the library; it reads the plan's header and the GPU's properties."""
+    path = engine.path
     from export.flavour import has_driver, pick
 
     if not has_driver():
@@ -148,10 +149,14 @@ def _plan_runs(path: Path, module: str) -> str:
                 complaints.append(" ".join(message.split())[:200])
 
     runtime = flavour.trt.Runtime(Logger())
+    if engine.is_ours:  # version-compatible plans bring code of their own
+        runtime.engine_host_code_allowed = True
     if hasattr(runtime, "get_engine_validity"):
         validity, diagnostics = runtime.get_engine_validity(path.read_bytes())
         if validity == flavour.trt.EngineValidity.VALID:
             return f"yes, by {flavour.label} {flavour.version}"
+        if validity == flavour.trt.EngineValidity.SUBOPTIMAL:
+            return f"yes, slower than it could, by {flavour.label} {flavour.version}"
         why = [
             name.lower().replace("_", " ")
             for name, bit in flavour.trt.EngineInvalidityDiagnostics.__members__.items()

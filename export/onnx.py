@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     from export.engine_io import Io, Signature
-    from export.precision import Precision
+    from export.limits import Precision
     from export.unroll import Choices, Target, export, say
     from train.checkpoint import load_checkpoint
 

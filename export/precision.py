@@ -9,23 +9,13 @@ the division of heatmaps by their peaks, the softmax over components, and the de
 from __future__ import annotations
 
 import copy
-import enum
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from export.limits import Precision
 from train.network import DIC
-
-
-class Precision(enum.Enum):
-    """What an engine computes in; the files' metadata carry the value."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-
 
 # Of what lies between int8 convolutions, too.
 DTYPES = {

@@ -1,8 +1,8 @@
 """`python -m export.tensorrt`: build a TensorRT or TensorRT-RTX plan from an engine's ONNX file.
 
 The precision is the graph's (networks are strongly typed). What differs between the two builders
-is in `export.flavour`. A plan is marked unverified: the runtime holds it against PyTorch's results,
-which travel with it, when it is first loaded on a GPU.
+is in `export.flavour`. A plan is marked unverified, since it may be built where it cannot run:
+PyTorch's results travel with it, to be compared where it is first loaded (`runtime.verify`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from train.console import Parser, Progress, UserError, run, write_together
+
+if TYPE_CHECKING:
+    from export.flavour import Flavour, PlanChoices
 
 MIB = 2**20
 SUFFIXES = (".trt", ".plan", ".engine")
@@ -78,46 +82,68 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the builder's log")
     options = parser.parse_args(arguments)
-    if options.opt_batch is None:
-        options.opt_batch = min(max(8, options.min_batch), options.max_batch)
-    if not 1 <= options.min_batch <= options.opt_batch <= options.max_batch:
+    opt = options.opt_batch or min(max(8, options.min_batch), options.max_batch)
+    if not 1 <= options.min_batch <= opt <= options.max_batch:
         parser.error(
-            f"batches must rise from 1: --min-batch {options.min_batch}, --opt-batch "
-            f"{options.opt_batch}, --max-batch {options.max_batch}"
+            f"batches must rise from 1: --min-batch {options.min_batch}, --opt-batch {opt}, "
+            f"--max-batch {options.max_batch}"
         )
     if options.workspace is not None and options.workspace < 1:
         parser.error("--workspace must be at least 1")
     output = options.output or Path(options.onnx.with_suffix(".trt").name)
     if output.suffix not in SUFFIXES:
         parser.error(f"-o {output}: the file's name ends in {', '.join(SUFFIXES)}")
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name a file in it")
     if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
         raise UserError(f"{output}: is the ONNX file; choose another output")
+    for path in filter(None, (output, options.timing_cache)):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a file in it")
 
+    from export.flavour import PlanChoices
+
+    choices = PlanChoices(
+        batch=(options.min_batch, opt, options.max_batch),
+        workspace=options.workspace,
+        optimization_level=options.optimization_level,
+        tf32=options.tf32,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        compute_capability=tuple(options.compute_capability or ()),
+        verbose=options.verbose,
+    )
+    build(options.onnx, output, options.flavour, choices)
+    return 0
+
+
+def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -> None:
+    """Write the plan of an ONNX engine, and beside it the JSON with its metadata.
+
+    Raises:
+        UserError: not an engine's ONNX file, no builder, or it cannot build; nothing is written.
+    """
     from onnx.defs import onnx_opset_version
 
     from export.engine_file import Kind, read_engine_file, sidecar
     from export.flavour import pick
 
-    engine = read_engine_file(options.onnx)
+    engine = read_engine_file(source)
     if engine.kind is not Kind.ONNX:
-        raise UserError(f"{options.onnx}: is a {engine.kind.value} already; give the ONNX file")
+        raise UserError(f"{source}: is a {engine.kind.value} already; give the ONNX file")
     if not engine.is_ours:
-        raise UserError(f"{options.onnx}: not a DIC engine; make one with python -m export.onnx")
-    newest = onnx_opset_version()
-    if (opset := engine.opset) > newest:
+        raise UserError(f"{source}: not a DIC engine; make one with python -m export.onnx")
+    if (opset := engine.opset) > (newest := onnx_opset_version()):
         raise UserError(
-            f"{options.onnx}: opset {opset} is newer than the installed onnx knows ({newest}); "
+            f"{source}: opset {opset} is newer than the installed onnx knows ({newest}); "
             "upgrade onnx and TensorRT, or export it anew"
         )
     facts = dict(engine.metadata)
-    if options.tf32 and facts["precision"] == "fp32":
+    if choices.tf32 and facts["precision"] == "fp32":
         facts["export_error"] = _with_limits_of(facts["export_error"], "fp16")
-    flavour = pick(options.flavour)
-    flavour.refuse(options)
-    builder = PlanBuilder(flavour, options)
-    builder.say(f"{options.onnx}: {facts['precision']}, {facts['io']} I/O; building")
+    flavour = pick(flavour_name)
+    flavour.refuse(choices)
+    builder = PlanBuilder(flavour, source, choices)
+    builder.say(f"{source}: {facts['precision']}, {facts['io']} I/O; building")
     plan = builder.build()
     described = facts | {
         "inputs": [asdict(tensor) for tensor in engine.inputs],
@@ -127,27 +153,28 @@ def main(arguments: list[str]) -> int:
             "sha256": hashlib.sha256(plan).hexdigest(),
             "flavour": flavour.module,
             "version": flavour.version,
-            "batch": [options.min_batch, options.opt_batch, options.max_batch],
-            "compute_capability": options.compute_capability or [],
-            "tf32": options.tf32,
+            "batch": choices.batch,
+            "compute_capability": choices.compute_capability,
+            "tf32": choices.tf32,
         },
     }
     text = json.dumps(described, indent=1) + "\n"
-    write_together({output: plan, sidecar(output): text.encode()})
+    files = {output: plan, sidecar(output): memoryview(text.encode())}
+    if choices.timing_cache:
+        files[choices.timing_cache] = builder.timings
+    write_together(files)
     builder.say(
-        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified: the "
-        "runtime checks it against PyTorch's results when it first loads it"
+        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified until a "
+        "GPU has run it against PyTorch's results, which are in it"
     )
-    return 0
 
 
 def _with_limits_of(export_error: str, precision: str) -> str:
     """What the runtime verifies a plan by, with the limits of a lower precision."""
-    from export.gate import LIMITS
-    from export.precision import Precision
+    from export.limits import LIMITS, Precision
 
     facts = json.loads(export_error)
-    facts["limits"] = LIMITS[Precision(precision)].times(facts["tolerance"]).finite()
+    facts["limits"] = LIMITS[Precision(precision)].times(facts.get("tolerance", 1.0)).finite()
     return json.dumps(facts)
 
 
@@ -156,11 +183,16 @@ class PlanBuilder:
 
     Args:
         flavour: which library.
-        options: the command's.
+        source: the ONNX file; external weights are found beside it.
+        choices: what to build for.
+
+    Attributes:
+        timings: the timing cache after a build, where one was asked for.
     """
 
-    def __init__(self, flavour: Any, options: Any) -> None:
-        self.flavour, self.options, self.trt = flavour, options, flavour.trt
+    def __init__(self, flavour: Flavour, source: Path, choices: PlanChoices) -> None:
+        self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
+        self.timings = memoryview(b"")
         self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
         self.complaints: list[str] = []
         self.stopped = False
@@ -176,65 +208,68 @@ class PlanBuilder:
             UserError: the graph cannot be parsed or built; says which node and why.
             KeyboardInterrupt: the user stopped it.
         """
-        with self._interruptible():
-            plan = self._build()
-        self.bar.close()
+        try:
+            with self._interruptible():
+                plan = self._build()
+        finally:
+            self.bar.close()
         if self.stopped:
             raise KeyboardInterrupt
         if plan is None:
             reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
-            raise UserError(f"{self.options.onnx}: {self.flavour.label} cannot build it: {reason}")
+            raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}")
         return memoryview(plan)
 
     def _build(self) -> Any:
         """What the library returns: the plan, or None."""
-        trt, options = self.trt, self.options
+        trt, choices = self.trt, self.choices
         builder = trt.Builder(self.logger)
         network = builder.create_network(self.flavour.creation_flags)
         parser = trt.OnnxParser(network, self.logger)
-        if not parser.parse_from_file(str(options.onnx)):
-            raise UserError(f"{options.onnx}: {self._parse_error(parser)}")
+        if not parser.parse_from_file(str(self.source)):
+            raise UserError(f"{self.source}: {self._parse_error(parser)}")
         config = builder.create_builder_config()
         profile = builder.create_optimization_profile()
-        batches = (options.min_batch, options.opt_batch, options.max_batch)
         for i in range(network.num_inputs):
             tensor = network.get_input(i)
             sizes = tuple(tensor.shape)[1:]
-            profile.set_shape(tensor.name, *((batch, *sizes) for batch in batches))
+            profile.set_shape(tensor.name, *((batch, *sizes) for batch in choices.batch))
         config.add_optimization_profile(profile)
         self._configure(config)
         config.progress_monitor = self._monitor()
         self.complaints.clear()
         plan = builder.build_serialized_network(network, config)
-        if options.timing_cache and plan is not None:
-            held = config.get_timing_cache().serialize()
-            write_together({options.timing_cache: memoryview(held)})
+        if choices.timing_cache and plan is not None:
+            self.timings = memoryview(config.get_timing_cache().serialize())
         return plan
 
     def _configure(self, config: Any) -> None:
-        trt, options = self.trt, self.options
-        if options.workspace is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
-        if options.optimization_level is not None:
-            config.builder_optimization_level = options.optimization_level
-        (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        trt, choices = self.trt, self.choices
+        if choices.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, choices.workspace * MIB)
+        if choices.optimization_level is not None:
+            config.builder_optimization_level = choices.optimization_level
+        (config.set_flag if choices.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers keep their names
-        if options.version_compatible:
+        if choices.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if options.hardware_compatible:
-            level = options.hardware_compatible.upper()
-            config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-        if options.compute_capability:
-            named = [self.flavour.capability(wanted) for wanted in options.compute_capability]
+        if choices.hardware_compatible:
+            name = choices.hardware_compatible.upper()
+            levels = trt.HardwareCompatibilityLevel.__members__
+            if name not in levels:  # of early 10.x
+                raise UserError(f"--hardware-compatible: {self.flavour.version} has no {name}")
+            config.hardware_compatibility_level = levels[name]
+        if choices.compute_capability:
+            named = [self.flavour.capability(wanted) for wanted in choices.compute_capability]
             config.num_compute_capabilities = len(named)
             for i, capability in enumerate(named):
                 config.set_compute_capability(capability, i)
-        if options.timing_cache:
-            held = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        if choices.timing_cache:
+            held = choices.timing_cache.read_bytes() if choices.timing_cache.is_file() else b""
             cache = config.create_timing_cache(held)
             if cache is None or not config.set_timing_cache(cache, False):
                 raise UserError(
-                    f"{options.timing_cache}: not a timing cache of this TensorRT and GPU; "
+                    f"{choices.timing_cache}: not a timing cache of this TensorRT and GPU; "
                     "remove it or name another"
                 )
 
@@ -251,7 +286,7 @@ class PlanBuilder:
 
     def _logger(self) -> Any:
         """A logger that keeps errors for our one line, and shows the rest where asked to."""
-        keep, show, severities = self.complaints, self.options.verbose, self.trt.ILogger.Severity
+        keep, show, severities = self.complaints, self.choices.verbose, self.trt.ILogger.Severity
         bar = self.bar
 
         class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
@@ -296,9 +331,13 @@ class PlanBuilder:
 
         Python's own exception could be raised in a callback, where the library would swallow it.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears signals
+            return
 
         def stop(*_: object) -> None:
             self.stopped = True
+            signal.signal(signal.SIGINT, before)  # who presses it twice is in a hurry
 
         before = signal.signal(signal.SIGINT, stop)
         try:

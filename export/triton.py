@@ -4,17 +4,22 @@
     models/dic/1/model.onnx     or model.plan; every version in a folder of its own
 
 The configuration is built as Triton's own protobuf message (of the `tritonclient` package) and
-written in its text form, so there is none that Triton cannot parse.
+written in its text form.
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from train.console import Parser, UserError, run, write_together
+
+if TYPE_CHECKING:
+    from export.engine_file import EngineFile
 
 ONNX_BACKEND = ("onnxruntime", "onnxruntime_onnx", "model.onnx")
 PLAN_BACKEND = ("tensorrt", "tensorrt_plan", "model.plan")
@@ -81,15 +86,50 @@ def main(arguments: list[str]) -> int:
     from export.engine_file import read_engine_file
 
     engine = read_engine_file(options.engine)
-    files = repository(engine, options)
-    write_together(files)
-    folder = options.output / options.name
-    print(f"wrote {folder}: version {options.model_version}, {CONFIG}")
-    print(f"serve it: tritonserver --model-repository={options.output.resolve()}")
+    serving = Serving(
+        folder=options.output / options.name,
+        version=options.model_version,
+        keep=options.keep_versions,
+        device=options.device,
+        instances=options.instances,
+        max_batch=options.max_batch,
+        queue_delay=options.queue_delay,
+        cache=not options.no_cache,
+    )
+    write_together(repository(engine, serving))
+    print(f"wrote {serving.folder}: version {serving.version}, {CONFIG}")
+    newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
+    if newer >= serving.keep:
+        print(f"warning: {newer} newer versions are served in its place", file=sys.stderr)
+    cache = " --cache-config=local,size=67108864" if serving.cache else ""
+    print(f"serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
     return 0
 
 
-def repository(engine: Any, options: Any) -> dict[Path, bytes]:
+@dataclass(frozen=True)
+class Serving:
+    """How Triton is to serve an engine; the command's options, with its defaults.
+
+    Attributes:
+        folder: of the model, in the repository; its name is the model's.
+        keep: how many of the latest versions are served.
+        device: "auto", "gpu" or "cpu".
+        instances: on each GPU or CPU.
+        max_batch: None for the plan's, or 32.
+        queue_delay: microseconds that a request waits for others.
+    """
+
+    folder: Path
+    version: int = 1
+    keep: int = 1
+    device: str = "auto"
+    instances: int = 1
+    max_batch: int | None = None
+    queue_delay: int = 500
+    cache: bool = True
+
+
+def repository(engine: EngineFile, serving: Serving) -> dict[Path, bytes]:
     """The files of a repository with one version of one model.
 
     Raises:
@@ -97,36 +137,37 @@ def repository(engine: Any, options: Any) -> dict[Path, bytes]:
     """
     from google.protobuf import text_format
 
-    folder = options.output / options.name
-    backend, platform, file = _backend(engine)
-    config = configuration(engine, options, backend, platform, file)
+    folder = serving.folder
+    backend, platform, file = _backend(engine, serving)
+    config = configuration(engine, serving, backend, platform, file)
     earlier = _earlier(folder / CONFIG)
-    others = [v for v in folder.glob("[0-9]*") if v.name != str(options.model_version)]
+    others = [v for v in _versions(folder) if int(v.name) != serving.version]
     if earlier is not None and others:
-        same = all(
-            getattr(earlier, field) == getattr(config, field)
-            for field in ("platform", "input", "output")
-        )
-        if not same:
+        fields = ("platform", "input", "output")
+        if any(getattr(earlier, field) != getattr(config, field) for field in fields):
             raise UserError(
                 f"{folder}: has versions of another kind or with other inputs and outputs; "
                 "choose another --name"
             )
-    text = text_format.MessageToString(config)
-    version = folder / str(options.model_version)
+    version = folder / str(serving.version)
     files = {version / file: engine.path.read_bytes()}
-    if engine.model is not None:
-        files |= {version / p.name: p.read_bytes() for p in _external(engine)}
-    return files | {folder / CONFIG: text.encode()}
+    files |= {version / path.name: path.read_bytes() for path in _external(engine)}
+    return files | {folder / CONFIG: text_format.MessageToString(config).encode()}
 
 
-def _backend(engine: Any) -> tuple[str, str, str]:
+def _versions(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+
+
+def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
     """Triton's backend and platform for an engine, and what it calls the file."""
     from export.engine_file import Kind, sidecar
 
     path = engine.path
     if engine.kind is Kind.TENSORRT_RTX:
         raise UserError(f"{path}: Triton has no backend for TensorRT-RTX plans; give the ONNX file")
+    if engine.kind is Kind.TENSORRT and serving.device == "cpu":
+        raise UserError("--device cpu: TensorRT plans run on GPUs only; give the ONNX file")
     if engine.kind is Kind.TENSORRT and not engine.is_ours:
         raise UserError(f"{path}: {sidecar(path).name} is needed beside it, or is not ours")
     if not engine.is_ours:
@@ -134,21 +175,26 @@ def _backend(engine: Any) -> tuple[str, str, str]:
     return PLAN_BACKEND if engine.kind is Kind.TENSORRT else ONNX_BACKEND
 
 
-def configuration(engine: Any, options: Any, backend: str, platform: str, file: str) -> Any:
+def configuration(
+    engine: EngineFile, serving: Serving, backend: str, platform: str, file: str
+) -> Any:
     """The `ModelConfig` message of an engine."""
     from tritonclient.grpc import model_config_pb2 as pb
 
     kinds = pb.ModelInstanceGroup.Kind
-    kind = {"auto": kinds.KIND_AUTO, "gpu": kinds.KIND_GPU, "cpu": kinds.KIND_CPU}[options.device]
+    kind = {"auto": kinds.KIND_AUTO, "gpu": kinds.KIND_GPU, "cpu": kinds.KIND_CPU}[serving.device]
     profile = engine.metadata.get("plan", {}).get("batch")
-    max_batch = options.max_batch or (profile[2] if profile else 32)
-    if profile and not profile[0] <= max_batch <= profile[2]:
+    if profile and profile[0] > 1:
         raise UserError(
-            f"--max-batch {max_batch}: the plan was built for {profile[0]} to {profile[2]}"
+            f"{engine.path}: was built for batches from {profile[0]}; Triton sends single faces "
+            "too: build it with --min-batch 1"
         )
+    max_batch = serving.max_batch or (profile[2] if profile else 32)
+    if profile and max_batch > profile[2]:
+        raise UserError(f"--max-batch {max_batch}: the plan was built for up to {profile[2]}")
     preferred = min(profile[1] if profile else 8, max_batch)
     config = pb.ModelConfig(
-        name=options.name,
+        name=serving.folder.name,
         backend=backend,
         platform=platform,
         default_model_filename=file,
@@ -161,15 +207,15 @@ def configuration(engine: Any, options: Any, backend: str, platform: str, file: 
             pb.ModelOutput(name=t.name, data_type=_type(t.dtype), dims=t.sizes)
             for t in engine.outputs
         ],
-        instance_group=[pb.ModelInstanceGroup(count=options.instances, kind=kind)],
+        instance_group=[pb.ModelInstanceGroup(count=serving.instances, kind=kind)],
         dynamic_batching=pb.ModelDynamicBatching(
             preferred_batch_size=sorted({preferred, max_batch}),
-            max_queue_delay_microseconds=options.queue_delay,
+            max_queue_delay_microseconds=serving.queue_delay,
         ),
         version_policy=pb.ModelVersionPolicy(
-            latest=pb.ModelVersionPolicy.Latest(num_versions=options.keep_versions)
+            latest=pb.ModelVersionPolicy.Latest(num_versions=serving.keep)
         ),
-        response_cache=pb.ModelResponseCache(enable=not options.no_cache),
+        response_cache=pb.ModelResponseCache(enable=serving.cache),
     )
     for batch in sorted({1, preferred, max_batch}):  # the first request is then no slower
         warm_up = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
@@ -185,8 +231,10 @@ def configuration(engine: Any, options: Any, backend: str, platform: str, file: 
 def _type(dtype: str) -> int:
     from tritonclient.grpc import model_config_pb2 as pb
 
-    name = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[dtype]
-    return int(pb.DataType.Value(name))
+    names = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+    if dtype not in names:
+        raise UserError(f"a DIC engine has no {dtype} inputs or outputs")
+    return int(pb.DataType.Value(names[dtype]))
 
 
 def _earlier(path: Path) -> Any:
@@ -202,11 +250,11 @@ def _earlier(path: Path) -> Any:
         raise UserError(f"{path}: is not a Triton configuration ({error})") from error
 
 
-def _external(engine: Any) -> set[Path]:
+def _external(engine: EngineFile) -> set[Path]:
     """The files beside an ONNX file in which its weights lie."""
     return {
-        engine.path.with_name(entry.value)
-        for tensor in engine.model.graph.initializer
+        engine.path.parent / entry.value
+        for tensor in (engine.model.graph.initializer if engine.model else ())
         for entry in tensor.external_data
         if entry.key == "location"
     }

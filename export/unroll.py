@@ -26,11 +26,13 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from export.blocks import name_nodes
+from export.engine_file import FORMAT_VERSION, METADATA_PREFIX
 from export.engine_io import Signature, wrap
 from export.faces import from_folder, synthetic
-from export.gate import FACES, LIMITS, SEED, Agreement, Reference, check, feed, reference
+from export.gate import FACES, SAMPLES, SEED, Agreement, Reference, check, feed, reference
+from export.limits import LIMITS, Precision
 from export.packed import pack
-from export.precision import DTYPES, Precision, lower
+from export.precision import DTYPES, lower
 from export.quantise import CALIBRATION, quantised
 from export.samples import samples
 from train.checkpoint import Checkpoint
@@ -38,8 +40,6 @@ from train.console import UserError, write_together
 from train.network import DIC
 from train.sizes import SCALE
 
-METADATA_PREFIX = "dic."
-FORMAT_VERSION = 1
 OPSET = 20  # what TensorRT 10.0 reads
 BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
 # protobuf's limit on one message; the full-size network takes 88 MB.
@@ -100,7 +100,11 @@ def export(
     say(f"{len(model.graph.node)} nodes; comparing with PyTorch on {len(faces)} faces")
     known = reference(checkpoint.network, faces, signature.steps)
     agreement = check(model, known, signature, choices.precision, choices.tolerance)
-    stamp(model, checkpoint, signature, choices, agreement, known)
+    if choices.faces:  # a user's photographs do not travel with the engine
+        carried = reference(checkpoint.network, synthetic(SEED, SAMPLES), signature.steps)
+    else:
+        carried = known.first(SAMPLES)
+    stamp(model, checkpoint, signature, choices, agreement, carried)
     write(model, output, choices.external_data)
     return agreement
 
@@ -118,6 +122,8 @@ def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelPro
     say(f"unrolling {signature.steps} steps")
     opset = BF16_OPSET if choices.precision is Precision.BF16 else OPSET
     model = unroll(network, signature, opset)
+    if model.ByteSize() > PROTOBUF_LIMIT:
+        raise UserError("the network is over 2 GB, more than can be checked as one graph")
     if calibration is not None:
         model = quantised(model, feed(calibration.image, signature))
     return model
@@ -198,7 +204,7 @@ def stamp(
     signature: Signature,
     choices: Choices,
     agreement: Agreement,
-    known: Reference,
+    carried: Reference,
 ) -> None:
     """Write what the runtime and a later reader need to know into the file's metadata."""
     versions = {
@@ -208,13 +214,13 @@ def stamp(
     }
     error = {
         **asdict(agreement),
-        "faces": len(known.faces),
-        "source": known.faces.source,
+        "faces": FACES,
+        "source": "the user's" if choices.faces else carried.faces.source,
         "tolerance": choices.tolerance,
         "limits": LIMITS[choices.precision].times(choices.tolerance).finite(),
     }
     facts = {
-        "format_version": str(FORMAT_VERSION),
+        "format_version": FORMAT_VERSION,
         "steps": str(signature.steps),
         "precision": choices.precision.value,
         "target": choices.target.value,
@@ -224,7 +230,7 @@ def stamp(
         "checkpoint_sha256": checkpoint.sha256,
         "versions": json.dumps(versions),
         "export_error": json.dumps(error),
-        "samples": samples(known, signature),
+        "samples": samples(carried, signature),
     }
     onnx.helper.set_model_props(model, {METADATA_PREFIX + k: v for k, v in facts.items()})
 
@@ -233,7 +239,7 @@ def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> 
     """Put a model in place, its weights in it or in `NAME.data` beside it; whole or not at all.
 
     Raises:
-        UserError: it cannot be written, or is too large for one file.
+        UserError: it cannot be written.
     """
     files: dict[Path, bytes | bytearray] = {}
     if external_data:
@@ -242,8 +248,6 @@ def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> 
             if len(tensor.raw_data) >= SMALL:
                 weights += _moved(tensor, f"{output.name}.data", len(weights))
         files[output.with_name(f"{output.name}.data")] = weights
-    elif model.ByteSize() > PROTOBUF_LIMIT:
-        raise UserError("over 2 GB, more than one ONNX file holds: add --external-data")
     write_together(files | {output: model.SerializeToString()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
@@ -156,11 +159,19 @@ def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
             f"{error.name} is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
         ) from error
 
-    engine = OnnxRuntimeEngine(path, device, index)
-    if engine.device != "cpu":  # where exports are checked
-        from runtime.verify import verify
+    from runtime.verify import verify
 
+    engine = OnnxRuntimeEngine(path, device, index)
+    if engine.device == "cpu" and engine.metadata.precision == "fp32":
+        return engine  # it was checked so when it was exported
+    try:
         verify(engine)
+    except EngineError as error:
+        engine.close()
+        if device != "auto" or engine.device == "cpu":
+            raise
+        log.warning("%s; going on on the CPU", error)
+        return load_engine(path, "cpu")
     return engine
 
 

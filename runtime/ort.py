@@ -20,7 +20,8 @@ from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, ch
 log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
-GPU = ("TensorrtExecutionProvider", "CUDAExecutionProvider")  # the faster first
+# TensorRT's second: it computes fp32 with TF32's 10 bits of mantissa, which does not verify.
+GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 SILENT = 4  # ONNX Runtime's severity "fatal": its errors come back as exceptions anyway
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -64,8 +65,11 @@ def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.Inferen
         candidates.append(CPU)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
+    reasons: list[str] = []
     for provider in candidates:
-        settings = {} if provider == CPU else {"device_id": index}
+        settings: dict[str, Any] = {} if provider == CPU else {"device_id": index}
+        if provider == "CUDAExecutionProvider":
+            settings["use_tf32"] = "0"  # fp32 means fp32; 10 bits of mantissa are not PyTorch's
         order = [(provider, settings)] + ([] if provider == CPU else [(CPU, {})])
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=order)
@@ -79,11 +83,14 @@ def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.Inferen
                 raise EngineError(
                     f"{path}: not an ONNX model that runs: {_reason(error)}"
                 ) from error
-            log.info("%s does not work here: %s", provider, _reason(error))
+            reasons.append(f"{provider}: {_reason(error)}")
+            log.info("%s", reasons[-1])
             continue
         if session.get_providers()[0] == provider:
             return provider, session
         log.info("%s is installed but does not work here", provider)
+    if reasons:
+        raise EngineError(f"{path}: device {device} does not work: {'; '.join(reasons)}")
     raise EngineError(
         f"device {device}: ONNX Runtime {onnxruntime.__version__} has no working GPU provider here "
         f"(it has {', '.join(available)}); install dic-toolkit[gpu], or use --device cpu"

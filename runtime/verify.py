@@ -33,7 +33,7 @@ class Verification:
     """How far an engine's results are from PyTorch's, on its own samples.
 
     Attributes:
-        error: largest difference of a face, on the normalised scale (black to white is 1).
+        error: largest difference of a face (black to white is 1), a score or a heatmap.
         psnr_loss: dB further from the true faces than PyTorch, the mean over the faces.
         landmarks: mean distance from PyTorch's, pixels; 0 where the engine gives none.
     """
@@ -61,9 +61,15 @@ def verify(engine: Engine) -> Verification | None:
             known = {name: held[name] for name in held.files}
         name = next(n for n in known if n == "face" or n.startswith("sr"))
         feed = {tensor.name: known[tensor.name] for tensor in engine.inputs}
-    except (ValueError, KeyError, OSError, StopIteration) as error:
-        raise EngineError(f"{engine.path}: its samples are damaged ({error})") from error
-    given = engine.run(feed)
+        known["gt"]
+    except Exception as error:  # damaged archives raise what they like
+        what = str(error) or type(error).__name__
+        raise EngineError(f"{engine.path}: its samples are damaged ({what})") from error
+    try:
+        given = engine.run(feed)
+    except Exception as error:  # as do devices: out of memory, no kernel, no library
+        what = " ".join(str(error).split())[:200]
+        raise EngineError(f"{engine.path}: {engine.backend} cannot run it: {what}") from error
     found = _compare(name, given, known)
     # A NaN is beyond every limit. One grey level is the least that two pictures differ by.
     least = LEVEL * 1.01 if name == "face" else 0.0
@@ -99,11 +105,13 @@ def _compare(
     ours, theirs = given[name], known[name]
     scale = LEVEL if name == "face" else 1.0
     error = float(np.abs(ours.astype(np.float64) - theirs).max()) * scale
+    for other in known.keys() & given.keys() - {name, "landmarks"}:  # scores, or heatmaps
+        error = np.maximum(error, np.abs(given[other].astype(np.float64) - known[other]).max())
     loss = _psnr(_levels(name, theirs), known["gt"]) - _psnr(_levels(name, ours), known["gt"])
     distance = 0.0
     if "landmarks" in known:
         distance = float(np.linalg.norm(given["landmarks"] - known["landmarks"], axis=-1).mean())
-    return Verification(error, loss, distance)
+    return Verification(float(error), loss, distance)
 
 
 def _levels(name: str, faces: NDArray[Any]) -> NDArray[Any]:

@@ -74,7 +74,6 @@ def test_the_command_tells_what_is_in_an_engine(
     assert facts["metadata"]["io"] == "image"
     plan = tmp_path / "dic.trt"
     plan.write_bytes(b"vtrt" + bytes(100))
-    (tmp_path / "dic.trt.json").write_text('{"steps": "4", "inputs": [], "outputs": []}')
     told = command("export.inspect", plan).stdout
     assert "TensorRT-RTX plan" in told
     assert "runs here: no: " in told, "64 bytes of nothing run nowhere"

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnx
 import pytest
@@ -20,8 +18,8 @@ from onnx import TensorProto, helper
 
 from export.engine_file import read_engine_file
 from export.engine_io import Io, Signature
-from export.flavour import Flavour, pick
-from export.precision import Precision
+from export.flavour import Flavour, PlanChoices, pick
+from export.limits import Precision
 from export.tensorrt import PlanBuilder
 from export.unroll import Choices, build
 from runtime.engine import EngineError, load_engine
@@ -32,24 +30,6 @@ from train.network import DIC, NetworkConfig
 RTX = Flavour("tensorrt_rtx", "TensorRT-RTX", trt)
 
 
-def options(path: Path, **changed: Any) -> SimpleNamespace:
-    settings = {
-        "onnx": path,
-        "min_batch": 1,
-        "opt_batch": 8,
-        "max_batch": 32,
-        "workspace": None,
-        "optimization_level": None,
-        "tf32": False,
-        "timing_cache": None,
-        "version_compatible": False,
-        "hardware_compatible": None,
-        "compute_capability": None,
-        "verbose": False,
-    }
-    return SimpleNamespace(**settings | changed)
-
-
 @pytest.mark.parametrize("precision", Precision)
 def test_every_precision_builds(
     precision: Precision, tmp_path: Path, tiny_checkpoint: Path
@@ -58,7 +38,7 @@ def test_every_precision_builds(
     network = load_checkpoint(tiny_checkpoint).network
     path = tmp_path / "x.onnx"
     onnx.save(build(network, Signature(io, 2, True), Choices(precision=precision)), path)
-    plan = PlanBuilder(RTX, options(path)).build()
+    plan = PlanBuilder(RTX, path, PlanChoices()).build()
     assert bytes(plan[:4]) == b"vtrt"
 
 
@@ -68,7 +48,7 @@ def test_the_full_size_network_builds(precision: Precision, tmp_path: Path) -> N
     path = tmp_path / "full.onnx"
     network = DIC(NetworkConfig()).eval()
     onnx.save(build(network, Signature(Io.IMAGE, 4, True), Choices(precision=precision)), path)
-    plan = PlanBuilder(RTX, options(path)).build()
+    plan = PlanBuilder(RTX, path, PlanChoices()).build()
     weights = sum(p.numel() for p in network.parameters())
     least = weights * (4 if precision is Precision.FP32 else 2)
     assert len(plan) > 0.9 * least
@@ -123,7 +103,7 @@ def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("elsewhere", 1)],
         ir_version=9,
     )
-    for key in ("format_version", "precision", "io"):
+    for key in ("format_version", "precision", "io", "export_error"):
         model.metadata_props.add(key=f"dic.{key}", value="1")
     return model
 
@@ -133,7 +113,7 @@ def test_a_parser_error_names_the_node_and_the_reason(tmp_path: Path) -> None:
     node = helper.make_node("Fold", ["x"], ["y"], name="step2/odd/Fold", domain="elsewhere")
     onnx.save(graph_of(node), path)
     with pytest.raises(UserError, match=r"cannot read node step2/odd/Fold \(Fold\): ") as error:
-        PlanBuilder(RTX, options(path)).build()
+        PlanBuilder(RTX, path, PlanChoices()).build()
     assert "\n" not in str(error.value)
 
 
@@ -144,6 +124,10 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
     del model.metadata_props[:]
     onnx.save(model, foreign)
     onnx.save(graph_of(relu, opset=99), new)
+    future = tmp_path / "future.onnx"
+    model = graph_of(relu)
+    model.metadata_props[0].value = "99"
+    onnx.save(model, future)
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(tiny_engine.read_bytes()[:3000])
     plan = tmp_path / "some.trt"
@@ -160,7 +144,9 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
         ([foreign], "not a DIC engine"),
         ([damaged], "damaged"),
         ([new], "opset"),
+        ([future], "format version 99"),
         ([plan], "is a TensorRT-RTX plan already"),
+        ([tiny_engine, "--flavour", "tensorrt", "--timing-cache", tmp_path], "is a folder"),
         ([tiny_engine, "--flavour", "cuda"], "--flavour"),
         ([tiny_engine, "--flavour", "tensorrt"], "not installed"),
         ([tiny_engine, "--min-batch", "9", "--max-batch", "4"], "--min-batch 9"),
@@ -183,7 +169,6 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
         assert not out.parent.exists() or not list(out.parent.iterdir())
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,8 +207,9 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, tiny_engine: Path) 
 
 
 def test_the_library_stops_where_it_is_asked_to(tiny_engine: Path) -> None:
-    builder = PlanBuilder(RTX, options(tiny_engine))
+    builder = PlanBuilder(RTX, tiny_engine, PlanChoices())
     builder.stopped = True  # as Ctrl-C sets it
+    assert builder._build() is None
     with pytest.raises(KeyboardInterrupt):
         builder.build()
 
@@ -239,10 +225,16 @@ def test_what_the_other_flavour_is_asked_for_exists(tmp_path: Path) -> None:
     assert {"VERSION_COMPATIBLE", "TF32"} <= set(trt.BuilderFlag.__members__)
     full = Flavour("tensorrt", "TensorRT", trt)
     with pytest.raises(UserError, match="--compute-capability"):
-        full.refuse(options(tmp_path, compute_capability=["8.6"]))
-    full.refuse(options(tmp_path, timing_cache=tmp_path, hardware_compatible="ampere_plus"))
+        full.refuse(PlanChoices(compute_capability=("8.6",)))
+    full.refuse(PlanChoices(timing_cache=tmp_path, hardware_compatible="ampere_plus"))
 
 
-def test_the_flavour_is_what_is_installed() -> None:
-    assert pick("auto").module in ("tensorrt", "tensorrt_rtx")
-    assert pick("tensorrt_rtx").is_rtx
+def test_a_flavour_that_does_not_work_here_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT without a driver, which would end the process."""
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr("export.flavour.has_driver", lambda: False)
+    assert pick("auto").is_rtx
+    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+        pick("tensorrt")
+    monkeypatch.setattr("export.flavour.has_driver", lambda: True)
+    assert not pick("auto").is_rtx

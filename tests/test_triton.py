@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,25 @@ def parsed(path: Path) -> Any:
     return text_format.Parse(path.read_text(), pb.ModelConfig())
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
+def fake_plan(path: Path, batch: list[int]) -> Path:
     """The header of a TensorRT plan, with what `export.tensorrt` writes beside one."""
-    path = tmp_path / "dic.trt"
     path.write_bytes(b"ftrt" + bytes(100))
     facts = {
         "format_version": "1",
         "precision": "fp16",
         "io": "image",
+        "export_error": "{}",
         "inputs": [{"name": "image", "dtype": "uint8", "sizes": [16, 16, 3]}],
         "outputs": [{"name": "face", "dtype": "uint8", "sizes": [128, 128, 3]}],
-        "plan": {"batch": [2, 16, 64]},
+        "plan": {"batch": batch, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
     }
-    path.with_name("dic.trt.json").write_text(json.dumps(facts))
+    path.with_name(f"{path.name}.json").write_text(json.dumps(facts))
     return path
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    return fake_plan(tmp_path / "dic.trt", [1, 16, 64])
 
 
 def test_a_repository_of_an_onnx_file(command: Command, tmp_path: Path, tiny_engine: Path) -> None:
@@ -71,12 +76,15 @@ def test_a_plans_profile_decides_the_batches(tmp_path: Path, plan: Path) -> None
     assert config.platform == "tensorrt_plan"
     assert config.max_batch_size == 64
     assert list(config.dynamic_batching.preferred_batch_size) == [16, 64]
+    assert [w.batch_size for w in config.model_warmup] == [1, 16, 64]
     assert config.instance_group[0].count == 2
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
     assert (tmp_path / "m" / "dic" / "1" / "model.plan").is_file()
 
 
-def test_versions_stand_side_by_side(tmp_path: Path, tiny_engine: Path, plan: Path) -> None:
+def test_versions_stand_side_by_side(
+    tmp_path: Path, tiny_engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     models = tmp_path / "models"
     for version in ("1", "2"):
         more = ["--model-version", version, "--keep-versions", "2"]
@@ -84,6 +92,9 @@ def test_versions_stand_side_by_side(tmp_path: Path, tiny_engine: Path, plan: Pa
     assert sorted(p.name for p in (models / "dic").iterdir()) == ["1", "2", "config.pbtxt"]
     config = parsed(models / "dic" / "config.pbtxt")
     assert config.version_policy.latest.num_versions == 2
+    assert "warning" not in capsys.readouterr().err
+    assert main([str(tiny_engine), "-o", str(models)]) == 0
+    assert "1 newer versions are served" in capsys.readouterr().err
 
 
 def test_external_weights_travel(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -109,6 +120,8 @@ def test_command_errors_are_one_line(
     other.mkdir(parents=True)
     (other / "config.pbtxt").write_text("name: {")
     assert main([str(plan), "-o", str(tmp_path / "taken")]) == 0
+    swapped = fake_plan(tmp_path / "swapped.trt", [1, 1, 1])
+    swapped.write_bytes(b"ftrt" + bytes(7))
     out = tmp_path / "models"
     cases: list[tuple[list[object], str]] = [
         ([tmp_path / "none.onnx"], "No such file"),
@@ -118,7 +131,10 @@ def test_command_errors_are_one_line(
         ([tiny_engine, "--instances", "0"], "--instances"),
         ([tiny_engine, "--model-version", "0"], "--model-version"),
         ([tiny_engine, "--max-batch", "0"], "--max-batch"),
-        ([plan, "--max-batch", "65"], "2 to 64"),
+        ([plan, "--max-batch", "65"], "up to 64"),
+        ([plan, "--device", "cpu"], "GPUs only"),
+        ([fake_plan(tmp_path / "large.trt", [2, 4, 8])], "--min-batch 1"),
+        ([swapped], "belongs to another plan"),
         ([tiny_engine, "-o", tmp_path / "other"], "not a Triton configuration"),
         ([tiny_engine, "-o", tmp_path / "taken", "--model-version", "2"], "another --name"),
         ([tiny_engine, "-o", tiny_engine], "cannot be written"),

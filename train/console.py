@@ -72,6 +72,8 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None:
     """Write files so that all appear, whole, or none: beside them first, then renamed.
 
+    Only a power cut or a kill between two renamings leaves some old and some new.
+
     Raises:
         UserError: the folder or the disk does not take one; older files stay as they were.
     """
@@ -81,6 +83,8 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
     os.umask(mask)
     try:
         for path, data in files.items():
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; a file is to be written there")
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
             with os.fdopen(handle, "wb") as file:
