@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = "1"
+ZIP = b"PK\x03\x04"  # how PyTorch's checkpoints begin
 REQUIRED = ("format_version", "precision", "io", "export_error")
 
 
@@ -85,6 +86,8 @@ def read_engine_file(path: Path) -> EngineFile:
             magic = file.read(4)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    if magic == ZIP:
+        raise UserError(f"{path}: is a checkpoint; make an engine of it with python -m export.onnx")
     engine = _plan(path, MAGICS[magic]) if magic in MAGICS else _onnx(path)
     version = engine.metadata.get("format_version", FORMAT_VERSION)
     if str(version) != FORMAT_VERSION:
@@ -107,6 +110,7 @@ def _onnx(path: Path) -> EngineFile:
         raise UserError(f"{path}: damaged, or neither an ONNX file nor a TensorRT plan") from error
     if not model.graph.node:
         raise UserError(f"{path}: neither an ONNX file nor a TensorRT plan")
+    _check_external(path, model)
     metadata = {
         entry.key.removeprefix(METADATA_PREFIX): entry.value
         for entry in model.metadata_props
@@ -114,6 +118,22 @@ def _onnx(path: Path) -> EngineFile:
     }
     inputs, outputs = (tuple(map(_spec, v)) for v in (model.graph.input, model.graph.output))
     return EngineFile(path, Kind.ONNX, metadata, inputs, outputs, model)
+
+
+def _check_external(path: Path, model: onnx.ModelProto) -> None:
+    """Raise UserError where weights that lie beside a model are not all there."""
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        entry = {e.key: e.value for e in tensor.external_data}
+        if "location" in entry:
+            end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
+            needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
+    for location, size in needed.items():
+        beside = path.parent / location
+        if not beside.is_file():
+            raise UserError(f"{beside}: No such file; the weights of {path.name} lie in it")
+        if beside.stat().st_size < size:
+            raise UserError(f"{beside}: damaged: {path.name} has {size:,} bytes of weights in it")
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

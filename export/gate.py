@@ -81,8 +81,9 @@ class Agreement:
         return ", ".join(found)
 
     def __str__(self) -> str:
+        change = round(-self.psnr_loss, 4) + 0.0  # + 0.0: no -0.0000
         return (
-            f"largest difference {self.error:.2g}, PSNR {self.psnr_loss:+.4f} dB lower, "
+            f"largest difference {self.error:.2g}, PSNR {change:+.4f} dB, "
             f"landmarks {self.landmarks:.3f} px"
         )
 

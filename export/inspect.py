@@ -173,6 +173,8 @@ def told(facts: dict[str, Any]) -> str:
     """The facts for reading."""
     lines = [f"{facts['file']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB"]
     lines += [f"  {name}: {value}" for name, value in facts["metadata"].items()]
+    if not facts["metadata"] and "nodes" not in facts:
+        lines.append("  no metadata: the .json that export.tensorrt wrote is not beside it")
     for name in ("inputs", "outputs"):
         lines += [f"  {name[:-1]}: {value}" for value in facts[name]]
     if "nodes" in facts:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from train.console import Parser, UserError, run
+from train.console import Parser, UserError, check_writable, importing, run
+
+ENGINES = (".onnx", ".trt", ".plan", ".engine")
 
 
 def main(arguments: list[str]) -> int:
@@ -51,13 +53,13 @@ def main(arguments: list[str]) -> int:
         "--faces",
         type=Path,
         metavar="DIR",
-        help="aligned faces to compare with PyTorch on (default: synthetic ones)",
+        help="at least 64 aligned faces to compare with PyTorch on (default: drawn ones)",
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="aligned faces to take int8's ranges from (default: synthetic ones)",
+        help="at least 32 aligned faces to take int8's ranges from (default: drawn ones)",
     )
     parser.add_argument(
         "--tolerance",
@@ -87,7 +89,13 @@ def main(arguments: list[str]) -> int:
     if output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"{output}: is the checkpoint; choose another output")
 
+    if source.suffix in ENGINES:
+        raise UserError(f"{source}: is an engine already; give the checkpoint it was made from")
+    check_writable(output)
+
     # PyTorch takes seconds to import; --help and usage errors need none of it.
+    with importing():
+        import torch  # noqa: F401
     from export.engine_io import Io, Signature
     from export.limits import Precision
     from export.unroll import Choices, Target, export, say
@@ -113,8 +121,10 @@ def main(arguments: list[str]) -> int:
         say(f"warning: {source} was trained with {trained} steps, and gets {signature.steps}")
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     agreement = export(checkpoint, signature, output, choices)
-    size = output.stat().st_size / 1e6
-    say(f"wrote {output} ({size:.1f} MB); beside PyTorch: {agreement}")
+    beside = output.with_name(f"{output.name}.data") if choices.external_data else None
+    size = (output.stat().st_size + (beside.stat().st_size if beside else 0)) / 1e6
+    named = f"{output} and {beside.name}" if beside else output
+    say(f"wrote {named} ({size:.1f} MB); beside PyTorch: {agreement}")
     return 0
 
 

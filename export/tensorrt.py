@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from train.console import Parser, Progress, UserError, run, write_together
+from train.console import Parser, Progress, UserError, check_writable, run, write_together
 
 if TYPE_CHECKING:
     from export.flavour import Flavour, PlanChoices
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--opt-batch", type=int, metavar="N", help="the batch to be fastest at (default: 8)"
     )
-    parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--max-batch", type=int, metavar="N", help="default: 32")
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="GPU memory that a layer may use for itself"
     )
@@ -82,11 +82,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the builder's log")
     options = parser.parse_args(arguments)
-    opt = options.opt_batch or min(max(8, options.min_batch), options.max_batch)
-    if not 1 <= options.min_batch <= opt <= options.max_batch:
+    least = options.min_batch
+    most = options.max_batch or max(32, least, options.opt_batch or 0)
+    opt = options.opt_batch or min(max(8, least), most)
+    if not 1 <= least <= opt <= most:
         parser.error(
-            f"batches must rise from 1: --min-batch {options.min_batch}, --opt-batch {opt}, "
-            f"--max-batch {options.max_batch}"
+            f"--min-batch {least}, --opt-batch {opt} and --max-batch {most} must be at least 1 and "
+            "in this order"
         )
     if options.workspace is not None and options.workspace < 1:
         parser.error("--workspace must be at least 1")
@@ -99,10 +101,12 @@ def main(arguments: list[str]) -> int:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name a file in it")
 
+    check_writable(output)
+
     from export.flavour import PlanChoices
 
     choices = PlanChoices(
-        batch=(options.min_batch, opt, options.max_batch),
+        batch=(least, opt, most),
         workspace=options.workspace,
         optimization_level=options.optimization_level,
         tf32=options.tf32,
@@ -211,13 +215,16 @@ class PlanBuilder:
         try:
             with self._interruptible():
                 plan = self._build()
+            if plan is not None and self.bar.total:
+                self.bar.update(self.bar.total - self.bar.n)
         finally:
             self.bar.close()
         if self.stopped:
             raise KeyboardInterrupt
         if plan is None:
             reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
-            raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}")
+            hint = "; --workspace may be too small" if self.choices.workspace else ""
+            raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}{hint}")
         return memoryview(plan)
 
     def _build(self) -> Any:
@@ -282,7 +289,7 @@ class PlanBuilder:
         node = error.node_name() if hasattr(error, "node_name") else ""
         operator = error.node_operator() if hasattr(error, "node_operator") else ""
         where = f"node {node} ({operator}): " if node else ""
-        return f"{self.flavour.label} cannot read {where}{reason[:300]}"
+        return f"{self.flavour.label} cannot read it: {where}{reason[:300]}"
 
     def _logger(self) -> Any:
         """A logger that keeps errors for our one line, and shows the rest where asked to."""

@@ -168,6 +168,8 @@ def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
         raise UserError(f"{path}: Triton has no backend for TensorRT-RTX plans; give the ONNX file")
     if engine.kind is Kind.TENSORRT and serving.device == "cpu":
         raise UserError("--device cpu: TensorRT plans run on GPUs only; give the ONNX file")
+    if serving.device == "cpu" and engine.metadata.get("precision") == "bf16":
+        raise UserError("--device cpu: ONNX Runtime computes no bf16 there; give an fp32 engine")
     if engine.kind is Kind.TENSORRT and not engine.is_ours:
         raise UserError(f"{path}: {sidecar(path).name} is needed beside it, or is not ours")
     if not engine.is_ours:

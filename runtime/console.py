@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,6 +80,7 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
         UserError: the folder or the disk does not take one; older files stay as they were.
     """
     written: dict[Path, str] = {}
+    made: list[Path] = []  # folders, outermost first
     path = Path()
     mask = os.umask(0)
     os.umask(mask)
@@ -85,6 +88,8 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
         for path, data in files.items():
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; a file is to be written there")
+            missing = [folder for folder in path.parents if not folder.exists()]
+            made += reversed(missing)
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
             with os.fdopen(handle, "wb") as file:
@@ -95,12 +100,43 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
         for path in files:
             os.replace(written[path], path)
             del written[path]
+        made.clear()
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         for temporary in written.values():
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError where a file could not be written, before long work for it."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around the import of large libraries: Ctrl-C there just ends the process.
+
+    As an exception it may be raised in the middle of their own start, which swallows it or aborts.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread() and callable(before):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    else:
+        yield
 
 
 class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only

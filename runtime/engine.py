@@ -19,6 +19,7 @@ LQ_SIZE = 16
 HEATMAP_SIZE = 32
 # A compact DIC trained on synthetic faces; how and with what result is in the JSON beside it.
 SHIPPED = Path(__file__).parent / "engines" / "dic-synthetic.onnx"
+ZIP = b"PK\x03\x04"  # how PyTorch's checkpoints begin
 PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
@@ -147,6 +148,10 @@ def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
             magic = file.read(4)
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror or error}") from error
+    if magic == ZIP:
+        raise EngineError(
+            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
+        )
     if magic in PLAN_MAGICS:
         raise EngineError(
             f"{path}: a {PLAN_MAGICS[magic]} plan, which this version cannot run yet; "

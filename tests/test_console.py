@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from train.console import UserError, write_whole
+from train.console import UserError, check_writable, write_together, write_whole
 
 
 def test_both_consoles_are_one_text() -> None:
@@ -61,3 +61,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(tmp_path / ("x" * 300), b"x")
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    new = tmp_path / "new" / "deep"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_together({new / "one": b"1", new / ("x" * 300): b"2"})
+    assert not list(tmp_path.iterdir()), "nor the folders made for them"
+    write_together({new / "one": b"1", new / "two": b"2"})
+    with pytest.raises(UserError, match="is a folder"):
+        write_together({new / "one": b"changed", new: b"x"})
+    assert (new / "one").read_bytes() == b"1"
+
+
+def test_long_work_is_not_begun_for_what_cannot_be_written(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b" / "c")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory"):
+        check_writable(tmp_path / "file" / "x" / "y")

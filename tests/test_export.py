@@ -235,6 +235,8 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "--io", "video"], "--io"),
         ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
         ([small, "-o", tmp_path / "face.txt"], "ends in .onnx"),
+        ([tmp_path / "an.onnx"], "is an engine already"),
+        ([small, "-o", "/proc/x.onnx"], "cannot be written"),
         ([other, "-o", same], "is the checkpoint"),
         ([small, "-o", folder], "is a folder"),
     ]

@@ -21,7 +21,7 @@ from export.engine_io import Io, Signature
 from export.flavour import Flavour, PlanChoices, pick
 from export.limits import Precision
 from export.tensorrt import PlanBuilder
-from export.unroll import Choices, build
+from export.unroll import Choices, build, write
 from runtime.engine import EngineError, load_engine
 from train.checkpoint import load_checkpoint
 from train.console import UserError
@@ -117,7 +117,12 @@ def test_a_parser_error_names_the_node_and_the_reason(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engine: Path) -> None:
+def test_command_errors_are_one_line(
+    command: Command, tmp_path: Path, tiny_engine: Path, tiny_checkpoint: Path
+) -> None:
+    far, checkpoint = tmp_path / "far.onnx", tiny_checkpoint
+    write(onnx.load(tiny_engine), far, external_data=True)
+    (tmp_path / "far.onnx.data").write_bytes(b"short")
     relu = helper.make_node("Relu", ["x"], ["y"], name="r")
     foreign, new = tmp_path / "foreign.onnx", tmp_path / "new.onnx"
     model = graph_of(relu)
@@ -150,7 +155,9 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path, tiny_engi
         ([tiny_engine, "--flavour", "cuda"], "--flavour"),
         ([tiny_engine, "--flavour", "tensorrt"], "not installed"),
         ([tiny_engine, "--min-batch", "9", "--max-batch", "4"], "--min-batch 9"),
-        ([tiny_engine, "--opt-batch", "64"], "--opt-batch 64"),
+        ([tiny_engine, "--opt-batch", "64", "--max-batch", "32"], "--opt-batch 64"),
+        ([checkpoint], "is a checkpoint"),
+        ([far], "far.onnx.data: damaged"),
         ([tiny_engine, "--min-batch", "0"], "--min-batch 0"),
         ([tiny_engine, "--workspace", "0"], "--workspace"),
         ([tiny_engine, "--optimization-level", "9"], "--optimization-level"),
