@@ -221,7 +221,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([empty_folder, "-o", out, *engine], "no pictures"),
         ([face_file, "-o", out, "--engine", tmp_path / "no.onnx"], "No such file"),
         ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
-        ([face_file, "-o", out, "--engine", tiny_checkpoint], "not an ONNX model"),
+        ([face_file, "-o", out, "--engine", tiny_checkpoint], "is a checkpoint"),
         ([face_file, "-o", out, *engine, "--device", "cuda:9"], "--device cpu"),
         ([face_file, "-o", out, *engine, "--device", "tpu"], "none of auto"),
         ([face_file, "-o", tmp_path / "out.gif", *engine], "written as one of"),

@@ -112,7 +112,7 @@ def test_a_parser_error_names_the_node_and_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "odd.onnx"
     node = helper.make_node("Fold", ["x"], ["y"], name="step2/odd/Fold", domain="elsewhere")
     onnx.save(graph_of(node), path)
-    with pytest.raises(UserError, match=r"cannot read node step2/odd/Fold \(Fold\): ") as error:
+    with pytest.raises(UserError, match=r"cannot read it: node step2/odd/Fold \(Fold\): ") as error:
         PlanBuilder(RTX, path, PlanChoices()).build()
     assert "\n" not in str(error.value)
 
