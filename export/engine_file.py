@@ -137,12 +137,17 @@ def _check_external(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    sizes = tuple(dim.dim_value for dim in kind.shape.dim[1:])
+    return TensorSpec(value.name, dtype_name(kind.elem_type), sizes)
+
+
+def dtype_name(number: int) -> str:
+    """NumPy's name of an ONNX element type."""
     import onnx
 
-    kind = value.type.tensor_type
-    name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-    sizes = tuple(dim.dim_value for dim in kind.shape.dim[1:])
-    return TensorSpec(value.name, "float32" if name == "float" else name, sizes)
+    name = onnx.TensorProto.DataType.Name(number).lower()
+    return "float32" if name == "float" else name
 
 
 def _plan(path: Path, kind: Kind) -> EngineFile:

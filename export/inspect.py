@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from export.engine_file import EngineFile, Kind, read_engine_file
+from export.engine_file import EngineFile, Kind, dtype_name, read_engine_file
 from train.console import Parser, UserError, run
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _graph(model: onnx.ModelProto) -> dict[str, Any]:
 
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
-        weights[_dtype(tensor.data_type)] += math.prod(tensor.dims)
+        weights[dtype_name(tensor.data_type)] += math.prod(tensor.dims)
     try:
         counted: dict[str, int] | str = dict(flops(model))
     except Exception as error:  # shape inference raises what it likes at others' graphs
@@ -94,16 +94,9 @@ def _precision(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
     for node in graph.node:
         if node.op_type in COMPUTING:
             integer = node.input[1] in dequantised
-            kind = "int8" if integer else _dtype(types.get(node.output[0], 0))
+            kind = "int8" if integer else dtype_name(types.get(node.output[0], 0))
             found[node.op_type][kind] += 1
     return {op: dict(counts.most_common()) for op, counts in found.items()}
-
-
-def _dtype(number: int) -> str:
-    import onnx
-
-    name = onnx.TensorProto.DataType.Name(number).lower()
-    return "float32" if name == "float" else name
 
 
 def runs_here(engine: EngineFile) -> str:
