@@ -59,13 +59,19 @@ def boundaries(model: onnx.ModelProto) -> dict[Place, str]:
     """The tensor in which each compared block of each step ends, in the order of computation."""
     found: dict[Place, str] = {}
     for node in model.graph.node:
-        head, _, rest = node.name.partition("/")
-        step = int(head[4:]) if head.startswith("step") and head[4:].isdecimal() else 0
-        block = _compared((rest if step else node.name).split("/"))
+        step, within = split_name(node.name)
+        block = _compared(within.split("/"))
         if block:
             found.pop((step, block), None)  # its last node counts, and its place in the order
             found[step, block] = node.output[0]
     return found
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """A node's step, 0 where it has none, and its name within the step."""
+    head, _, rest = name.partition("/")
+    step = int(head[4:]) if head.startswith("step") and head[4:].isdecimal() else 0
+    return step, rest if step else name
 
 
 def _compared(path: list[str]) -> str:

@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from export.blocks import split_name
 from train.console import Progress
 
 CALIBRATION = 32  # faces
@@ -58,7 +59,7 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
         node.name
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
-        and any(f"{_within(node.name)}/".startswith(f"{block}/") for block in KEPT)
+        and any(f"{split_name(node.name)[1]}/".startswith(f"{block}/") for block in KEPT)
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -87,12 +88,6 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
     for part in (result, result.graph, *result.graph.node):
         del part.metadata_props[:]
     return result
-
-
-def _within(name: str) -> str:
-    """A node's name without its step."""
-    head, _, rest = name.partition("/")
-    return rest if head.startswith("step") else name
 
 
 @contextmanager
