@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, UserError, run, write_whole
-from runtime.engine import SHIPPED, Engine, EngineError, load_engine
+from runtime.engine import SHIPPED, Engine, EngineError
+from runtime.load import load_engine
 from train.console import UserError as TrainError
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.console import Parser, UserError, run, write_whole
-from runtime.detect import Crop, HaarDetector
+from runtime.detect import HaarDetector
 from runtime.engine import LQ_SIZE
+from runtime.frame import Crop, cut
 from runtime.images import Picture, encode_picture, read_picture
-from runtime.restore import cut
 from train.metrics import psnr
 
 TILE = 384

@@ -1,9 +1,10 @@
 """Optimised inference of DIC engines. Needs NumPy, OpenCV and an engine's runtime, no PyTorch.
 
-from runtime import FaceRestorer, load_engine
+from runtime import FaceRestorer
 
-with load_engine("dic.onnx") as engine:
-    face = FaceRestorer(engine).restore([crop])[0].image
+with FaceRestorer() as restorer:  # or FaceRestorer("dic.onnx", device="cpu")
+    for face in restorer("family.jpg"):  # or a picture, several, or an iterator of them
+        face.image, face.landmarks, face.scores, face.box, face.matrix
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 # reads this when it is first imported; a limit set in the environment stands.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
-from runtime.engine import Engine, EngineError, load_engine
+from runtime.engine import Engine, EngineError
+from runtime.load import load_engine
 
 if TYPE_CHECKING:
-    from runtime.restore import FaceRestorer, Restored
+    from runtime.restore import Face, FaceRestorer
 
-__all__ = ["Engine", "EngineError", "FaceRestorer", "Restored", "load_engine"]
+__all__ = ["Engine", "EngineError", "Face", "FaceRestorer", "load_engine"]
 
 
 def __getattr__(name: str) -> Any:
     # NumPy and OpenCV take longest to import; --help must not wait for them.
-    if name in ("FaceRestorer", "Restored"):
+    if name in ("Face", "FaceRestorer"):
         import runtime.restore
 
         return getattr(runtime.restore, name)

@@ -59,6 +59,12 @@ def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) 
     except MemoryError:
         complain("out of memory")
         status = 2
+    except BrokenPipeError:
+        # Python would write what is left when it ends, and say so at length.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            complain("whoever read the output has stopped reading")
+        status = 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
@@ -110,6 +116,34 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """For what writes a file itself: a path beside `path`, put in its place at the end.
+
+    Raises:
+        UserError: the folder cannot be written to. After any error nothing is left.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; a file is to be written there")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix
+        )
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield Path(name)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
 
 
 def check_writable(path: Path) -> None:

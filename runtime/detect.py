@@ -5,39 +5,28 @@ A detector is anything with `find(image) -> list[Crop]`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.frame import Crop, distinct, from_points
+
+SMALLEST = 12  # pixels; the width of a face that is looked for, from brow to chin
 
 
 class DetectorError(Exception):
     """A detector cannot be used; the message is one line."""
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A square around a face, in pixels of the picture; it may reach beyond the picture.
-
-    Attributes:
-        x, y: the left upper corner.
-        size: the side.
-        score: the detector's confidence, on its own scale.
-    """
-
-    x: int
-    y: int
-    size: int
-    score: float
-
-
 class Detector(Protocol):
     def find(self, image: NDArray[np.uint8]) -> list[Crop]:
-        """Faces in an (H, W, 3) uint8 RGB picture, largest first."""
+        """Faces in an (H, W, 3) uint8 RGB picture, largest first. Several threads may ask."""
         ...
 
 
@@ -60,6 +49,13 @@ class _Framing:
         return Crop(round(left), round(top), size, score)
 
 
+class _PerThread(threading.local):
+    """OpenCV's detectors keep what they work on in themselves: each thread needs its own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.detector = make()
+
+
 class HaarDetector:
     """OpenCV's frontal-face cascade (Viola and Jones, 2001). Its file is in OpenCV's wheel.
 
@@ -72,20 +68,25 @@ class HaarDetector:
     WORKING_SIDE = 960  # pixels; a smaller picture is enlarged to it, or small faces are missed
     MAX_ENLARGEMENT = 4.0
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: int = SMALLEST) -> None:
+        self._enlargement = self.WINDOW / smallest
+        self._thread = _PerThread(self._cascade)
+
+    def _cascade(self) -> cv2.CascadeClassifier:
         path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"  # type: ignore[attr-defined]
-        self._cascade = cv2.CascadeClassifier(str(path))
-        if self._cascade.empty():
+        cascade = cv2.CascadeClassifier(str(path))
+        if cascade.empty():
             raise DetectorError(f"{path}: OpenCV's face cascade is missing; reinstall OpenCV")
+        return cascade
 
     def find(self, image: NDArray[np.uint8]) -> list[Crop]:
-        # Never made smaller: the faces worth restoring are the small ones (12 megapixels: 3 s).
-        scale = self.WORKING_SIDE / max(image.shape[:2])
+        # Never made smaller: the faces worth restoring are the small ones.
+        scale = max(self.WORKING_SIDE / max(image.shape[:2]), self._enlargement)
         scale = float(np.clip(scale, 1, self.MAX_ENLARGEMENT))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         size = [round(side * scale) for side in (grey.shape[1], grey.shape[0])]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
-        boxes, _, weights = self._cascade.detectMultiScale3(
+        boxes, _, weights = self._thread.detector.detectMultiScale3(
             grey,
             scaleFactor=1.1,
             minNeighbors=4,
@@ -96,27 +97,35 @@ class HaarDetector:
             self.FRAMING.crop(np.divide(box, scale).tolist(), float(weight))
             for box, weight in zip(boxes, np.ravel(weights), strict=True)
         ]
-        return sorted(found, key=lambda crop: -crop.size)
+        return distinct(found)
 
 
 class YuNetDetector:
-    """OpenCV's YuNet (Wu et al., 2023), by the path of its ONNX model."""
+    """OpenCV's YuNet (Wu et al., 2023), by the path of its ONNX model.
 
-    FRAMING = _Framing(margin=1.75, lower=-0.02)
+    It finds five points of each face, by which the face is turned upright.
+    """
+
     SCORE = 0.7
 
     def __init__(self, model: Path) -> None:
+        self._path = model
         if not model.is_file():
             raise DetectorError(f"{model}: no such file; --yunet takes YuNet's ONNX model")
+        self._thread = _PerThread(self._model)
+
+    def _model(self) -> cv2.FaceDetectorYN:
         try:
-            self._model = cv2.FaceDetectorYN.create(str(model), "", (320, 320), self.SCORE)
-            self._model.detect(np.zeros((320, 320, 3), np.uint8))
+            model = cv2.FaceDetectorYN.create(str(self._path), "", (320, 320), self.SCORE)
+            model.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
-            raise DetectorError(f"{model}: not a YuNet model that OpenCV reads") from error
+            raise DetectorError(f"{self._path}: not a YuNet model that OpenCV reads") from error
+        return model
 
     def find(self, image: NDArray[np.uint8]) -> list[Crop]:
-        self._model.setInputSize((image.shape[1], image.shape[0]))
-        _, faces = self._model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        rows = [] if faces is None else faces
-        found = [self.FRAMING.crop(row[:4].tolist(), float(row[14])) for row in rows]
-        return sorted(found, key=lambda crop: -crop.size)
+        model = self._thread.detector
+        model.setInputSize((image.shape[1], image.shape[0]))
+        _, faces = model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        rows: Any = [] if faces is None else faces
+        # A row: box, five points (the eye on the picture's left first), score.
+        return distinct([from_points(row[4:14].reshape(5, 2), float(row[14])) for row in rows])

@@ -1,17 +1,14 @@
-"""What an engine is, whatever runs it; and `load_engine`, which picks what runs it."""
+"""What an engine is, whatever runs it. `runtime.load` picks what runs it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
+    pass
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
@@ -19,8 +16,6 @@ LQ_SIZE = 16
 HEATMAP_SIZE = 32
 # A compact DIC trained on synthetic faces; how and with what result is in the JSON beside it.
 SHIPPED = Path(__file__).parent / "engines" / "dic-synthetic.onnx"
-ZIP = b"PK\x03\x04"  # how PyTorch's checkpoints begin
-PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
 class EngineError(Exception):
@@ -110,16 +105,25 @@ class Engine(Protocol):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     device: str  # "cpu" or "cuda:N"
-    backend: str  # what runs it, for people to read: "ONNX Runtime CPUExecutionProvider"
+    backend: str  # what runs it, for people to read: "ONNX Runtime 1.32.0 CPUExecutionProvider"
+    max_batch: int | None  # most faces a run; None where any number will do
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """Run one batch.
 
         Args:
-            feed: an array for each input, of its dtype and shape; any batch of at least 1.
+            feed: an array for each input, of its dtype and shape; any batch from 1 to
+                `max_batch`. NumPy's, or of any library by DLPack or `__cuda_array_interface__`
+                (PyTorch, CuPy, JAX, Numba); one on the engine's device is used where it is.
+
+        Returns:
+            an array for each output: NumPy's for arrays in the computer's memory,
+            `runtime.arrays.DeviceArray`s for arrays on the device.
 
         Raises:
-            ValueError: an input is missing, unknown, or of another dtype or shape.
+            ValueError: an input is missing, unknown, of another dtype or shape, or on another
+                device; or the engine is closed.
+            EngineError: the device failed: out of memory, for one.
         """
         ...
 
@@ -128,68 +132,6 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
-
-
-def load_engine(path: str | Path = SHIPPED, device: str = "auto") -> Engine:
-    """Load an engine file.
-
-    Args:
-        path: an ONNX file written by `export.onnx`; the shipped one without it.
-        device: "auto" (a GPU where one works, else the CPU), "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        EngineError: the file is no DIC engine, the device is not to be had, or the engine computes
-            other faces there than PyTorch (`runtime.verify`).
-    """
-    path = Path(path)
-    index = parse_device(device)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise EngineError(f"{path}: {error.strerror or error}") from error
-    if magic == ZIP:
-        raise EngineError(
-            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
-        )
-    if magic in PLAN_MAGICS:
-        raise EngineError(
-            f"{path}: a {PLAN_MAGICS[magic]} plan, which this version cannot run yet; "
-            "give the ONNX file it was built from"
-        )
-    try:
-        from runtime.ort import OnnxRuntimeEngine
-    except ModuleNotFoundError as error:
-        raise EngineError(
-            f"{error.name} is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
-        ) from error
-
-    from runtime.verify import verify
-
-    engine = OnnxRuntimeEngine(path, device, index)
-    if engine.device == "cpu" and engine.metadata.precision == "fp32":
-        return engine  # it was checked so when it was exported
-    try:
-        verify(engine)
-    except EngineError as error:
-        engine.close()
-        if device != "auto" or engine.device == "cpu":
-            raise
-        log.warning("%s; going on on the CPU", error)
-        return load_engine(path, "cpu")
-    return engine
-
-
-def parse_device(device: str) -> int:
-    """The GPU's number in a device name, 0 where it has none.
-
-    Raises:
-        EngineError: no such kind of device.
-    """
-    kind, _, number = device.partition(":")
-    if device in ("auto", "cpu") or (kind == "cuda" and (device == kind or number.isdecimal())):
-        return int(number or 0)
-    raise EngineError(f"device {device!r} is none of auto, cpu, cuda, cuda:N")
 
 
 def check_contract(
@@ -228,17 +170,30 @@ def _listed(tensors: tuple[TensorInfo, ...]) -> str:
     return ", ".join(map(str, tensors)) or "nothing"
 
 
-def check_feed(inputs: tuple[TensorInfo, ...], feed: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ValueError, in one line, where `feed` does not fit `inputs`."""
+def check_feed(
+    inputs: tuple[TensorInfo, ...], feed: Mapping[str, Any], max_batch: int | None = None
+) -> None:
+    """Raise ValueError, in one line, where arrays do not fit `inputs`.
+
+    Args:
+        feed: objects with `dtype` (NumPy's) and `shape`.
+    """
     names = {tensor.name for tensor in inputs}
     if set(feed) != names:
         raise ValueError(f"the engine takes {_listed(inputs)}, not {sorted(feed)}")
     for tensor in inputs:
         array = feed[tensor.name]
-        fits = array.dtype.name == tensor.dtype and array.ndim == len(tensor.shape)
+        fits = array.dtype.name == tensor.dtype and len(array.shape) == len(tensor.shape)
         fits = fits and all(
             have == want or (want is None and have > 0)
             for have, want in zip(array.shape, tensor.shape, strict=True)
         )
         if not fits:
-            raise ValueError(f"the engine takes {tensor}, not {array.dtype} {list(array.shape)}")
+            raise ValueError(
+                f"the engine takes {tensor}, not {array.dtype.name} {list(array.shape)}"
+            )
+        if max_batch is not None and array.shape[0] > max_batch:
+            raise ValueError(
+                f"the engine takes batches of up to {max_batch}, not {array.shape[0]} "
+                "(--max-batch when it is built)"
+            )

@@ -1,28 +1,32 @@
 """Pictures in and out: any that OpenCV reads, upright, RGB, and kept as they were elsewhere.
 
-A grey picture stays grey, a 16-bit one 16-bit, an alpha channel is carried along.
+A grey picture stays grey, a 16-bit one 16-bit; an alpha channel, a colour profile and EXIF data
+are carried along.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-READABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"))
 COLOURS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
-WRITABLE = READABLE - {".pgm"}
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
 JPEG_QUALITY = 95
 JPEG_START = b"\xff\xd8\xff"
 TIFF_STARTS = (b"II*\x00", b"MM\x00*")
+# What OpenCV writes them into.
+WITH_PROFILE = frozenset((".png", ".jpg", ".jpeg", ".webp"))
+# Which profile describes pictures of so many channels; a CMYK one does not describe what is read.
+COLOUR_SPACES = {3: b"RGB ", 1: b"GRAY"}
+ORIENTATION = 0x0112  # EXIF's tag
 
 Pixels = NDArray[Any]
 
@@ -38,10 +42,14 @@ class Picture:
     Attributes:
         pixels: (H, W, 3) RGB or (H, W, 1) grey; uint8 or uint16.
         alpha: (H, W) of the same type, or None.
+        profile: the ICC profile of its colours; none is sRGB.
+        exif: EXIF data, which say that it is upright.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
+    profile: bytes = b""
+    exif: bytes = b""
 
     @property
     def peak(self) -> int:
@@ -60,28 +68,73 @@ def read_picture(path: Path) -> Picture:
     """Read a picture file, turned upright by its EXIF orientation.
 
     Raises:
-        ImageError: unreadable, empty, no picture, damaged, too large, or of floats.
+        ImageError: unreadable, empty, no picture, damaged, animated, too large, or of floats.
     """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from error
+    return decode_picture(str(path), data)
+
+
+def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
+    """A picture of the bytes of a file; see `read_picture`.
+
+    Args:
+        name: for errors.
+    """
     if not data.size:
-        raise ImageError(f"{path}: the file is empty")
+        raise ImageError(f"{name}: the file is empty")
+    if _is_animated(data):
+        raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
-    upright = _decode(path, data, COLOURS)
+    upright, profile, exif = _decode(name, data, COLOURS)
+    if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
+        profile = b""
+    picture = Picture(upright, None, profile, _said_upright(exif))
     if data[:3].tobytes() == JPEG_START:
-        return Picture(upright)  # has no alpha: spare it the second decoding
-    raw = _decode(path, data, cv2.IMREAD_UNCHANGED)
+        return picture  # has no alpha: spare it the second decoding
+    raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
     if raw.shape[2] != 4:
-        return Picture(upright)
+        return picture
     if data[:4].tobytes() in TIFF_STARTS and raw.dtype == np.uint8:
         raw = _unmultiplied(raw)
     # The mode that keeps alpha ignores EXIF: find out how the other one turned the picture.
-    lying = _decode(path, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
+    lying, *_ = _decode(name, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
     pairs = zip(_turns(lying), _turns(raw), strict=True)
     turned = next((alike for seen, alike in pairs if np.array_equal(seen, upright)), raw)
-    return Picture(np.ascontiguousarray(turned[:, :, 2::-1]), np.ascontiguousarray(turned[:, :, 3]))
+    return replace(
+        picture,
+        pixels=np.ascontiguousarray(turned[:, :, 2::-1]),
+        alpha=np.ascontiguousarray(turned[:, :, 3]),
+    )
+
+
+def _is_animated(data: NDArray[np.uint8]) -> bool:
+    """Whether it is a GIF, PNG or WebP of several frames, of which OpenCV reads the first."""
+    head = data[:4096].tobytes()
+    if head.startswith(b"GIF8"):
+        decoded, animation = cv2.imdecodeanimation(data)
+        return bool(decoded and len(animation.frames) > 1)
+    if head.startswith(b"\x89PNG"):
+        return b"acTL" in head.partition(b"IDAT")[0]
+    return head[8:12] == b"WEBP" and b"ANIM" in head[:64]
+
+
+def _said_upright(exif: bytes) -> bytes:
+    """EXIF data, a small TIFF, with orientation 1: the pixels have been turned."""
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(exif[at : at + size], order)
+
+    start = number(4, 4)
+    for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
+        if entry + 12 > len(exif):
+            return b""  # damaged
+        if number(entry, 2) == ORIENTATION:
+            return exif[: entry + 8] + (1).to_bytes(2, order) + exif[entry + 10 :]
+    return exif
 
 
 def _unmultiplied(image: Pixels) -> Pixels:
@@ -98,26 +151,32 @@ def _turns(image: Pixels) -> Iterator[Pixels]:
             yield np.rot90(flat, quarter)
 
 
-def _decode(path: Path, data: NDArray[np.uint8], flags: int) -> Pixels:
+def _decode(name: str, data: NDArray[np.uint8], flags: int) -> tuple[Pixels, bytes, bytes]:
+    """Pixels (H, W, C), with three channels as RGB, with four as BGRA; ICC profile; EXIF."""
     try:
-        image = cv2.imdecode(data, flags)
+        image, kinds, entries = cv2.imdecodeWithMetadata(data, flags=flags)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
             limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
             raise ImageError(
-                f"{path}: larger than {limit} pixels; shrink it, or set "
+                f"{name}: larger than {limit} pixels; shrink it, or set "
                 "OPENCV_IO_MAX_IMAGE_PIXELS to more"
             ) from error
-        raise ImageError(f"{path}: cannot be decoded") from error
+        raise ImageError(f"{name}: cannot be decoded") from error
     if image is None:
-        raise ImageError(f"{path}: not a picture, or a damaged one")
+        raise ImageError(f"{name}: not a picture, or a damaged one")
     if image.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"{path}: {image.dtype} pixels; 8 or 16 bits a channel are supported")
+        raise ImageError(f"{name}: {image.dtype} pixels; 8 or 16 bits a channel are supported")
+    found = {
+        int(kind): np.asarray(entry).tobytes() for kind, entry in zip(kinds, entries, strict=True)
+    }
+    profile = found.get(cv2.IMAGE_METADATA_ICCP, b"")
+    exif = found.get(cv2.IMAGE_METADATA_EXIF, b"")
     if image.ndim == 2:
-        return cast(Pixels, image[:, :, None])
-    if image.shape[2] == 3:
-        return cast(Pixels, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    return cast(Pixels, image)
+        image = image[:, :, None]
+    elif image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image, profile, exif
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
@@ -141,8 +200,13 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
         colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
         pixels = np.dstack((colour, alpha))
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    carried = {cv2.IMAGE_METADATA_ICCP: picture.profile, cv2.IMAGE_METADATA_EXIF: picture.exif}
+    kinds = [kind for kind, entry in carried.items() if entry and suffix in WITH_PROFILE]
+    entries = [np.frombuffer(carried[kind], np.uint8) for kind in kinds]
     try:
-        done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+        done, data = cv2.imencodeWithMetadata(
+            suffix, np.ascontiguousarray(pixels), kinds, entries, options
+        )
     except cv2.error:
         done = False
     if not done:

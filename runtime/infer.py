@@ -1,226 +1,295 @@
-"""`python -m runtime.infer`: restore faces in picture files."""
+"""`python -m runtime.infer`: restore faces in picture and video files."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import sys
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.console import Parser, Progress, UserError, run, write_whole
-from runtime.engine import SHIPPED, EngineError, load_engine
+from runtime.console import Parser, Progress, UserError, check_writable, run, write_whole
+from runtime.engine import SHIPPED, EngineError
+from runtime.jobs import STREAM, WRITABLE, Job, Wishes, finished, plan
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from runtime.boxes import Boxes
     from runtime.detect import Detector
     from runtime.restore import FaceRestorer
 
 MAX_FACE = 64  # pixels
+SMALLEST_FACE = 12
+BATCH = 8
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
+EXTRAS = {
+    "landmarks": {"landmarks": ".landmarks.json", "drawing": ".landmarks.png"},
+    "compare": {"comparison": ".compare.png"},
+}
+# Options that mean nothing for aligned faces, with their defaults.
+OF_PHOTOS = {
+    "max_face": MAX_FACE,
+    "smallest_face": SMALLEST_FACE,
+    "enlarge": None,
+    "upscale_background": "cubic",
+    "yunet": None,
+}
 
 
 @dataclass(frozen=True)
-class Job:
-    source: Path
-    target: Path
+class Outcome:
+    """What became of one file.
 
+    Attributes:
+        status: "restored", "copied" (nothing to restore in it), "skipped" (done before), "failed".
+        faces: how many were restored; of a video, over all frames.
+        message: for people; why, where it failed.
+    """
 
-class NoFaceError(Exception):
-    """A photograph in which there is nothing to restore."""
+    source: str
+    target: str
+    status: str
+    faces: int = 0
+    message: str = ""
 
 
 def main(arguments: list[str]) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
-    if not options.faces and (options.enlarge or options.yunet or options.max_face != MAX_FACE):
-        parser.error("--max-face, --enlarge and --yunet go with --faces")
-    if options.max_face < 16:
-        parser.error("--max-face must be at least 16 pixels")
-    if options.enlarge is not None and not 1 <= options.enlarge <= 8:
-        parser.error("--enlarge must be 1 to 8")
+    photos = options.faces or options.boxes is not None
+    jobs = plan(options.input, options.output, _wishes(options, photos))
+    videos = [job for job in jobs if job.is_video]
+    if videos and not photos:
+        raise UserError(f"{videos[0].source}: is a video; --faces finds the faces in it")
+    if videos and (options.boxes or options.compare):
+        raise UserError(f"{videos[0].source}: --boxes and --compare are for pictures")
+    done = [Outcome(job.name, str(job.target), "skipped") for job in jobs if _skips(options, job)]
+    jobs = [job for job in jobs if not _skips(options, job)]
+    if not jobs:
+        print(f"nothing left to do: {len(done)} files are done", file=sys.stderr)
+        return DONE
+    check_writable(next((job.target for job in jobs if job.target != STREAM), Path("-")))
 
     # OpenCV takes a while to import; --help and usage errors need none of it.
     import cv2
 
-    from runtime.detect import DetectorError, HaarDetector, YuNetDetector
-    from runtime.images import ImageError
+    from runtime.boxes import Boxes
+    from runtime.detect import DetectorError
+    from runtime.load import load_engine
     from runtime.restore import FaceRestorer
 
     # What OpenCV would print about a damaged file is in our own error.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    jobs = plan(options.input, options.output, keep_format=options.faces)
-    with load_engine(options.engine, options.device) as engine:
-        restorer = FaceRestorer(engine)
-        detector: Detector | None = None
-        if options.faces:
-            try:
-                detector = YuNetDetector(options.yunet) if options.yunet else HaarDetector()
-            except DetectorError as error:
-                raise UserError(error) from error
+    boxes = Boxes(options.boxes) if options.boxes else None
+    try:
+        detector = _detector(options) if photos and boxes is None else None
+    except DetectorError as error:
+        raise UserError(error) from error
+    started = time.monotonic()
+    with load_engine(options.engine, options.device, options.threads) as engine:
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
-        failed = 0
-        with Progress(jobs, desc="restoring", unit="file", disable=len(jobs) < 2) as bar:
-            for job in bar:
-                try:
-                    if detector is None:
-                        done = _restore_crop(restorer, job)
-                    else:
-                        done = _restore_photo(restorer, detector, job, options)
-                    if done:
-                        bar.say(done)
-                except (ImageError, NoFaceError, UserError) as error:
-                    failed += 1
-                    bar.say(f"error: {error}")
-                except (MemoryError, cv2.error):
-                    failed += 1
-                    bar.say(f"error: {job.source}: too large for this machine's memory")
-    if failed == len(jobs):
+        restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
+        done += _pictures([job for job in jobs if not job.is_video], restorer, boxes, options)
+        done += [_video(job, restorer, options) for job in jobs if job.is_video]
+        _summarise(done, time.monotonic() - started, engine, options)
+    failed = sum(outcome.status == "failed" for outcome in done)
+    if failed == len(done):
         return NOTHING_DONE
     return SOME_FAILED if failed else DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _detector(options: argparse.Namespace) -> Detector:
+    from runtime.detect import HaarDetector, YuNetDetector
+
+    if options.yunet:
+        return YuNetDetector(options.yunet)
+    return HaarDetector(options.smallest_face)
+
+
+def _wishes(options: argparse.Namespace, photos: bool) -> Wishes:
+    extras: dict[str, str] = {}
+    for option, endings in EXTRAS.items():
+        extras |= endings if getattr(options, option) else {}
+    return Wishes(photos, options.format and f".{options.format}", extras)
+
+
+def _skips(options: argparse.Namespace, job: Job) -> bool:
+    return bool(options.resume) and finished(job)
+
+
+def _pictures(
+    jobs: list[Job], restorer: FaceRestorer, boxes: Boxes | None, options: argparse.Namespace
+) -> Iterator[Outcome]:
+    """Restore pictures, several at a time: each worker takes one from reading to writing."""
+    from runtime.batching import overlapped
+    from runtime.pictures import PictureWork
+
+    photos = options.faces or boxes is not None
+    work = PictureWork(restorer, photos, boxes, options)
+    # Aligned faces are small, and there must be enough of them to fill a batch twice.
+    workers = min(PHOTO_WORKERS, os.cpu_count() or 1) if photos else 2 * options.batch
+    faces, started = 0, time.monotonic()
+    results = overlapped(work, jobs, max(1, min(workers, len(jobs))))
+    with Progress(results, total=len(jobs), unit="file", disable=len(jobs) < 2) as bar:
+        for outcome in bar:
+            faces += outcome.faces
+            rate = faces / max(time.monotonic() - started, 1e-9)
+            bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
+            if outcome.message:
+                bar.say(outcome.message)
+            yield outcome
+
+
+def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
+    from runtime.video import VideoError, restore_video
+
+    try:
+        outcome = restore_video(job, restorer, options)
+        print(outcome.message, file=sys.stderr)
+        return outcome
+    except (VideoError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return Outcome(job.name, str(job.target), "failed", message=str(error))
+
+
+def _summarise(
+    done: list[Outcome], seconds: float, engine: Any, options: argparse.Namespace
+) -> None:
+    counts = Counter(outcome.status for outcome in done)
+    faces = sum(outcome.faces for outcome in done)
+    told = [f"{counts['restored']} restored ({faces} faces, {faces / seconds:.1f} a second)"]
+    told += [f"{counts['copied']} without a face to restore, copied"] if counts["copied"] else []
+    told += [f"{counts['skipped']} done before"] if counts["skipped"] else []
+    told += [f"{counts['failed']} failed"] if counts["failed"] else []
+    if counts["restored"] or len(done) > 1:
+        where = "" if options.output == STREAM else f"; in {options.output}"
+        print(", ".join(told) + where, file=sys.stderr)
+    if options.summary:
+        content = {
+            "engine": str(engine.path),
+            "device": engine.device,
+            "backend": engine.backend,
+            "seconds": round(seconds, 3),
+            "faces": faces,
+            **{status: counts[status] for status in ("restored", "copied", "skipped", "failed")},
+            "files": [asdict(outcome) for outcome in done],
+        }
+        write_whole(options.summary, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m runtime.infer",
-        description="Restore faces: aligned face crops, or with --faces those in photographs.",
+        description="Restore faces: aligned face crops, or with --faces those in photographs "
+        "and videos.",
     )
-    parser.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="picture or folder")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="a picture, video, folder (with those below it), pattern such as 'a/*.jpg', or - for "
+        "standard input",
+    )
+    add(
         "-o",
         "--output",
         type=Path,
         required=True,
         metavar="OUT",
-        help="a picture file for one input, else a folder",
+        help="a file for one input, else a folder; - is standard output",
     )
-    parser.add_argument(
+    add(
         "--engine",
         type=Path,
         default=SHIPPED,
         metavar="FILE",
-        help="an ONNX file from export.onnx (default: the shipped one, trained on synthetic faces)",
+        help="an ONNX file from export.onnx, or a plan from export.tensorrt (default: the shipped "
+        "one, trained on synthetic faces)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--faces", action="store_true", help="inputs are photographs: find, restore, blend back"
+    add(
+        "--device",
+        default="auto",
+        help="cuda, cuda:N, openvino, cpu, or auto, the fastest that works (default)",
     )
-    parser.add_argument(
+    add("--threads", type=int, metavar="N", help="CPU threads of one run (default: all cores)")
+    add(
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="N",
+        help="most faces a run (default: %(default)s)",
+    )
+    add("--format", choices=sorted(s[1:] for s in WRITABLE), help="of all pictures written")
+    add("--landmarks", action="store_true", help="write landmarks beside, as JSON and drawn")
+    add("--compare", action="store_true", help="write input, bicubic, steps and result beside")
+    add("--resume", action="store_true", help="leave out what has been written already")
+    add("--summary", type=Path, metavar="FILE", help="write what became of each file as JSON")
+    add("-v", "--verbose", action="store_true", help="tell more")
+    photos = parser.add_argument_group("photographs and videos")
+    add = photos.add_argument
+    add("--faces", action="store_true", help="find the faces, restore them, and blend them back")
+    add(
         "--max-face",
         type=int,
         default=MAX_FACE,
         metavar="PIXELS",
-        help="with --faces, leave faces alone whose crop is wider: the network sees 16×16 pixels "
-        "of a face, a sharp large one has nothing to gain (default: %(default)s)",
+        help="leave faces alone whose crop is wider: the network sees 16×16 pixels of a face, a "
+        "sharp large one has nothing to gain (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
+        "--smallest-face",
+        type=int,
+        default=SMALLEST_FACE,
+        metavar="PIXELS",
+        help="width, brow to chin, from which faces are looked for; 24 is four times as fast in "
+        "large photographs (default: %(default)s)",
+    )
+    add(
         "--enlarge",
         type=int,
         metavar="N",
-        help="with --faces, enlarge the photograph N times (default: what the faces need)",
+        help="enlarge N times (default: what the faces need, up to 8)",
     )
-    parser.add_argument(
-        "--yunet",
+    add(
+        "--upscale-background",
+        choices=("nearest", "linear", "cubic", "lanczos"),
+        default="cubic",
+        help="how the rest is enlarged (default: %(default)s)",
+    )
+    add("--yunet", type=Path, metavar="MODEL", help="find faces with YuNet's ONNX model")
+    add(
+        "--boxes",
         type=Path,
-        metavar="MODEL",
-        help="with --faces, find them with YuNet's ONNX model",
+        metavar="FILE",
+        help="take the faces' places from a CSV or JSON file (README)",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
-    return parser
-
-
-def plan(inputs: list[Path], output: Path, keep_format: bool) -> list[Job]:
-    """Which picture goes where. Crops become PNG; photographs keep their format.
-
-    Raises:
-        UserError: no pictures, two of one name, an output over an input or of unknown format.
-    """
-    from runtime.images import READABLE, WRITABLE
-
-    sources: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE)
-            if not pictures:
-                raise UserError(f"{path}: no pictures in this folder")
-            sources += pictures
-        else:
-            sources.append(path)
-    if len(sources) == 1 and output.suffix and not output.is_dir():
-        if output.suffix.lower() not in WRITABLE:
-            known = " ".join(sorted(WRITABLE))
-            raise UserError(f"{output}: pictures are written as one of {known}")
-        jobs = [Job(sources[0], output)]
-    else:
-        if output.is_file():
-            raise UserError(f"{output}: is a file; several pictures need a folder")
-        jobs = [Job(path, output / _target_name(path, keep_format)) for path in sources]
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target in taken:
-            raise UserError(
-                f"{taken[job.target]} and {job.source} would both become {job.target}; "
-                "rename one, or restore them apart"
-            )
-        taken[job.target] = job.source
-    resolved = {job.target.resolve() for job in jobs}
-    for source in sources:
-        if source.resolve() in resolved:
-            raise UserError(f"{source}: would be overwritten; choose another output")
-    return jobs
-
-
-def _target_name(source: Path, keep_format: bool) -> str:
-    from runtime.images import WRITABLE
-
-    kept = keep_format and source.suffix.lower() in WRITABLE
-    return source.name if kept else f"{source.stem}.png"
-
-
-def _restore_crop(restorer: FaceRestorer, job: Job) -> str:
-    """Restore one file; returns what is worth telling, or nothing."""
-    import cv2
-
-    from runtime.images import Picture, encode_picture, read_picture
-    from runtime.restore import centre_square
-
-    picture = read_picture(job.source)
-    image = picture.rgb()
-    face: NDArray[Any] = restorer.restore([centre_square(image)])[0].image
-    if picture.pixels.shape[2] == 1:  # grey stays grey
-        face = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[:, :, None]
-    write_whole(job.target, encode_picture(Picture(face), job.target.suffix.lower()))
-    height, width = image.shape[:2]
-    return (
-        "" if width == height else f"{job.source}: not square ({width}×{height}), took its centre"
-    )
-
-
-def _restore_photo(
-    restorer: FaceRestorer, detector: Detector, job: Job, options: argparse.Namespace
-) -> str:
-    """Restore the faces of one file; returns what is worth telling."""
-    from runtime.images import encode_picture, read_picture
-
-    photo = read_picture(job.source)
-    done = restorer.restore_photo(photo, detector, options.max_face, options.enlarge)
-    if not done.faces:
-        if done.left:
-            sizes = ", ".join(str(crop.size) for crop in done.left)
-            raise NoFaceError(
-                f"{job.source}: its faces ({sizes} px) are larger than --max-face "
-                f"{options.max_face}, sharper than 16×16 can hold; nothing to restore"
-            )
-        raise NoFaceError(f"{job.source}: no face found; for an aligned crop leave out --faces")
-    write_whole(job.target, encode_picture(done.picture, job.target.suffix.lower()))
-    left = f", {len(done.left)} larger left as they were" if done.left else ""
-    sizes = ", ".join(f"{crop.size} px" for crop in done.crops)
-    return f"{job.target}: {len(done.faces)} restored ({sizes}){left}; enlarged {done.scale}×"
+    options = parser.parse_args(arguments)
+    if not options.faces and options.boxes is None:
+        for name, default in OF_PHOTOS.items():
+            if getattr(options, name) != default:
+                parser.error(f"--{name.replace('_', '-')} goes with --faces")
+    for name, low, high in (
+        ("max_face", 16, 4096),
+        ("smallest_face", 6, 1000),
+        ("enlarge", 1, 8),
+        ("batch", 1, 1024),
+        ("threads", 1, 1024),
+    ):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            parser.error(f"--{name.replace('_', '-')} must be {low} to {high}")
+    if options.boxes is not None and options.yunet is not None:
+        parser.error("--boxes and --yunet: either tells where the faces are")
+    return options
 
 
 def cli() -> NoReturn:

@@ -1,10 +1,9 @@
-"""Engines run by ONNX Runtime: on its CPU, CUDA and TensorRT providers, by what is installed."""
+"""Engines run by ONNX Runtime, on its CPU, CUDA, TensorRT and OpenVINO providers."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,40 +11,79 @@ from typing import Any, Self
 # unless this is set before it is imported. Restoring a picture should tell nobody.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
+from runtime.arrays import DeviceArray, accept
 from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, check_feed
-
-log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 # TensorRT's second: it computes fp32 with TF32's 10 bits of mantissa, which does not verify.
 GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+OPENVINO = "OpenVINOExecutionProvider"
 SILENT = 4  # ONNX Runtime's severity "fatal": its errors come back as exceptions anyway
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
-class OnnxRuntimeEngine:
-    """An `Engine`; see `runtime.engine.load_engine`."""
+def available(providers: Sequence[str]) -> list[str]:
+    """Which of some providers this ONNX Runtime was built with."""
+    return [name for name in providers if name in onnxruntime.get_available_providers()]
 
-    def __init__(self, path: Path, device: str, index: int) -> None:
-        self.path = path
+
+class OnnxRuntimeEngine:
+    """An `Engine`; see `runtime.load.load_engine`.
+
+    Raises:
+        EngineError: the provider does not work here, or the file is no DIC engine.
+    """
+
+    max_batch: int | None = None
+
+    def __init__(
+        self, path: Path, metadata: Metadata, provider: str, index: int, threads: int | None
+    ) -> None:
+        self.path, self.metadata, self._index = path, metadata, index
         self._session: onnxruntime.InferenceSession | None
-        provider, self._session = _open(path, device, index)
-        self.device = "cpu" if provider == CPU else f"cuda:{index}"
+        self._session = _open(path, provider, index, threads)
+        self.device = f"cuda:{index}" if provider in GPU else "cpu"
         self.backend = f"ONNX Runtime {onnxruntime.__version__} {provider}"
-        self.metadata = Metadata.parse(path, self._session.get_modelmeta().custom_metadata_map)
         self.inputs = tuple(map(_info, self._session.get_inputs()))
         self.outputs = tuple(map(_info, self._session.get_outputs()))
         check_contract(path, self.metadata, self.inputs, self.outputs)
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if self._session is None:
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        session = self._session
+        if session is None:
             raise ValueError(f"{self.path}: the engine is closed")
-        check_feed(self.inputs, feed)
+        taken = accept(feed, self.device)
+        check_feed(self.inputs, taken)
         names = [tensor.name for tensor in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+        try:
+            if any(isinstance(array, DeviceArray) for array in taken.values()):
+                return dict(zip(names, self._run_on_device(session, taken), strict=True))
+            return dict(zip(names, session.run(names, taken), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise EngineError(f"{self.path}: {self.device} failed: {_reason(error)}") from error
+
+    def _run_on_device(
+        self, session: onnxruntime.InferenceSession, feed: Mapping[str, Any]
+    ) -> list[DeviceArray]:
+        """Read the inputs where they are on the GPU, and leave the outputs there."""
+        binding = session.io_binding()
+        for name, array in feed.items():
+            binding.bind_input(
+                name, "cuda", self._index, array.dtype.type, array.shape, array.pointer
+            )
+        for tensor in self.outputs:
+            binding.bind_output(tensor.name, "cuda", self._index)
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return [
+            DeviceArray(
+                value.data_ptr(), tuple(value.shape()), np.dtype(tensor.dtype), self._index, value
+            )
+            for value, tensor in zip(binding.get_outputs(), self.outputs, strict=True)
+        ]
 
     def close(self) -> None:
         self._session = None
@@ -57,44 +95,35 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-def _open(path: Path, device: str, index: int) -> tuple[str, onnxruntime.InferenceSession]:
-    """The first provider that works, and a session on it; what does not work is logged."""
-    available = onnxruntime.get_available_providers()
-    candidates = [name for name in GPU if name in available] if device != "cpu" else []
-    if device in ("auto", "cpu"):
-        candidates.append(CPU)
+def _open(
+    path: Path, provider: str, index: int, threads: int | None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
-    reasons: list[str] = []
-    for provider in candidates:
-        settings: dict[str, Any] = {} if provider == CPU else {"device_id": index}
-        if provider == "CUDAExecutionProvider":
-            settings["use_tf32"] = "0"  # fp32 means fp32; 10 bits of mantissa are not PyTorch's
-        order = [(provider, settings)] + ([] if provider == CPU else [(CPU, {})])
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=order)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-            if provider == CPU and "NOT_IMPLEMENTED" in str(error):
-                raise EngineError(
-                    f"{path}: the CPU has no layers of its precision ({_reason(error)}); run it on "
-                    "a GPU, or export it with --precision fp32"
-                ) from error
-            if provider == CPU or "INVALID_PROTOBUF" in str(error):
-                raise EngineError(
-                    f"{path}: not an ONNX model that runs: {_reason(error)}"
-                ) from error
-            reasons.append(f"{provider}: {_reason(error)}")
-            log.info("%s", reasons[-1])
-            continue
-        if session.get_providers()[0] == provider:
-            return provider, session
-        log.info("%s is installed but does not work here", provider)
-    if reasons:
-        raise EngineError(f"{path}: device {device} does not work: {'; '.join(reasons)}")
-    raise EngineError(
-        f"device {device}: ONNX Runtime {onnxruntime.__version__} has no working GPU provider here "
-        f"(it has {', '.join(available)}); install dic-toolkit[gpu], or use --device cpu"
-    )
+    options.intra_op_num_threads = threads or 0
+    settings: dict[str, Any] = {}
+    if provider in GPU:
+        settings["device_id"] = index
+    if provider == "CUDAExecutionProvider":
+        settings["use_tf32"] = "0"  # fp32 means fp32; 10 bits of mantissa are not PyTorch's
+    if provider == OPENVINO:
+        settings |= {"device_type": "CPU", "precision": "FP32"}
+        settings |= {"num_of_threads": str(threads)} if threads else {}
+    order = [(provider, settings)] + ([] if provider == CPU else [(CPU, {})])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=order)
+    except Exception as error:  # as above
+        if provider == CPU and "NOT_IMPLEMENTED" in str(error):
+            raise EngineError(
+                f"{path}: the CPU has no layers of its precision ({_reason(error)}); run it on "
+                "a GPU, or export it with --precision fp32"
+            ) from error
+        if provider == CPU:
+            raise EngineError(f"{path}: not an ONNX model that runs: {_reason(error)}") from error
+        raise EngineError(f"{path}: {provider}: {_reason(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise EngineError(f"{path}: {provider} is installed but does not work here")
+    return session
 
 
 def _reason(error: Exception) -> str:

@@ -1,43 +1,76 @@
-"""Restoring faces: aligned crops in batches, and the faces in a photograph."""
+"""Restoring faces: aligned crops, and the faces of photographs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast, overload
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.detect import Crop, Detector
-from runtime.engine import LQ_SIZE, Engine, EngineError
-from runtime.images import Picture
-from runtime.resample import resize, shrink
+from runtime import tensors
+from runtime.batching import Batcher, overlapped
+from runtime.blend import Interpolation, agree, enlarged, face_mask, paste
+from runtime.detect import Detector, HaarDetector
+from runtime.engine import LQ_SIZE, SHIPPED, Engine
+from runtime.frame import Crop, cut, refine
+from runtime.images import Picture, read_picture
+from runtime.load import load_engine
+from runtime.resample import shrink
 
 Bytes = NDArray[np.uint8]
 
+BATCH = 8
+MAX_FACE = 64  # pixels of a crop's side; a larger face of a photograph is left as it is
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
 LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
-AGREE_UP_TO = 64  # pixels of a crop's side
-AGREE_ROUNDS = 2
-FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
+# Mean heatmap peak under which what a detector found is not taken for a face. Figures in
+# benchmarks/NOTES.md.
+A_FACE = 0.3
+WORKERS = 4  # pictures under way at once
 
 
 @dataclass(frozen=True)
-class Restored:
+class Face:
     """A restored face.
 
     Attributes:
         image: (128, 128, 3) uint8 RGB.
         landmarks: (K, 2) float32, (x, y) pixels of `image`; None where the engine gives none.
         scores: (K,) float32, heatmap peaks, about 1 where a landmark is sure; None likewise.
+        crop: the square of the picture that was restored.
+        steps: `image` after every step, where the engine gives them (`--io tensor --all-steps`).
     """
 
     image: Bytes
     landmarks: NDArray[np.float32] | None
     scores: NDArray[np.float32] | None
+    crop: Crop
+    steps: tuple[Bytes, ...] = ()
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x, y, width, height of the square in pixels of the picture, before it is turned."""
+        return self.crop.x, self.crop.y, self.crop.size, self.crop.size
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """(2, 3), pixels of `image` to pixels of the picture."""
+        return self.crop.matrix(self.image.shape[0])
+
+    @property
+    def points(self) -> NDArray[np.float64] | None:
+        """(K, 2), the landmarks in pixels of the picture."""
+        if self.landmarks is None:
+            return None
+        return self.crop.to_picture(self.landmarks, self.image.shape[0])
+
+    def mask(self) -> NDArray[np.float32]:
+        """(128, 128) in 0..1, how much of `image` is pasted where."""
+        return face_mask(self.image.shape[0], self.landmarks, self.scores)
 
 
 @dataclass(frozen=True)
@@ -47,183 +80,261 @@ class RestoredPhoto:
     Attributes:
         picture: enlarged by `scale`, of the type of the photograph given.
         scale: by how much; 1 where no face needed more.
-        crops: where the restored faces are, in pixels of the photograph given.
-        faces: the restored faces, in the same order.
+        faces: the restored faces.
         left: found, but larger than `max_face` and left as they were.
     """
 
     picture: Picture
     scale: int
-    crops: list[Crop]
-    faces: list[Restored]
+    faces: list[Face]
     left: list[Crop]
 
 
 class FaceRestorer:
-    """Restores faces with an engine.
+    """Restores faces with an engine. Several threads may use one; what they ask shares batches.
 
     Args:
-        engine: with `--io image`.
-        batch: faces an engine run.
+        engine: a file of one, or one that is loaded (and then closed by whoever loaded it);
+            the shipped one without it.
+        device: for a file, as of `load_engine`.
+        detector: finds faces in photographs; OpenCV's Haar cascade without it.
+        batch: most faces an engine run.
+        refine: how often a face is cut out anew by the landmarks found in it.
 
     Raises:
-        EngineError: the engine takes tensors, not pictures.
+        EngineError: as of `load_engine`.
     """
 
-    def __init__(self, engine: Engine, batch: int = 8) -> None:
-        if engine.metadata.io != "image":
-            raise EngineError(
-                f"{engine.path}: takes normalised tensors; export one with --io image"
-            )
-        self.engine, self.batch = engine, batch
-        self.face_size = LQ_SIZE * engine.metadata.scale
+    def __init__(
+        self,
+        engine: Engine | str | Path = SHIPPED,
+        *,
+        device: str = "auto",
+        detector: Detector | None = None,
+        batch: int = BATCH,
+        refine: int = 1,
+    ) -> None:
+        self._owned = isinstance(engine, str | Path)
+        self.engine = load_engine(engine, device) if isinstance(engine, str | Path) else engine
+        self.face_size = LQ_SIZE * self.engine.metadata.scale
+        self.refine = refine
+        self._detector = detector
+        largest = self.engine.max_batch
+        self._run = Batcher(self._run_batch, batch if largest is None else min(batch, largest))
 
-    def restore(self, crops: Sequence[Bytes]) -> list[Restored]:
+    @property
+    def detector(self) -> Detector:
+        if self._detector is None:
+            self._detector = HaarDetector()
+        return self._detector
+
+    def close(self) -> None:
+        if self._owned:
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @overload
+    def __call__(self, images: Bytes | Path | str) -> list[Face]: ...
+    @overload
+    def __call__(self, images: Sequence[Any]) -> list[list[Face]]: ...
+    @overload
+    def __call__(self, images: Iterator[Any]) -> Iterator[list[Face]]: ...
+
+    def __call__(self, images: Any) -> Any:
+        """Find and restore the faces of one picture, of several, or of an iterator's.
+
+        Args:
+            images: a picture is an array (H, W, 3) uint8 RGB or (H, W) grey, a file, or a
+                picture of Pillow's; several are a list, a tuple, an array (N, H, W, 3), or an
+                iterator, of which only a few are taken ahead.
+
+        Returns:
+            a list of faces, largest first; of several pictures a list of lists; of an iterator an
+            iterator of lists. Faces of several pictures share batches.
+
+        Raises:
+            ValueError: what is given is no picture.
+            ImageError: a file cannot be read.
+        """
+        if isinstance(images, Iterator):
+            return overlapped(self._faces, images, WORKERS)
+        several = isinstance(images, list | tuple) or (
+            isinstance(images, np.ndarray) and images.ndim == 4
+        )
+        if several:
+            return list(overlapped(self._faces, images, WORKERS))
+        return self._faces(images)
+
+    def _faces(self, image: Any) -> list[Face]:
+        pixels = as_rgb(image)
+        return self.restore_in(pixels, self.detector.find(pixels))
+
+    def restore(self, crops: Iterable[Any]) -> list[Face]:
         """Restore aligned faces.
 
         Args:
-            crops: square pictures (S, S, 3) uint8 RGB of any size, framed like the training
-                data; each is shrunk to the network's 16×16.
+            crops: square pictures of any size, of the kinds that a call takes, framed like the
+                training data; each is shrunk to the network's 16×16.
 
         Raises:
-            ValueError: a crop is not square, not RGB or not uint8.
+            ValueError: a crop is no picture, or not square.
         """
-        for crop in crops:
-            if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-                raise ValueError(f"a crop is uint8 [size, size, 3] RGB, not {_described(crop)}")
-            if crop.shape[0] != crop.shape[1] or not crop.size:
-                raise ValueError(f"a crop is square, not {_described(crop)}")
-        restored: list[Restored] = []
-        for start in range(0, len(crops), self.batch):
-            lq = [shrink(crop, self.face_size) for crop in crops[start : start + self.batch]]
-            given = self.engine.run({"image": np.stack(lq)})
-            points, scores = given.get("landmarks"), given.get("scores")
-            for i, face in enumerate(given["face"]):
-                restored.append(
-                    Restored(
-                        face,
-                        None if points is None else points[i],
-                        None if scores is None else scores[i],
-                    )
-                )
-        return restored
+        pictures = [as_rgb(crop) for crop in crops]
+        for picture in pictures:
+            if picture.shape[0] != picture.shape[1]:
+                raise ValueError(f"a crop is square, not {_described(picture)}")
+        return self._restore(pictures, [Crop(0, 0, picture.shape[0]) for picture in pictures])
+
+    def restore_in(
+        self, image: Bytes, crops: Sequence[Crop], *, doubtful: bool = True
+    ) -> list[Face]:
+        """Restore the faces in some squares of a picture, and refine the squares.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            crops: where a face may be.
+            doubtful: leave out what the network sees no face in, and refine the rest; otherwise
+                the squares are taken as they are.
+        """
+        faces = self._restore([cut(image, crop) for crop in crops], crops)
+        if not doubtful:
+            return faces
+        faces = [face for face in faces if face.scores is None or face.scores.mean() >= A_FACE]
+        for _ in range(self.refine):
+            wanted = [
+                refine(face.crop, face.landmarks, face.scores, self.face_size)
+                for face in faces
+                if face.landmarks is not None and face.scores is not None
+            ]
+            changed = [i for i, crop in enumerate(wanted) if crop != faces[i].crop]
+            if not changed:
+                break
+            again = self._restore(
+                [cut(image, wanted[i]) for i in changed], [wanted[i] for i in changed]
+            )
+            for i, face in zip(changed, again, strict=True):
+                if face.scores is not None and face.scores.mean() >= A_FACE:
+                    faces[i] = face
+        return faces
+
+    def _restore(self, pieces: Sequence[Bytes], crops: Sequence[Crop]) -> list[Face]:
+        """Faces of square pieces (S, S, 3), each cut from its crop."""
+        faces = self._run([shrink(piece, self.face_size) for piece in pieces])
+        return [replace(face, crop=crop) for face, crop in zip(faces, crops, strict=True)]
+
+    def _run_batch(self, lq: Sequence[Bytes]) -> list[Face]:
+        """One engine run of pictures (16, 16, 3)."""
+        images = np.stack(lq)
+        if self.engine.metadata.io == "image":
+            given = self.engine.run({"image": images})
+            steps, points = [given["face"]], given.get("landmarks")
+            scores = given.get("scores")
+        else:
+            given = self.engine.run({"lq": tensors.normalise(images)})
+            names = [tensor.name for tensor in self.engine.outputs]
+            steps = [tensors.to_levels(given[name]) for name in names if name.startswith("sr")]
+            maps = [given[name] for name in names if name.startswith("heatmap")]
+            points, scores = tensors.decode(maps[-1]) if maps else (None, None)
+        return [
+            Face(
+                steps[-1][i],
+                None if points is None else points[i],
+                None if scores is None else scores[i],
+                Crop(0, 0, LQ_SIZE),
+                tuple(step[i] for step in steps) if len(steps) > 1 else (),
+            )
+            for i in range(len(images))
+        ]
 
     def restore_photo(
-        self, photo: Picture, detector: Detector, max_face: int, enlarge: int | None = None
+        self,
+        photo: Picture,
+        crops: Sequence[Crop] | None = None,
+        *,
+        max_face: int = MAX_FACE,
+        enlarge: int | None = None,
+        background: Interpolation = Interpolation.CUBIC,
     ) -> RestoredPhoto:
-        """Find the faces of a photograph, restore them, and blend them back.
+        """Restore the faces of a photograph, and blend them back.
 
         Args:
             photo: with any number of faces.
-            detector: finds and frames them.
+            crops: where they are; without it they are looked for.
             max_face: crops wider than this many pixels are left alone: the network sees 16×16
                 pixels of a face, and a sharp large face has nothing to gain.
             enlarge: by how much to enlarge the photograph; None takes what its smallest
                 restored face needs to keep its detail, at most 8 and 64 megapixels.
+            background: how what lies around the faces is enlarged.
         """
         image = photo.rgb()
-        found = detector.find(image)
-        crops = [crop for crop in found if crop.size <= max_face]
-        pieces = [cut(image, crop) for crop in crops]
-        faces = self.restore(pieces)
+        found = self.detector.find(image) if crops is None else crops
+        small = [crop for crop in found if crop.size <= max_face]
+        faces = self.restore_in(image, small, doubtful=crops is None)
         if enlarge is None:
-            need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
-            room = math.isqrt(LARGEST_RESULT // max(1, image.shape[0] * image.shape[1]))
-            enlarge = max(1, min(need, MAX_ENLARGEMENT, room))
-        picture = _enlarged(photo, enlarge)
-        for crop, piece, face in zip(crops, pieces, faces, strict=True):
-            paste(picture, agree(face.image, piece), crop, enlarge)
+            enlarge = self.needed([face.crop for face in faces], image.shape)
+        picture = enlarged(photo, enlarge, background)
+        self.blend(picture, image, faces, enlarge)
         left = [crop for crop in found if crop.size > max_face]
-        return RestoredPhoto(picture, enlarge, crops, faces, left)
+        return RestoredPhoto(picture, enlarge, faces, left)
+
+    def needed(self, crops: Sequence[Crop], shape: tuple[int, ...]) -> int:
+        """By how much to enlarge a picture (H, W, …) so that its faces keep their detail."""
+        need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
+        room = math.isqrt(LARGEST_RESULT // max(1, shape[0] * shape[1]))
+        return max(1, min(need, MAX_ENLARGEMENT, room))
+
+    def blend(
+        self,
+        picture: Picture,
+        image: Bytes,
+        faces: Sequence[Face],
+        scale: int,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Blend faces into an enlarged picture, in place.
+
+        Args:
+            picture: the photograph, already enlarged by `scale`.
+            image: the photograph as it was, (H, W, 3) uint8 RGB.
+            weights: how much of each face, in 0..1; all of it without them.
+        """
+        given = list(zip(faces, weights or [1.0] * len(faces), strict=True))
+        # The larger of two that overlap is nearer, and covers the other.
+        for face, weight in sorted(given, key=lambda pair: pair[0].crop.size):
+            piece, mask = cut(image, face.crop), face.mask() * np.float32(weight)
+            paste(picture, agree(face.image, piece), face.crop, scale, mask)
+
+
+def as_rgb(image: Any) -> Bytes:
+    """A picture of any kind that the library takes, as (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: it is none; says what it is.
+        ImageError: a file cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_picture(Path(image)).rgb()
+    if isinstance(image, Picture):
+        return image.rgb()
+    if hasattr(image, "convert"):  # Pillow's, of whatever mode
+        image = image.convert("RGB")
+    try:
+        pixels = np.asarray(image)
+    except Exception as error:  # foreign objects raise what they like
+        raise ValueError(f"a picture is expected, not {type(image).__name__}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"a picture is uint8 [height, width, 3] RGB, not {_described(pixels)}")
+    if not pixels.size:
+        raise ValueError(f"a picture has pixels, not {_described(pixels)}")
+    return cast(Bytes, np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
 
 
 def _described(array: NDArray[Any]) -> str:
     return f"{array.dtype} {list(array.shape)}"
-
-
-def centre_square(image: Bytes) -> Bytes:
-    """The largest centred square of a picture (H, W, 3)."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
-
-
-def cut(image: Bytes, crop: Crop) -> Bytes:
-    """A crop's pixels (size, size, 3); what lies beyond the picture repeats its edge."""
-    height, width = image.shape[:2]
-    rows = np.clip(np.arange(crop.y, crop.y + crop.size), 0, height - 1)
-    columns = np.clip(np.arange(crop.x, crop.x + crop.size), 0, width - 1)
-    return image[rows[:, None], columns]
-
-
-def _enlarged(photo: Picture, scale: int) -> Picture:
-    """The photograph, enlarged bicubically; a copy where `scale` is 1."""
-
-    def enlarge(channels: NDArray[Any]) -> NDArray[Any]:
-        if scale == 1:
-            return channels.copy()
-        size = (channels.shape[1] * scale, channels.shape[0] * scale)
-        done = cv2.resize(channels, size, interpolation=cv2.INTER_CUBIC)
-        return cast(NDArray[Any], done.reshape(size[1], size[0], *channels.shape[2:]))
-
-    alpha = None if photo.alpha is None else enlarge(photo.alpha)
-    return Picture(enlarge(photo.pixels), alpha)
-
-
-def agree(face: Bytes, crop: Bytes) -> Bytes:
-    """Make a restored face agree with the photograph (back-projection, Irani and Peleg, 1991).
-
-    Shrunk to the photograph's resolution, the restored face should show what the photograph
-    shows there. What it lacks is enlarged and added, so that no seam or tint shows where it is
-    pasted, and detail between the network's 16 pixels and the photograph's is not lost (of a crop
-    of more than 64 pixels, what 64 show).
-
-    Args:
-        face: (128, 128, 3) uint8 RGB, restored from `crop`.
-        crop: (S, S, 3) uint8 RGB.
-    """
-    side = min(crop.shape[0], AGREE_UP_TO)
-    seen = resize(crop, (side, side)).astype(np.float32)
-    full = (face.shape[1], face.shape[0])
-    for _ in range(AGREE_ROUNDS):
-        lacking = seen - resize(face, (side, side))
-        smooth = cv2.resize(lacking, full, interpolation=cv2.INTER_CUBIC)
-        face = np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
-    return face
-
-
-def paste(picture: Picture, face: Bytes, crop: Crop, scale: int) -> None:
-    """Blend a face into an enlarged picture, in place, with a soft rounded edge.
-
-    Pixels outside the crop are not touched.
-
-    Args:
-        picture: the photograph, already enlarged by `scale`.
-        face: (S, S, 3) uint8 RGB.
-        crop: in pixels of the photograph before it was enlarged.
-    """
-    size = crop.size * scale
-    way = cv2.INTER_AREA if size < face.shape[0] else cv2.INTER_CUBIC
-    fitted: NDArray[Any] = cv2.resize(face, (size, size), interpolation=way).astype(np.float32)
-    if picture.pixels.shape[2] == 1:
-        fitted = cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY)[:, :, None]
-    fitted *= picture.peak / 255
-    height, width = picture.pixels.shape[:2]
-    left, top = crop.x * scale, crop.y * scale
-    rows = slice(max(top, 0), min(top + size, height))
-    columns = slice(max(left, 0), min(left + size, width))
-    inside = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    weight = _feather(size)[inside][:, :, None]
-    under = picture.pixels[rows, columns].astype(np.float32)
-    blend = under + weight * (fitted[inside] - under)
-    picture.pixels[rows, columns] = np.clip(np.round(blend), 0, picture.peak)
-
-
-def _feather(size: int) -> NDArray[np.float32]:
-    """Weights (size, size): 1 in the middle, 0 at the edge, along a rounded square."""
-    side = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-    distance = (side[:, None] ** 4 + side[None, :] ** 4) ** 0.25
-    inner, outer = FEATHER
-    t = np.clip((outer - distance) / (outer - inner), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)

@@ -14,7 +14,7 @@ from benchmarks.peers import openvino
 from export.engine_io import Io, Signature
 from export.unroll import export
 from runtime.console import UserError
-from runtime.engine import load_engine
+from runtime.load import load_engine
 from train.checkpoint import load_checkpoint
 
 

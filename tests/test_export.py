@@ -16,7 +16,7 @@ from export.engine_io import Io, Signature
 from export.gate import GateError
 from export.packed import pack
 from export.unroll import Choices, Target, export, unroll
-from runtime.engine import load_engine
+from runtime.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.network import DIC
 

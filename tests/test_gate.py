@@ -40,7 +40,8 @@ from export.limits import LIMITS, Precision
 from export.packed import pack
 from export.precision import lower
 from export.unroll import Choices, Target, build, export, unroll
-from runtime.engine import EngineError, load_engine
+from runtime.engine import EngineError
+from runtime.load import load_engine
 from runtime.verify import verify
 from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
 from train.console import UserError

@@ -17,9 +17,9 @@ import pytest
 from conftest import ROOT, Command, one_line_error
 
 from runtime.detect import HaarDetector
-from runtime.engine import load_engine
 from runtime.images import Picture, read_picture
 from runtime.infer import main
+from runtime.load import load_engine
 from runtime.restore import FaceRestorer
 
 

@@ -22,7 +22,8 @@ from export.flavour import Flavour, PlanChoices, pick
 from export.limits import Precision
 from export.tensorrt import PlanBuilder
 from export.unroll import Choices, build, write
-from runtime.engine import EngineError, load_engine
+from runtime.engine import EngineError
+from runtime.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.console import UserError
 from train.network import DIC, NetworkConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -53,7 +54,14 @@ def launch(recipe: Recipe) -> Fabric:
         precision=precision,
     )
     fabric.launch()
+    # Left to the interpreter's end, gloo's threads at times abort a process that has finished.
+    atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def agree(fabric: Fabric, stop: int | None, broken: bool) -> tuple[int | None, bool]:

@@ -1,0 +1,197 @@
+"""Which files a call restores, and where each result goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.console import UserError
+
+STREAM = Path("-")  # standard input or output
+READABLE = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
+)
+WRITABLE = READABLE - {".pgm", ".gif"}
+VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
+PATTERN = "*?["
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture or video, and what becomes of it.
+
+    Attributes:
+        source: the file; STREAM for standard input.
+        target: of the restored one; STREAM for standard output.
+        extras: files that are written beside it, by what they are ("landmarks", …).
+        named: on the command line, not found in a folder or by a pattern.
+    """
+
+    source: Path
+    target: Path
+    extras: dict[str, Path]
+    named: bool
+
+    @property
+    def is_video(self) -> bool:
+        return self.source.suffix.lower() in VIDEOS
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [self.target, *self.extras.values()]
+
+    @property
+    def name(self) -> str:
+        return "standard input" if self.source == STREAM else str(self.source)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is written.
+
+    Attributes:
+        keep_format: pictures keep theirs where it can be written; otherwise they become PNG.
+        suffix: of all pictures, such as ".jpg"; overrides `keep_format`.
+        extras: endings of the files beside each, by what they are.
+    """
+
+    keep_format: bool
+    suffix: str | None
+    extras: dict[str, str]
+
+
+def plan(inputs: Sequence[str], output: Path, wishes: Wishes) -> list[Job]:
+    """Which file goes where. A folder's files keep their places in it.
+
+    Raises:
+        UserError: no pictures, two that would become one file, an output over an input or of an
+            unknown format.
+    """
+    found = list(_sources(inputs, output))
+    one = len(found) == 1 and found[0].named
+    if output == STREAM:
+        if not one or wishes.extras or found[0].path.suffix.lower() in VIDEOS:
+            raise UserError("standard output takes one picture, and nothing beside it")
+        targets = [STREAM]
+    elif one and not _is_folder(output):
+        _check_format(found[0].path, output)
+        targets = [output]
+    else:
+        if output.is_file():
+            raise UserError(f"{output}: is a file; several pictures need a folder")
+        targets = [output / _place(source, wishes) for source in found]
+    jobs = [
+        Job(source.path, target, _beside(source.path, target, wishes.extras), source.named)
+        for source, target in zip(found, targets, strict=True)
+    ]
+    _check_apart(jobs)
+    return jobs
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    place: Path  # in a folder of results
+    named: bool
+
+
+def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
+    seen: set[Path] = set()
+    for given in inputs:
+        path = Path(given)
+        if given == "-":
+            yield _Source(STREAM, Path("stdin"), True)
+        elif path.is_dir():
+            found = [p for p in _walk(path, output) if p.suffix.lower() in READABLE | VIDEOS]
+            if not found:
+                raise UserError(f"{path}: no pictures or videos in this folder")
+            yield from (_Source(p, p.relative_to(path), False) for p in found if p not in seen)
+            seen.update(found)
+        elif any(sign in given for sign in PATTERN) and not _exists(path):
+            matches = sorted(map(Path, glob.glob(given, recursive=True)))
+            matches = [p for p in matches if p.suffix.lower() in READABLE | VIDEOS]
+            if not matches:
+                raise UserError(f"{given}: no picture or video matches")
+            yield from (_Source(p, Path(p.name), False) for p in matches if p not in seen)
+            seen.update(matches)
+        elif "://" in given:
+            raise UserError(f"{given}: addresses are not read; download it first")
+        elif path not in seen:
+            seen.add(path)
+            yield _Source(path, Path(path.name), True)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _walk(folder: Path, output: Path) -> Iterator[Path]:
+    """Files below a folder in order; not below the output, and through each link only once."""
+    results = output.resolve()
+    entered: set[Path] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root).resolve()
+        if here in entered or (here == results and folder.resolve() != results):
+            folders.clear()
+            continue
+        entered.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _is_folder(output: Path) -> bool:
+    return output.is_dir() or not output.suffix or str(output).endswith(os.sep)
+
+
+def _check_format(source: Path, output: Path) -> None:
+    suffix = output.suffix.lower()
+    if source.suffix.lower() in VIDEOS:
+        if suffix not in VIDEOS:
+            raise UserError(f"{output}: videos are written as one of {_listed(VIDEOS)}")
+    elif suffix not in WRITABLE:
+        raise UserError(f"{output}: pictures are written as one of {_listed(WRITABLE)}")
+
+
+def _listed(suffixes: frozenset[str]) -> str:
+    return " ".join(sorted(suffixes))
+
+
+def _place(source: _Source, wishes: Wishes) -> Path:
+    suffix = source.path.suffix.lower()
+    if suffix in VIDEOS or (wishes.suffix is None and wishes.keep_format and suffix in WRITABLE):
+        return source.place
+    return source.place.with_name(f"{source.place.stem}{wishes.suffix or '.png'}")
+
+
+def _beside(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Path]:
+    if source.suffix.lower() in VIDEOS:  # has no pictures beside it
+        extras = {kind: ending for kind, ending in extras.items() if kind == "landmarks"}
+    return {kind: target.with_name(f"{target.stem}{ending}") for kind, ending in extras.items()}
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    """Raise UserError where a file would be written twice, or over an input."""
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        for output in job.outputs:
+            if output in taken:
+                raise UserError(
+                    f"{taken[output].name} and {job.name} would both become {output}; "
+                    "rename one, or restore them apart"
+                )
+            taken[output] = job
+    resolved = {output.resolve() for output in taken if output != STREAM}
+    for job in jobs:
+        if job.source != STREAM and job.source.resolve() in resolved:
+            raise UserError(f"{job.source}: would be overwritten; choose another output")
+
+
+def finished(job: Job) -> bool:
+    """Whether all of a job's files are there. Files appear whole, so what is there is done."""
+    return job.target != STREAM and all(output.is_file() for output in job.outputs)

@@ -1,0 +1,170 @@
+"""Loading an engine: what can run it here, in order of speed, and the first that does."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from runtime.engine import SHIPPED, Engine, EngineError, Metadata
+
+log = logging.getLogger(__name__)
+
+ZIP = b"PK\x03\x04"  # how PyTorch's checkpoints begin
+PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+Opener = Callable[[], Engine]
+
+
+class NotInstalledError(EngineError):
+    """What would run an engine is not on this machine."""
+
+
+def load_engine(
+    path: str | Path = SHIPPED, device: str = "auto", threads: int | None = None
+) -> Engine:
+    """Load an engine file. What runs it, and why not something faster, is logged.
+
+    Args:
+        path: an ONNX file written by `export.onnx`, or a plan by `export.tensorrt`; the shipped
+            engine without it.
+        device: "cuda" or "cuda:N" (an NVIDIA GPU), "cpu" (ONNX Runtime's own CPU provider),
+            "openvino" (on the CPU), or "auto", the fastest of them that works here.
+        threads: of a CPU that one run uses; all cores without it.
+
+    Raises:
+        EngineError: the file is no DIC engine, the device is not to be had, or the engine computes
+            other faces there than PyTorch (`runtime.verify`).
+    """
+    path = Path(path)
+    kind, index = parse_device(device)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror or error}") from error
+    if magic == ZIP:
+        raise EngineError(
+            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
+        )
+    if magic in PLAN_MAGICS:
+        if kind not in ("auto", "cuda"):
+            raise EngineError(
+                f"{path}: a {PLAN_MAGICS[magic]} plan runs on NVIDIA GPUs only; for {device} give "
+                "the ONNX file it was built from"
+            )
+        openers = [_plan(path, PLAN_MAGICS[magic], index)]
+    else:
+        from runtime.onnx_file import read_metadata
+
+        metadata = Metadata.parse(path, read_metadata(path))
+        openers = list(_onnx(path, metadata, kind, index, threads))
+    failed: list[EngineError] = []
+    for opener in openers:
+        try:
+            engine = opener()
+        except EngineError as error:
+            failed.append(error)
+            continue
+        for reason in failed:
+            # What is not installed is no fault; what is and fails must not fall back unheard.
+            level = logging.INFO if isinstance(reason, NotInstalledError) else logging.WARNING
+            log.log(level, "%s", reason)
+        log.info("%s: on %s by %s", path, engine.device, engine.backend)
+        return engine
+    raise EngineError("; ".join(map(str, failed)))
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """The kind of a device, and a GPU's number, 0 where it has none.
+
+    Raises:
+        EngineError: no such kind of device.
+    """
+    kind, _, number = device.partition(":")
+    plain = device in ("auto", "cpu", "openvino", "cuda")
+    if plain or (kind == "cuda" and number.isdecimal()):
+        return kind, int(number or 0)
+    raise EngineError(f"device {device!r} is none of auto, cpu, openvino, cuda, cuda:N")
+
+
+def _onnx(
+    path: Path, metadata: Metadata, kind: str, index: int, threads: int | None
+) -> Iterator[Opener]:
+    """What may run an ONNX file on a kind of device, the fastest first."""
+
+    def onnxruntime(provider: str) -> Engine:
+        from runtime.ort import CPU, OnnxRuntimeEngine
+
+        engine = OnnxRuntimeEngine(path, metadata, provider, index, threads)
+        # On the CPU in fp32 it was checked when it was exported.
+        checked = provider == CPU and metadata.precision == "fp32"
+        return engine if checked else _verified(engine)
+
+    def openvino() -> Engine:
+        from runtime.openvino import OpenVinoEngine
+
+        return _verified(OpenVinoEngine(path, metadata, threads))
+
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if importlib.util.find_spec("onnxruntime") is None:
+        if kind == "openvino" or (kind == "auto" and has_openvino):
+            yield openvino
+        else:
+            yield _missing(
+                "onnxruntime is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
+            )
+        return
+    from runtime.ort import CPU, GPU, OPENVINO, available
+
+    if kind in ("auto", "cuda"):
+        for provider in available(GPU):
+            yield partial(onnxruntime, provider)
+        if not available(GPU):
+            yield _missing(
+                "no GPU: this ONNX Runtime has no provider for one (dic-toolkit[gpu] has)"
+            )
+    # Measured: on CPUs, graphs with --target cpu are faster in ONNX Runtime, others in OpenVINO
+    # (benchmarks/NOTES.md).
+    if kind == "openvino" or (kind == "auto" and metadata.target != "cpu"):
+        if available((OPENVINO,)):
+            yield partial(onnxruntime, OPENVINO)
+        elif has_openvino:
+            yield openvino
+        else:
+            yield _missing("no OpenVINO, which runs it faster here (dic-toolkit[openvino] has it)")
+    if kind in ("auto", "cpu"):
+        yield partial(onnxruntime, CPU)
+
+
+def _plan(path: Path, label: str, index: int) -> Opener:
+    def opener() -> Engine:
+        from runtime.trt import TensorRTEngine
+
+        engine = TensorRTEngine(path, label, index)
+        _verified(engine)
+        if engine.metadata.rest.get("verified") == "no":
+            engine.record_verified()
+        return engine
+
+    return opener
+
+
+def _verified(engine: Engine) -> Engine:
+    """The engine, if it computes what PyTorch computed; closed otherwise."""
+    from runtime.verify import verify
+
+    try:
+        verify(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _missing(reason: str) -> Opener:
+    def opener() -> Engine:
+        raise NotInstalledError(reason)
+
+    return opener

@@ -1,0 +1,83 @@
+"""Engines run by OpenVINO on the CPU: where a graph was not written for CPUs, the fastest there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import openvino
+
+from runtime.arrays import accept
+from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, check_feed
+
+# Fastest for one batch at a time, and in the graph's own precision: left to itself OpenVINO
+# computes in bf16 where the CPU can.
+SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
+DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16"}
+
+
+class OpenVinoEngine:
+    """An `Engine`; see `runtime.load.load_engine`.
+
+    Raises:
+        EngineError: OpenVINO does not take the file, or it is no DIC engine.
+    """
+
+    max_batch: int | None = None
+    device = "cpu"
+
+    def __init__(self, path: Path, metadata: Metadata, threads: int | None) -> None:
+        self.path, self.metadata = path, metadata
+        version = openvino.get_version().partition("-")[0]
+        self.backend = f"OpenVINO {version}"
+        settings = SETTINGS | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
+        try:
+            model = openvino.Core().compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise EngineError(f"{path}: OpenVINO does not take it: {reason}") from error
+        self._model: Any = model
+        self.inputs = tuple(map(_info, model.inputs))
+        self.outputs = tuple(map(_info, model.outputs))
+        self._requests = threading.local()
+        check_contract(path, metadata, self.inputs, self.outputs)
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        model = self._model
+        if model is None:
+            raise ValueError(f"{self.path}: the engine is closed")
+        taken = accept(feed, self.device)
+        check_feed(self.inputs, taken)
+        # A request serves one thread at a time.
+        if not hasattr(self._requests, "own"):
+            self._requests.own = model.create_infer_request()
+        try:
+            given = self._requests.own.infer(
+                {name: np.ascontiguousarray(array) for name, array in taken.items()}
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise EngineError(f"{self.path}: OpenVINO failed: {reason}") from error
+        # The request's own memory is written again by its next run.
+        return {tensor.name: given[tensor.name].copy() for tensor in self.outputs}
+
+    def close(self) -> None:
+        self._model = None
+        self._requests = threading.local()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _info(port: Any) -> TensorInfo:
+    kind = port.get_element_type().get_type_name()
+    shape = tuple(
+        None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
+    )
+    return TensorInfo(port.get_any_name(), DTYPES.get(kind, kind), shape)

@@ -1,0 +1,144 @@
+"""One picture of `runtime.infer`, from reading to writing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.blend import Interpolation
+from runtime.boxes import Boxes
+from runtime.console import UserError, write_together
+from runtime.engine import EngineError
+from runtime.frame import Crop
+from runtime.images import ImageError, Picture, decode_picture, encode_picture, read_picture
+from runtime.infer import Outcome
+from runtime.jobs import STREAM, Job
+from runtime.outputs import Result, comparison, drawn, landmarks_json
+from runtime.restore import FaceRestorer, RestoredPhoto
+
+SHARP = 64  # pixels; an aligned face that is larger shows more than its restored one may
+
+
+class PictureWork:
+    """What a worker does with each job. Several threads may call it.
+
+    Args:
+        photos: pictures are photographs; otherwise each is one aligned face.
+        boxes: where faces are, instead of the restorer's detector.
+        options: of the command.
+    """
+
+    def __init__(
+        self,
+        restorer: FaceRestorer,
+        photos: bool,
+        boxes: Boxes | None,
+        options: argparse.Namespace,
+    ) -> None:
+        self._restorer, self._photos, self._boxes = restorer, photos, boxes
+        self._options = options
+        self._told = threading.Event()
+
+    def __call__(self, job: Job) -> Outcome:
+        """Restore one picture; what is wrong with it is in the outcome."""
+        target = str(job.target)
+        try:
+            return self._photo(job) if self._photos else self._aligned(job)
+        except (ImageError, UserError, EngineError) as error:
+            message = str(error)
+        except (MemoryError, cv2.error):
+            message = f"{job.name}: too large for this machine's memory"
+        return Outcome(job.name, target, "failed", 0, f"error: {message}")
+
+    def _aligned(self, job: Job) -> Outcome:
+        picture = _read(job)
+        height, width = picture.pixels.shape[:2]
+        side = min(width, height)
+        corner = ((width - side) // 2, (height - side) // 2)
+        image = picture.rgb()
+        crop = Crop(*corner, side)
+        face = self._restorer.restore_in(image, [crop], doubtful=False)[0]
+        shown: NDArray[Any] = face.image
+        if picture.pixels.shape[2] == 1:  # grey stays grey
+            shown = cv2.cvtColor(face.image, cv2.COLOR_RGB2GRAY)[:, :, None]
+        shown_as = replace(picture, pixels=shown, alpha=None)
+        _write(job, Result(shown_as, image, [face], shown.shape[0] / side, corner))
+        message = ""
+        if width != height:
+            message = f"{job.name}: not square ({width}×{height}), took its centre"
+        elif width > SHARP and not self._told.is_set():
+            self._told.set()
+            message = (
+                f"{job.name}: {width} pixels wide; of an aligned face 16×16 pixels are used. If it "
+                "is a photograph, or sharp, --faces keeps its detail (said once)"
+            )
+        return Outcome(job.name, str(job.target), "restored", 1, message)
+
+    def _photo(self, job: Job) -> Outcome:
+        options, photo = self._options, _read(job)
+        done = self._restorer.restore_photo(
+            photo,
+            None if self._boxes is None else self._boxes.of(job.source),
+            max_face=options.max_face,
+            enlarge=options.enlarge,
+            background=Interpolation(options.upscale_background),
+        )
+        if not done.faces:
+            return self._nothing(job, photo, done)
+        _write(job, Result(done.picture, photo.rgb(), done.faces, done.scale))
+        left = f", {len(done.left)} larger left as they were" if done.left else ""
+        sizes = ", ".join(f"{face.crop.size} px" for face in done.faces)
+        message = f"{job.target}: {len(done.faces)} restored ({sizes}){left}"
+        if done.scale > 1:
+            message += f"; enlarged {done.scale}×"
+        if job.target == STREAM:
+            message = ""
+        return Outcome(job.name, str(job.target), "restored", len(done.faces), message)
+
+    def _nothing(self, job: Job, photo: Picture, done: RestoredPhoto) -> Outcome:
+        """A photograph without a face to restore: in a folder it is copied, else an error."""
+        reason = f"{job.name}: no face found; for an aligned crop leave out --faces"
+        if done.left:
+            sizes = ", ".join(str(crop.size) for crop in done.left)
+            reason = (
+                f"{job.name}: its faces ({sizes} px) are larger than --max-face "
+                f"{self._options.max_face}, sharper than 16×16 can hold; nothing to restore"
+            )
+        if job.named:
+            raise UserError(reason)
+        _write(job, Result(photo, photo.rgb(), [], 1))
+        why = f"{len(done.left)} larger faces left as they were" if done.left else "no face found"
+        return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
+
+
+def _read(job: Job) -> Picture:
+    if job.source != STREAM:
+        return read_picture(job.source)
+    return decode_picture(job.name, np.frombuffer(sys.stdin.buffer.read(), np.uint8))
+
+
+def _write(job: Job, result: Result) -> None:
+    """Write a job's files, all or none."""
+    if job.target == STREAM:
+        sys.stdout.buffer.write(encode_picture(result.picture, ".png"))
+        sys.stdout.buffer.flush()
+        return
+    suffix = job.target.suffix.lower()
+    if not result.faces and suffix == job.source.suffix.lower():
+        files: dict[Path, bytes] = {job.target: job.source.read_bytes()}
+    else:
+        files = {job.target: encode_picture(result.picture, suffix)}
+    if "landmarks" in job.extras:
+        files[job.extras["landmarks"]] = landmarks_json(str(job.source), result)
+        files[job.extras["drawing"]] = encode_picture(Picture(drawn(result)), ".png")
+    if "comparison" in job.extras and result.faces:
+        files[job.extras["comparison"]] = encode_picture(Picture(comparison(result)), ".png")
+    write_together(files)

@@ -1,0 +1,332 @@
+"""Videos: found, restored and written frame by frame; sound and subtitles are copied.
+
+Read and written by PyAV (FFmpeg's libraries in a wheel). Twice through the file: once to find the
+faces (`runtime.tracks`), once to restore them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.batching import overlapped
+from runtime.blend import Interpolation, enlarged
+from runtime.console import Progress, UserError, beside, write_whole
+from runtime.frame import Crop
+from runtime.images import Picture
+from runtime.infer import Outcome
+from runtime.jobs import Job
+from runtime.outputs import face_entry, video_json
+from runtime.restore import A_FACE, MAX_ENLARGEMENT, Face, FaceRestorer
+from runtime.tracks import Sighting, Track, join, sightings
+
+try:
+    import av
+except ModuleNotFoundError as error:
+    raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'") from error
+
+Bytes = NDArray[np.uint8]
+
+LARGEST_FRAME = 3840 * 2160  # pixels to which a video is enlarged unasked
+WORKERS = 4  # frames under way at once, at most
+# Encoders by container, and how finely they encode: near to invisible losses.
+CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}), ".avi": ("mpeg4", {"q": "2"})}
+CODEC = ("libx264", {"crf": "17", "preset": "medium"})
+# Copied beside the pictures. Attachments and data streams of cameras are left out.
+COPIED = ("audio", "subtitle")
+UNSPECIFIED = 2  # of FFmpeg's colour spaces
+BT709, BT601 = 1, 5
+
+
+class VideoError(Exception):
+    """A video cannot be read or written; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video, upright.
+
+    Attributes:
+        number: from 0 on.
+        pixels: (H, W, 3) uint8 RGB.
+        pts: when it is shown, in units of `time_base`.
+    """
+
+    number: int
+    pixels: Bytes
+    pts: int
+    time_base: Fraction
+
+    @property
+    def seconds(self) -> float:
+        return float(self.pts * self.time_base)
+
+
+class Reader:
+    """A video file, read once.
+
+    Raises:
+        VideoError: no video, or a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = ""  # what ended reading before the file did
+        try:
+            self.container = av.open(str(path))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{path}: not a video, or a damaged one ({_said(error)})") from error
+        if not self.container.streams.video:
+            self.container.close()
+            raise VideoError(f"{path}: has no pictures")
+        self.stream = self.container.streams.video[0]
+        self.stream.thread_type = "AUTO"
+        self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        self.time_base = self.stream.time_base or 1 / self.rate
+        self.count = self.stream.frames or round(
+            float(self.rate) * (self.container.duration or 0) / av.time_base
+        )
+        context = self.stream.codec_context
+        # Frames that do not say their colour space are taken as players take them.
+        self.space = int(context.colorspace or 0)
+        if self.space in (0, UNSPECIFIED):
+            self.space = BT709 if context.height >= 720 else BT601
+
+    def packets(self) -> Iterator[Frame | Any]:
+        """Frames, and packets of the streams that are copied, as they come in the file."""
+        copied = [s for s in self.container.streams if s.type in COPIED]
+        number = 0
+        try:
+            for packet in self.container.demux(self.stream, *copied):
+                if packet.stream is not self.stream:
+                    if packet.dts is not None:
+                        yield packet
+                    continue
+                for frame in packet.decode():
+                    yield self._frame(frame, number)
+                    number += 1
+        except av.FFmpegError as error:
+            self.damaged = _said(error)
+
+    def _frame(self, frame: Any, number: int) -> Frame:
+        rgb = frame.reformat(format="rgb24", src_colorspace=self.space, dst_colorspace=self.space)
+        pixels = np.rot90(rgb.to_ndarray(), frame.rotation // 90)
+        guessed = round(number / self.rate / self.time_base)
+        pts = guessed if frame.pts is None else frame.pts
+        time_base = frame.time_base or self.time_base
+        return Frame(number, np.ascontiguousarray(pixels), pts, time_base)
+
+    def close(self) -> None:
+        self.container.close()
+
+
+class Writer:
+    """The restored video: pictures encoded anew, everything else copied.
+
+    Args:
+        path: with the suffix of the container.
+        size: width and height of the frames; odd ones are padded by a pixel, which encoders need.
+    """
+
+    def __init__(self, path: Path, source: Reader, size: tuple[int, int]) -> None:
+        self._space = source.space
+        suffix = path.suffix.lower()
+        name, options = CODECS.get(suffix, CODEC)
+        try:
+            self.container = av.open(str(path), "w")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{path}: cannot be written: {_said(error)}") from error
+        encoded: Any = self.container.add_stream(name, rate=source.rate, options=options)
+        self.stream = encoded
+        self.stream.width, self.stream.height = (side + side % 2 for side in size)
+        self.stream.pix_fmt = "yuv420p"
+        context, given = encoded.codec_context, source.stream.codec_context
+        context.time_base = self._time_base = _usable(source.time_base, name)
+        context.colorspace = source.space
+        context.color_primaries, context.color_trc = given.color_primaries, given.color_trc
+        self.left_out: list[str] = []
+        self._copied = {}
+        for stream in source.container.streams:
+            if stream.type in COPIED:
+                try:
+                    self._copied[stream.index] = self.container.add_stream_from_template(stream)
+                except (av.FFmpegError, ValueError):  # the container does not take its codec
+                    self.left_out.append(stream.type)
+        self.container.metadata.update(source.container.metadata)
+        self._last = -1
+
+    def copy(self, packet: Any) -> None:
+        stream = self._copied.get(packet.stream.index)
+        if stream is not None:
+            packet.stream = stream
+            self.container.mux(packet)
+
+    def add(self, frame: Frame) -> None:
+        high, wide = (side % 2 for side in frame.pixels.shape[:2])
+        pixels = np.pad(frame.pixels, ((0, high), (0, wide), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        picture = picture.reformat(
+            format="yuv420p", src_colorspace=self._space, dst_colorspace=self._space
+        )
+        # Times that do not grow, as damaged files have them, are refused by containers.
+        pts = max(round(frame.pts * frame.time_base / self._time_base), self._last + 1)
+        picture.pts, picture.time_base, self._last = pts, self._time_base, pts
+        picture.colorspace = self._space
+        self.container.mux(self.stream.encode(picture))
+
+    def close(self) -> None:
+        try:
+            self.container.mux(self.stream.encode(None))
+        finally:
+            self.container.close()
+
+
+def _usable(time_base: Fraction, codec: str) -> Fraction:
+    """MPEG-4 counts time in 16 bits."""
+    if codec == "mpeg4" and time_base.denominator > 65535:
+        return Fraction(1, 60000)
+    return time_base
+
+
+def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
+    """Find and restore the faces of a video.
+
+    Raises:
+        VideoError: it cannot be read or written.
+        UserError: it has no face to restore.
+    """
+    found, shape = _search(job, restorer)
+    with closing(Reader(job.source)) as reader:
+        rate = float(reader.rate)
+        tracks = join(found, rate)
+        small = [track for track in tracks if track.size <= options.max_face]
+        if not small:
+            return _nothing(job, len(tracks), options.max_face)
+        plan = Plan(small, len(found), rate, shape)
+        scale = options.enlarge or plan.needed(restorer.face_size)
+        way = Interpolation(options.upscale_background)
+        restored, documents = 0, list[tuple[float, list[dict[str, Any]]]]()
+        with beside(job.target) as partial:
+            writer = Writer(partial, reader, (shape[0] * scale, shape[1] * scale))
+
+            def work(item: Frame | Any) -> tuple[Frame | Any, list[Face]]:
+                if not isinstance(item, Frame):
+                    return item, []
+                return _restored(restorer, item, plan.seen(item.number), scale, way)
+
+            bar = Progress(total=len(found), desc=f"{job.source.name}: restoring", unit="frame")
+            with bar, closing(writer):
+                for item, faces in overlapped(work, reader.packets(), _workers()):
+                    if not isinstance(item, Frame):
+                        writer.copy(item)
+                        continue
+                    writer.add(item)
+                    restored += len(faces)
+                    if "landmarks" in job.extras:
+                        documents.append((item.seconds, [face_entry(face) for face in faces]))
+                    bar.update()
+            if "landmarks" in job.extras:
+                text = video_json(str(job.source), shape, scale, documents)
+                write_whole(job.extras["landmarks"], text)
+    message = f"{job.target}: {len(small)} faces over {len(found)} frames"
+    message += f"; enlarged {scale}×" if scale > 1 else ""
+    message += f"; {' and '.join(writer.left_out)} left out" if writer.left_out else ""
+    message += f"; the file is damaged after that ({reader.damaged})" if reader.damaged else ""
+    return Outcome(job.name, str(job.target), "restored", restored, message)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be restored where.
+
+    Attributes:
+        tracks: the faces.
+        count: of the frames.
+        rate: frames a second.
+        size: width and height.
+    """
+
+    tracks: list[Track]
+    count: int
+    rate: float
+    size: tuple[int, int]
+
+    def seen(self, number: int) -> list[Sighting]:
+        return sightings(self.tracks, number, self.count, self.rate)
+
+    def needed(self, face_size: int) -> int:
+        """By how much to enlarge so that the smallest face keeps its detail."""
+        need = max(math.ceil(face_size / track.size) for track in self.tracks)
+        room = math.isqrt(LARGEST_FRAME // (self.size[0] * self.size[1]))
+        return max(1, min(need, MAX_ENLARGEMENT, room))
+
+
+def _search(job: Job, restorer: FaceRestorer) -> tuple[list[list[Crop]], tuple[int, int]]:
+    """What the detector finds in every frame; and the frames' width and height."""
+    shape = (0, 0)
+
+    def find(item: Frame) -> tuple[list[Crop], tuple[int, ...]]:
+        return restorer.detector.find(item.pixels), item.pixels.shape
+
+    found = []
+    with closing(Reader(job.source)) as reader:
+        frames = (item for item in reader.packets() if isinstance(item, Frame))
+        results = overlapped(find, frames, _workers())
+        what = f"{job.source.name}: finding faces"
+        for crops, (height, width, _) in Progress(
+            results, total=reader.count, desc=what, unit="frame"
+        ):
+            found.append(crops)
+            shape = (width, height)
+        if not found:
+            why = f" ({reader.damaged})" if reader.damaged else ""
+            raise VideoError(f"{job.source}: has no pictures that can be read{why}")
+    return found, shape
+
+
+def _restored(
+    restorer: FaceRestorer, frame: Frame, seen: list[Sighting], scale: int, way: Interpolation
+) -> tuple[Frame, list[Face]]:
+    photo = Picture(frame.pixels)
+    faces = restorer.restore_in(frame.pixels, [s.crop for s in seen], doubtful=False)
+    weights = [s.weight * _trusted(face) for s, face in zip(seen, faces, strict=True)]
+    picture = enlarged(photo, scale, way)
+    restorer.blend(picture, frame.pixels, faces, scale, weights)
+    return replace(frame, pixels=picture.pixels), faces
+
+
+def _trusted(face: Face) -> float:
+    """In 0..1: a face that the network doubts goes gradually, or it would flicker."""
+    if face.scores is None:
+        return 1.0
+    return float(np.clip((face.scores.mean() - A_FACE) / A_FACE + 0.5, 0, 1))
+
+
+def _nothing(job: Job, larger: int, max_face: int) -> Outcome:
+    """A video without a face to restore: in a folder it is copied, else an error."""
+    why = f"its {larger} faces are larger than --max-face {max_face}" if larger else "no face found"
+    if job.named:
+        raise UserError(f"{job.name}: {why}; nothing to restore")
+    with beside(job.target) as partial:
+        shutil.copyfile(job.source, partial)
+    return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
+
+
+def _workers() -> int:
+    return min(WORKERS, os.cpu_count() or 1) + 1
+
+
+def _said(error: Exception) -> str:
+    """FFmpeg's reason without its number and file."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
