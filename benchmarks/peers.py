@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.latency import reference
-from runtime.console import UserError
+from benchmarks.latency import as_engine, reference
+from runtime.load import load_engine
 from train.network import DIC
 
 Faces = NDArray[np.uint8]
@@ -29,25 +29,6 @@ def openvino(path: Path) -> Run:
     """OpenVINO on an exported ONNX file, tuned for latency.
 
     Raises:
-        UserError: it is not installed, or does not take the file.
+        EngineError: it is not installed, or does not take the file.
     """
-    try:
-        import openvino as ov
-    except ModuleNotFoundError as error:
-        raise UserError("--peers needs OpenVINO: pip install openvino") from error
-    core = ov.Core()
-    try:
-        model = core.read_model(str(path))
-        compiled = core.compile_model(
-            model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        )
-    except RuntimeError as error:
-        raise UserError(f"{path}: OpenVINO: {str(error).splitlines()[0]}") from error
-    request = compiled.create_infer_request()
-    names = [output.get_any_name() for output in compiled.outputs]
-
-    def run(image: Faces) -> dict[str, NDArray[Any]]:
-        given = request.infer({"image": image})
-        return {name: given[name].copy() for name in names}
-
-    return run
+    return as_engine(load_engine(path, "openvino"))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.frame import Crop, distinct, from_points
 
-SMALLEST = 12  # pixels; the width of a face that is looked for, from brow to chin
+SMALLEST = 12  # pixels; the width of a face that is looked for, from ear to ear
 
 
 class DetectorError(Exception):
@@ -59,18 +59,40 @@ class _PerThread(threading.local):
 class HaarDetector:
     """OpenCV's frontal-face cascade (Viola and Jones, 2001). Its file is in OpenCV's wheel.
 
+    Args:
+        smallest: pixels, the width of faces that are looked for; without it 12, and more in
+            pictures so large that this would take long (over 2.7 megapixels).
+
     Of the wheel's cascades, `alt2` without histogram equalisation found most faces with the
     fewest false ones (figures in benchmarks/NOTES.md).
     """
 
     FRAMING = _Framing(margin=1.46, lower=0.02)
-    WINDOW = 24  # pixels; the smallest face searched, after enlargement
-    WORKING_SIDE = 960  # pixels; a smaller picture is enlarged to it, or small faces are missed
+    # Pixels, after enlargement, of a face that is found; the cascade's own window is 24, which
+    # misses most faces of its size. Smaller pictures are enlarged more, or faces are missed.
+    WINDOW = 36
+    WORKING_SIDE = 960
+    # How many windows must agree, of a face and of a tiny one, which textures resemble more.
+    VOTES = (4, 6)
+    TINY = 20  # pixels
     MAX_ENLARGEMENT = 4.0
+    # Pixels, after enlargement, that are searched unasked: some seconds.
+    MOST_SEARCHED = 24_000_000
 
-    def __init__(self, smallest: int = SMALLEST) -> None:
-        self._enlargement = self.WINDOW / smallest
+    def __init__(self, smallest: int | None = None) -> None:
+        self._smallest = smallest
         self._thread = _PerThread(self._cascade)
+
+    def _enlargement(self, height: int, width: int) -> float:
+        """By how much a picture is enlarged before it is searched. Never made smaller: the faces
+        worth restoring are the small ones.
+        """
+        scale = max(
+            self.WORKING_SIDE / max(height, width), self.WINDOW / (self._smallest or SMALLEST)
+        )
+        if self._smallest is None:
+            scale = min(scale, (self.MOST_SEARCHED / (height * width)) ** 0.5)
+        return float(np.clip(scale, 1, self.MAX_ENLARGEMENT))
 
     def _cascade(self) -> cv2.CascadeClassifier:
         path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"  # type: ignore[attr-defined]
@@ -80,22 +102,18 @@ class HaarDetector:
         return cascade
 
     def find(self, image: NDArray[np.uint8]) -> list[Crop]:
-        # Never made smaller: the faces worth restoring are the small ones.
-        scale = max(self.WORKING_SIDE / max(image.shape[:2]), self._enlargement)
-        scale = float(np.clip(scale, 1, self.MAX_ENLARGEMENT))
+        scale = self._enlargement(*image.shape[:2])
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         size = [round(side * scale) for side in (grey.shape[1], grey.shape[0])]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
-        boxes, _, weights = self._thread.detector.detectMultiScale3(
-            grey,
-            scaleFactor=1.1,
-            minNeighbors=4,
-            minSize=(self.WINDOW, self.WINDOW),
-            outputRejectLevels=True,
+        boxes, votes = self._thread.detector.detectMultiScale2(
+            grey, scaleFactor=1.1, minNeighbors=min(self.VOTES), minSize=(24, 24)
         )
+        few, many = self.VOTES
         found = [
-            self.FRAMING.crop(np.divide(box, scale).tolist(), float(weight))
-            for box, weight in zip(boxes, np.ravel(weights), strict=True)
+            self.FRAMING.crop(np.divide(box, scale).tolist(), float(count))
+            for box, count in zip(boxes, votes, strict=True)
+            if count >= (many if box[2] < self.TINY * scale else few)
         ]
         return distinct(found)
 

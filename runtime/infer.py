@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from runtime.restore import FaceRestorer
 
 MAX_FACE = 64  # pixels
-SMALLEST_FACE = 12
 BATCH = 8
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
@@ -35,7 +34,7 @@ EXTRAS = {
 # Options that mean nothing for aligned faces, with their defaults.
 OF_PHOTOS = {
     "max_face": MAX_FACE,
-    "smallest_face": SMALLEST_FACE,
+    "smallest_face": None,
     "enlarge": None,
     "upscale_background": "cubic",
     "yunet": None,
@@ -248,10 +247,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "--smallest-face",
         type=int,
-        default=SMALLEST_FACE,
         metavar="PIXELS",
-        help="width, brow to chin, from which faces are looked for; 24 is four times as fast in "
-        "large photographs (default: %(default)s)",
+        help="width from which faces are looked for (default: 12, and more in photographs over 2.7 "
+        "megapixels, where that takes long: 25 in one of 12)",
     )
     add(
         "--enlarge",

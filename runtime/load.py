@@ -132,6 +132,8 @@ def _onnx(
             yield partial(onnxruntime, OPENVINO)
         elif has_openvino:
             yield openvino
+        elif kind == "openvino":
+            yield _missing("openvino is not installed; pip install 'dic-toolkit[openvino]'")
         else:
             yield _missing("no OpenVINO, which runs it faster here (dic-toolkit[openvino] has it)")
     if kind in ("auto", "cpu"):

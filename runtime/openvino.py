@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+
+# Its converter, which comes along and is not used, reports its use to its maker, and keeps an
+# identifier in the home folder, unless this cannot be imported. Restoring a picture should tell
+# nobody.
+if "openvino_telemetry" not in sys.modules:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 import openvino
 
 from runtime.arrays import accept

@@ -65,7 +65,7 @@ class PictureWork:
         corner = ((width - side) // 2, (height - side) // 2)
         image = picture.rgb()
         crop = Crop(*corner, side)
-        face = self._restorer.restore_in(image, [crop], doubtful=False)[0]
+        face = self._restorer.restore_in(image, [crop], exact=True)[0]
         shown: NDArray[Any] = face.image
         if picture.pixels.shape[2] == 1:  # grey stays grey
             shown = cv2.cvtColor(face.image, cv2.COLOR_RGB2GRAY)[:, :, None]

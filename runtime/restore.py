@@ -27,9 +27,6 @@ BATCH = 8
 MAX_FACE = 64  # pixels of a crop's side; a larger face of a photograph is left as it is
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
 LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
-# Mean heatmap peak under which what a detector found is not taken for a face. Figures in
-# benchmarks/NOTES.md.
-A_FACE = 0.3
 WORKERS = 4  # pictures under way at once
 
 
@@ -190,36 +187,26 @@ class FaceRestorer:
                 raise ValueError(f"a crop is square, not {_described(picture)}")
         return self._restore(pictures, [Crop(0, 0, picture.shape[0]) for picture in pictures])
 
-    def restore_in(
-        self, image: Bytes, crops: Sequence[Crop], *, doubtful: bool = True
-    ) -> list[Face]:
-        """Restore the faces in some squares of a picture, and refine the squares.
+    def restore_in(self, image: Bytes, crops: Sequence[Crop], *, exact: bool = False) -> list[Face]:
+        """Restore the faces in some squares of a picture.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            crops: where a face may be.
-            doubtful: leave out what the network sees no face in, and refine the rest; otherwise
-                the squares are taken as they are.
+            crops: where the faces are.
+            exact: leave the squares as they are; otherwise a face is cut out anew where its
+                landmarks show that it lies, leans or fills its square otherwise.
         """
         faces = self._restore([cut(image, crop) for crop in crops], crops)
-        if not doubtful:
-            return faces
-        faces = [face for face in faces if face.scores is None or face.scores.mean() >= A_FACE]
-        for _ in range(self.refine):
-            wanted = [
-                refine(face.crop, face.landmarks, face.scores, self.face_size)
-                for face in faces
+        for _ in range(0 if exact else self.refine):
+            wanted = {
+                i: refine(face.crop, face.landmarks, face.scores, self.face_size)
+                for i, face in enumerate(faces)
                 if face.landmarks is not None and face.scores is not None
-            ]
-            changed = [i for i, crop in enumerate(wanted) if crop != faces[i].crop]
-            if not changed:
-                break
-            again = self._restore(
-                [cut(image, wanted[i]) for i in changed], [wanted[i] for i in changed]
-            )
-            for i, face in zip(changed, again, strict=True):
-                if face.scores is not None and face.scores.mean() >= A_FACE:
-                    faces[i] = face
+            }
+            changed = {i: crop for i, crop in wanted.items() if crop != faces[i].crop}
+            pieces = [cut(image, crop) for crop in changed.values()]
+            for i, face in zip(changed, self._restore(pieces, list(changed.values())), strict=True):
+                faces[i] = face
         return faces
 
     def _restore(self, pieces: Sequence[Bytes], crops: Sequence[Crop]) -> list[Face]:
@@ -274,7 +261,7 @@ class FaceRestorer:
         image = photo.rgb()
         found = self.detector.find(image) if crops is None else crops
         small = [crop for crop in found if crop.size <= max_face]
-        faces = self.restore_in(image, small, doubtful=crops is None)
+        faces = self.restore_in(image, small, exact=crops is not None)
         if enlarge is None:
             enlarge = self.needed([face.crop for face in faces], image.shape)
         picture = enlarged(photo, enlarge, background)

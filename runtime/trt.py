@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MODULES = {"TensorRT": "tensorrt", "TensorRT-RTX": "tensorrt_rtx"}
 INSTALL = {
-    "TensorRT": "pip install 'dic-toolkit[gpu]'",
+    "TensorRT": "pip install tensorrt 'dic-toolkit[gpu]'",
     "TensorRT-RTX": "pip install 'dic-toolkit[rtx,gpu]'",
 }
 # Why a TensorRT-RTX plan does not fit, by the flags of EngineInvalidityDiagnostics.

@@ -20,19 +20,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import blend
 from runtime.batching import overlapped
-from runtime.blend import Interpolation, enlarged
+from runtime.blend import enlarged
 from runtime.console import Progress, UserError, beside, write_whole
 from runtime.frame import Crop
 from runtime.images import Picture
 from runtime.infer import Outcome
 from runtime.jobs import Job
 from runtime.outputs import face_entry, video_json
-from runtime.restore import A_FACE, MAX_ENLARGEMENT, Face, FaceRestorer
+from runtime.restore import MAX_ENLARGEMENT, Face, FaceRestorer
 from runtime.tracks import Sighting, Track, join, sightings
 
 try:
     import av
+    from av.video.reformatter import ColorRange, Interpolation
 except ModuleNotFoundError as error:
     raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'") from error
 
@@ -45,6 +47,13 @@ CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}), ".avi": ("mpeg4", {"
 CODEC = ("libx264", {"crf": "17", "preset": "medium"})
 # Copied beside the pictures. Attachments and data streams of cameras are left out.
 COPIED = ("audio", "subtitle")
+# With less FFmpeg rounds down, and pictures darken by a grey level at each conversion.
+EXACT = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
 UNSPECIFIED = 2  # of FFmpeg's colour spaces
 BT709, BT601 = 1, 5
 
@@ -120,7 +129,14 @@ class Reader:
             self.damaged = _said(error)
 
     def _frame(self, frame: Any, number: int) -> Frame:
-        rgb = frame.reformat(format="rgb24", src_colorspace=self.space, dst_colorspace=self.space)
+        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        rgb = frame.reformat(
+            format="rgb24",
+            interpolation=EXACT,
+            src_colorspace=self.space,
+            dst_colorspace=self.space,
+            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        )
         pixels = np.rot90(rgb.to_ndarray(), frame.rotation // 90)
         guessed = round(number / self.rate / self.time_base)
         pts = guessed if frame.pts is None else frame.pts
@@ -153,7 +169,7 @@ class Writer:
         self.stream.pix_fmt = "yuv420p"
         context, given = encoded.codec_context, source.stream.codec_context
         context.time_base = self._time_base = _usable(source.time_base, name)
-        context.colorspace = source.space
+        context.colorspace, context.color_range = source.space, ColorRange.MPEG
         context.color_primaries, context.color_trc = given.color_primaries, given.color_trc
         self.left_out: list[str] = []
         self._copied = {}
@@ -177,7 +193,11 @@ class Writer:
         pixels = np.pad(frame.pixels, ((0, high), (0, wide), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         picture = picture.reformat(
-            format="yuv420p", src_colorspace=self._space, dst_colorspace=self._space
+            format="yuv420p",
+            interpolation=EXACT,
+            src_colorspace=self._space,
+            dst_colorspace=self._space,
+            dst_color_range=ColorRange.MPEG,
         )
         # Times that do not grow, as damaged files have them, are refused by containers.
         pts = max(round(frame.pts * frame.time_base / self._time_base), self._last + 1)
@@ -215,7 +235,7 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
             return _nothing(job, len(tracks), options.max_face)
         plan = Plan(small, len(found), rate, shape)
         scale = options.enlarge or plan.needed(restorer.face_size)
-        way = Interpolation(options.upscale_background)
+        way = blend.Interpolation(options.upscale_background)
         restored, documents = 0, list[tuple[float, list[dict[str, Any]]]]()
         with beside(job.target) as partial:
             writer = Writer(partial, reader, (shape[0] * scale, shape[1] * scale))
@@ -296,21 +316,14 @@ def _search(job: Job, restorer: FaceRestorer) -> tuple[list[list[Crop]], tuple[i
 
 
 def _restored(
-    restorer: FaceRestorer, frame: Frame, seen: list[Sighting], scale: int, way: Interpolation
+    restorer: FaceRestorer, frame: Frame, seen: list[Sighting], scale: int, way: blend.Interpolation
 ) -> tuple[Frame, list[Face]]:
     photo = Picture(frame.pixels)
-    faces = restorer.restore_in(frame.pixels, [s.crop for s in seen], doubtful=False)
-    weights = [s.weight * _trusted(face) for s, face in zip(seen, faces, strict=True)]
+    faces = restorer.restore_in(frame.pixels, [s.crop for s in seen], exact=True)
+    weights = [s.weight for s in seen]
     picture = enlarged(photo, scale, way)
     restorer.blend(picture, frame.pixels, faces, scale, weights)
     return replace(frame, pixels=picture.pixels), faces
-
-
-def _trusted(face: Face) -> float:
-    """In 0..1: a face that the network doubts goes gradually, or it would flicker."""
-    if face.scores is None:
-        return 1.0
-    return float(np.clip((face.scores.mean() - A_FACE) / A_FACE + 0.5, 0, 1))
 
 
 def _nothing(job: Job, larger: int, max_face: int) -> Outcome:

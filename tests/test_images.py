@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.images import WRITABLE, ImageError, Picture, encode_picture, read_picture
+from runtime.images import ImageError, Picture, encode_picture, read_picture
+from runtime.jobs import WRITABLE
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, one_line_error
 
-from runtime.detect import HaarDetector
 from runtime.images import Picture, read_picture
 from runtime.infer import main
 from runtime.load import load_engine
@@ -80,13 +79,13 @@ def test_a_photograph_keeps_its_colours_and_everything_outside_the_face(
 ) -> None:
     photo = read_picture(photo_file)
     with load_engine(tiny_engine) as engine:
-        done = FaceRestorer(engine).restore_photo(photo, HaarDetector(), 128)
+        done = FaceRestorer(engine).restore_photo(photo, max_face=128)
     assert done.scale > 1
-    assert len(done.crops) == 1
+    assert len(done.faces) == 1
     plain = cv2.resize(
         photo.rgb(), None, fx=done.scale, fy=done.scale, interpolation=cv2.INTER_CUBIC
     )
-    crop, scale = done.crops[0], done.scale
+    crop, scale = done.faces[0].crop, done.scale
     outside = np.ones(plain.shape[:2], bool)
     outside[
         crop.y * scale : (crop.y + crop.size) * scale, crop.x * scale : (crop.x + crop.size) * scale
@@ -113,11 +112,9 @@ def test_photographs_keep_their_kind(kind: str, tiny_engine: Path, photo_file: P
     }[kind]
     with load_engine(tiny_engine) as engine:
         restorer = FaceRestorer(engine)
-        done, wanted = (
-            restorer.restore_photo(given, HaarDetector(), 128) for given in (picture, plain)
-        )
+        done, wanted = (restorer.restore_photo(given, max_face=128) for given in (picture, plain))
     given = done.picture
-    assert len(done.crops) == 1
+    assert len(done.faces) == 1
     assert given.pixels.dtype == picture.pixels.dtype
     assert given.pixels.shape[2] == picture.pixels.shape[2]
     expected = wanted.picture.pixels.astype(float)
@@ -140,8 +137,8 @@ def test_no_seam_shows(tiny_engine: Path, photo_file: Path) -> None:
     """Along the border of a pasted face, steps are no larger than they were without it."""
     photo = read_picture(photo_file)
     with load_engine(tiny_engine) as engine:
-        done = FaceRestorer(engine).restore_photo(photo, HaarDetector(), 128)
-    crop, scale = done.crops[0], done.scale
+        done = FaceRestorer(engine).restore_photo(photo, max_face=128)
+    crop, scale = done.faces[0].crop, done.scale
     top, left, size = crop.y * scale, crop.x * scale, crop.size * scale
     for image in (done.picture.pixels.astype(int),):
         plain = _enlarged(photo.rgb(), scale).astype(int)
@@ -160,9 +157,9 @@ def test_a_small_face_in_a_large_photograph(tiny_engine: Path, tmp_path: Path) -
     small = cv2.resize(skimage.data.astronaut(), (170, 170), interpolation=cv2.INTER_AREA)
     large[2000:2170, 3000:3170] = small
     with load_engine(tiny_engine) as engine:
-        done = FaceRestorer(engine).restore_photo(Picture(large), HaarDetector(), 64)
-    assert len(done.crops) == 1
-    assert 3000 < done.crops[0].x < 3100
+        done = FaceRestorer(engine).restore_photo(Picture(large), max_face=64)
+    assert len(done.faces) == 1
+    assert 3000 < done.faces[0].crop.x < 3100
     # enlarged by what 64 megapixels leave room for, not by what the face would need
     assert done.scale == 2
 
@@ -222,13 +219,13 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, "-o", out, "--engine", tmp_path / "no.onnx"], "No such file"),
         ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
         ([face_file, "-o", out, "--engine", tiny_checkpoint], "is a checkpoint"),
-        ([face_file, "-o", out, *engine, "--device", "cuda:9"], "--device cpu"),
+        ([face_file, "-o", out, *engine, "--device", "cuda:9"], "no GPU"),
         ([face_file, "-o", out, *engine, "--device", "tpu"], "none of auto"),
         ([face_file, "-o", tmp_path / "out.gif", *engine], "written as one of"),
         ([face_file, "-o", face_file, *engine], "would be overwritten"),
         ([face_file, twin, "-o", out, *engine], "would both become"),
         ([face_file, blank, "-o", text, *engine], "is a file"),
-        ([blank, "-o", out, *engine, "--enlarge", "2"], "go with --faces"),
+        ([blank, "-o", out, *engine, "--enlarge", "2"], "goes with --faces"),
         ([blank, "-o", out, *engine, "--faces"], "no face found"),
         ([blank, "-o", out, *engine, "--faces", "--yunet", text], "not a YuNet model"),
         ([blank, "-o", out, *engine, "--faces", "--enlarge", "9"], "--enlarge"),
