@@ -70,10 +70,10 @@ class HaarDetector:
     FRAMING = _Framing(margin=1.46, lower=0.02)
     # Pixels, after enlargement, of a face that is found; the cascade's own window is 24, which
     # misses most faces of its size. Smaller pictures are enlarged more, or faces are missed.
-    WINDOW = 36
+    WINDOW = 40
     WORKING_SIDE = 960
     # How many windows must agree, of a face and of a tiny one, which textures resemble more.
-    VOTES = (4, 6)
+    VOTES = (6, 8)
     TINY = 20  # pixels
     MAX_ENLARGEMENT = 4.0
     # Pixels, after enlargement, that are searched unasked: some seconds.
@@ -107,7 +107,7 @@ class HaarDetector:
         size = [round(side * scale) for side in (grey.shape[1], grey.shape[0])]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
         boxes, votes = self._thread.detector.detectMultiScale2(
-            grey, scaleFactor=1.1, minNeighbors=min(self.VOTES), minSize=(24, 24)
+            grey, scaleFactor=1.1, minNeighbors=min(self.VOTES) - 1, minSize=(24, 24)
         )
         few, many = self.VOTES
         found = [
