@@ -8,6 +8,7 @@ wait for one another nor allocate.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import json
 import logging
@@ -91,7 +92,7 @@ class TensorRTEngine:
         profile = self._engine.get_tensor_profile_shape(self._inputs[0], 0)
         self.max_batch: int | None = int(profile[2][0])
         self._min_batch = int(profile[0][0])
-        self.metadata = _metadata(path, self.inputs, self.outputs)
+        self.metadata = _metadata(path, plan, self.inputs, self.outputs)
         check_contract(path, self.metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class TensorRTEngine:
         try:
             entries = json.loads(sidecar.read_text())
             entries["verified"] = f"{name}, {self.backend}"
-            write_whole(sidecar, json.dumps(entries, indent=2).encode())
+            write_whole(sidecar, (json.dumps(entries, indent=1) + "\n").encode())
         except (OSError, ValueError, UserError) as error:
             log.info("%s: verified, which cannot be recorded: %s", self.path, error)
 
@@ -384,22 +385,32 @@ def _sidecar(path: Path) -> Path:
 
 
 def _metadata(
-    path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+    path: Path, plan: bytes, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 ) -> Metadata:
     """From the JSON beside a plan; without it, what its tensors tell."""
+    sidecar = _sidecar(path)
     try:
-        text = _sidecar(path).read_text()
+        content = json.loads(sidecar.read_text())
+        whole = dict(content.items())
+        digest = whole.get("plan", {}).get("sha256")
     except OSError:
-        log.warning("%s: no %s beside it; what it computes is unverified", path, _sidecar(path))
-        return _guessed(inputs, outputs)
-    try:
-        entries = {key: str(value) for key, value in json.loads(text).items()}
+        log.warning("%s: no %s beside it; what it computes is unverified", path, sidecar.name)
+        return _guessed(path, inputs, outputs)
     except (ValueError, AttributeError) as error:
-        raise EngineError(f"{_sidecar(path)}: damaged ({error}); build the plan anew") from error
-    return Metadata.parse(path, entries)
+        raise EngineError(f"{sidecar}: damaged ({error}); build the plan anew") from error
+    if digest != hashlib.sha256(plan).hexdigest():
+        raise EngineError(f"{sidecar}: is of another plan than {path.name}; build the plan anew")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in whole.items()}
+    return Metadata.parse(path, _prefixed(texts))
 
 
-def _guessed(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> Metadata:
+def _prefixed(entries: dict[str, str]) -> dict[str, str]:
+    return {f"{METADATA_PREFIX}{key}": value for key, value in entries.items()}
+
+
+def _guessed(
+    path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+) -> Metadata:
     image = inputs[0].name == "image"
     sizes = {tensor.name: tensor.shape for tensor in outputs}
     faces = [shape for name, shape in sizes.items() if name == "face" or name.startswith("sr")]
@@ -414,6 +425,4 @@ def _guessed(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) ->
         "landmarks": str(marks[1] if len(marks) in (2, 4) else 0),
         "scale": str(side // LQ_SIZE),
     }
-    return Metadata.parse(
-        Path("plan"), {f"{METADATA_PREFIX}{key}": value for key, value in entries.items()}
-    )
+    return Metadata.parse(path, _prefixed(entries))
