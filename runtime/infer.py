@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.console import Parser, Progress, UserError, check_writable, run, write_whole
+from runtime.console import Parser, Progress, UserError, check_writable, run, sweep, write_whole
 from runtime.engine import SHIPPED, EngineError
 from runtime.jobs import STREAM, WRITABLE, Job, Wishes, finished, plan
 
@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{videos[0].source}: --boxes and --compare are for pictures")
     done = [Outcome(job.name, str(job.target), "skipped") for job in jobs if _skips(options, job)]
     jobs = [job for job in jobs if not _skips(options, job)]
+    for output in [output for job in jobs if options.resume for output in job.outputs]:
+        sweep(output)
     if not jobs:
         print(f"nothing left to do: {len(done)} files are done", file=sys.stderr)
         return DONE

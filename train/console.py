@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import os
 import signal
 import sys
@@ -97,7 +98,7 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
             missing = [folder for folder in path.parents if not folder.exists()]
             made += reversed(missing)
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+            handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=_mark(path))
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -129,9 +130,7 @@ def beside(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: is a folder; a file is to be written there")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix
-        )
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_mark(path), suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -144,6 +143,19 @@ def beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(name)
+
+
+def _mark(path: Path) -> str:
+    """How the names of files begin that are not whole yet."""
+    return f".{path.name[:40]}."
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process left half-written beside `path`. No other may be writing it."""
+    if path.parent.is_dir():
+        for left in path.parent.glob(f"{glob.escape(_mark(path))}????????*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def check_writable(path: Path) -> None:
