@@ -1,11 +1,11 @@
-# make setup · make test · make lint · make demo · make weights. Each sets up what it needs.
+# make setup · make test · make test-gpu · make lint · make demo · make weights. Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup test lint demo weights clean
+.PHONY: setup test test-gpu lint demo weights clean
 
 setup: $(READY)
 
@@ -25,6 +25,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
+
+# Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
 
 demo: $(READY)
 	rm -rf $(DEMO)

@@ -92,8 +92,8 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
     if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
         profile = b""
     picture = Picture(upright, None, profile, _said_upright(exif))
-    if data[:3].tobytes() == JPEG_START:
-        return picture  # has no alpha: spare it the second decoding
+    if not _may_have_alpha(data):
+        return picture  # spared the second decoding
     raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
     if raw.shape[2] != 4:
         return picture
@@ -108,6 +108,14 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
         pixels=np.ascontiguousarray(turned[:, :, 2::-1]),
         alpha=np.ascontiguousarray(turned[:, :, 3]),
     )
+
+
+def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
+    head = data[:4096].tobytes()
+    if head.startswith(b"\x89PNG"):  # by its colour type, or a transparent colour
+        before, pixels, _ = head.partition(b"IDAT")
+        return head[25] in (3, 4, 6) or not pixels or b"tRNS" in before
+    return not head.startswith(JPEG_START)
 
 
 def _is_animated(data: NDArray[np.uint8]) -> bool:

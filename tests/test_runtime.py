@@ -161,6 +161,7 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu(tiny_engine: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not available(GPU), reason="this ONNX Runtime has no provider for GPUs")
 def test_the_gpu_computes_what_the_cpu_computes(tiny_engine: Path) -> None:
     image = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     with load_engine(tiny_engine, "cuda") as gpu, load_engine(tiny_engine, "cpu") as cpu:

@@ -1,0 +1,137 @@
+"""`python -m benchmarks.pipeline`: what the runtime costs around an engine.
+
+Aligned faces a second by the command, start-up and all, beside the bare engine's, in turns; how
+long `--help` and a first face take; and what memory does over many runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
+from runtime.console import Parser, Progress, run, write_whole
+from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError
+from runtime.images import Picture, encode_picture
+from runtime.load import load_engine
+from train.faces import draw_faces
+
+SEED = 5
+BATCH = 8
+RECORDS = 10  # of the memory, over the runs
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.pipeline",
+        description="What the runtime costs around an engine: throughput, start, memory.",
+    )
+    parser.add_argument("--engine", type=Path, default=SHIPPED, metavar="FILE")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--faces", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=10_000, help="0 leaves out the memory")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    options = parser.parse_args(arguments)
+    if min(options.faces, options.rounds) < 1 or options.runs < 0:
+        parser.error("--faces and --rounds must be at least 1, --runs at least 0")
+    busy = warn_if_busy()
+    with load_engine(options.engine, options.device) as engine:
+        speed = _throughput(engine, options)
+        memory = _memory(engine, options.runs) if options.runs else []
+    print(_report(speed, memory, options))
+    if options.json:
+        results = {
+            "version": JSON_VERSION,
+            "machine": machine([engine], "benchmarks.pipeline") | {"busy": busy},
+            "faces": options.faces,
+            "seconds": speed,
+            "runs": options.runs,
+            "resident_megabytes": memory,
+        }
+        write_whole(options.json, json.dumps(results, indent=1).encode())
+    return 0
+
+
+def _throughput(engine: Engine, options: Namespace) -> dict[str, list[float]]:
+    """Seconds of each round, by what was done."""
+    count, rounds = options.faces, options.rounds
+    images, _ = draw_faces(SEED, count)
+    lq = np.random.default_rng(SEED).integers(0, 256, (count, LQ_SIZE, LQ_SIZE, 3), dtype=np.uint8)
+    seconds: dict[str, list[float]] = {"bare": [], "command": [], "help": [], "first face": []}
+    infer = [sys.executable, "-m", "runtime.infer"]
+    chosen = ["--engine", str(engine.path), "--device", options.device]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "in"
+        for i, image in enumerate(images):
+            write_whole(folder / f"{i:04}.png", encode_picture(Picture(image), ".png"))
+        commands = {
+            "command": [*infer, str(folder), "-o", f"{name}/out", *chosen],
+            "help": [*infer, "--help"],
+            "first face": [*infer, str(folder / "0000.png"), "-o", f"{name}/one.png", *chosen],
+        }
+        for start in range(0, min(count, 2 * BATCH), BATCH):
+            engine.run({engine.inputs[0].name: lq[start : start + BATCH]})
+        for _ in Progress(range(rounds), desc="throughput", unit="round"):
+            began = time.perf_counter()
+            for start in range(0, count, BATCH):
+                engine.run({engine.inputs[0].name: lq[start : start + BATCH]})
+            seconds["bare"].append(time.perf_counter() - began)
+            for what, command in commands.items():
+                began = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True)
+                seconds[what].append(time.perf_counter() - began)
+    return seconds
+
+
+def _memory(engine: Engine, runs: int) -> list[float]:
+    """Resident megabytes, after warming up and over the runs."""
+    lq = np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8)
+    found = []
+    for n in Progress(range(runs + 1), desc="memory", unit="run"):
+        engine.run({engine.inputs[0].name: lq})
+        if n % max(1, runs // RECORDS) == 0:
+            gc.collect()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found.append(round(pages * 4096 / 1e6, 1))
+    return found
+
+
+def _report(speed: dict[str, list[float]], memory: list[float], options: Namespace) -> str:
+    count = options.faces
+    medians = {what: float(np.median(taken)) for what, taken in speed.items()}
+    shares = [b / c for b, c in zip(speed["bare"], speed["command"], strict=True)]
+    rows = [
+        ("bare engine", f"{medians['bare']:.2f}", f"{count / medians['bare']:.1f}", ""),
+        (
+            "runtime.infer, whole",
+            f"{medians['command']:.2f}",
+            f"{count / medians['command']:.1f}",
+            f"{100 * float(np.median(shares)):.0f} %",
+        ),
+        ("runtime.infer, one face", f"{medians['first face']:.2f}", "", ""),
+        ("runtime.infer --help", f"{medians['help']:.2f}", "", ""),
+    ]
+    text = f"\n{count} aligned faces, medians of {len(shares)} interleaved rounds\n\n"
+    text += table(("", "s", "faces/s", "of bare"), rows)
+    if memory:
+        text += f"\n\nResident memory over {options.runs} runs, MB: "
+        text += ", ".join(f"{value:.0f}" for value in memory)
+    return text
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks", EngineError)
+
+
+if __name__ == "__main__":
+    cli()
