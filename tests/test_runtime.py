@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from export.engine_io import Io, Signature, wrap
 from runtime import EngineError, FaceRestorer, load_engine
+from runtime.ort import GPU, available
 from train.checkpoint import load_checkpoint
 from train.data import shrink
 
