@@ -10,13 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, Progress, UserError, check_writable, run, sweep, write_whole
 from runtime.engine import SHIPPED, EngineError
-from runtime.jobs import STREAM, WRITABLE, Job, Wishes, finished, plan
+from runtime.jobs import STREAM, WRITABLE, Job, Outcome, Wishes, finished, plan
 
 if TYPE_CHECKING:
     from runtime.boxes import Boxes
@@ -39,23 +39,6 @@ OF_PHOTOS = {
     "upscale_background": "cubic",
     "yunet": None,
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file.
-
-    Attributes:
-        status: "restored", "copied" (nothing to restore in it), "skipped" (done before), "failed".
-        faces: how many were restored; of a video, over all frames.
-        message: for people; why, where it failed.
-    """
-
-    source: str
-    target: str
-    status: str
-    faces: int = 0
-    message: str = ""
 
 
 def main(arguments: list[str]) -> int:

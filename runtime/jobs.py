@@ -49,6 +49,23 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        status: "restored", "copied" (nothing to restore in it), "skipped" (done before), "failed".
+        faces: how many were restored; of a video, over all frames.
+        message: for people; why, where it failed.
+    """
+
+    source: str
+    target: str
+    status: str
+    faces: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class Wishes:
     """What is written.
 

@@ -19,8 +19,7 @@ from runtime.console import UserError, write_together
 from runtime.engine import EngineError
 from runtime.frame import Crop
 from runtime.images import ImageError, Picture, decode_picture, encode_picture, read_picture
-from runtime.infer import Outcome
-from runtime.jobs import STREAM, Job
+from runtime.jobs import STREAM, Job, Outcome
 from runtime.outputs import Result, comparison, drawn, landmarks_json
 from runtime.restore import FaceRestorer, RestoredPhoto
 

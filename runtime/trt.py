@@ -101,8 +101,6 @@ class TensorRTEngine:
         taken = accept(feed, self.device)
         check_feed(self.inputs, taken, self.max_batch)
         batch = next(iter(taken.values())).shape[0]
-        if batch < self._min_batch:
-            raise ValueError(f"the plan takes batches from {self._min_batch}, not {batch}")
         on_device = any(isinstance(array, DeviceArray) for array in taken.values())
         with self._lane() as lane:
             try:
@@ -203,10 +201,12 @@ class _Lane:
             self._device[tensor.name] = cuda.mem_alloc(self._host[tensor.name].nbytes)
             self._context.set_tensor_address(tensor.name, int(self._device[tensor.name]))
         self._graphs = _Graphs(self._context, self._stream) if engine._config is None else None
-        self._batch = 0
+        self._min_batch, self._batch = engine._min_batch, 0
 
     def run(self, feed: Mapping[str, Any], batch: int, on_device: bool) -> dict[str, Any]:
         cuda, stream = self._cuda, self._stream
+        # What a batch smaller than the profile's lacks is whatever the memory holds.
+        whole = max(batch, self._min_batch)
         for tensor in self._inputs:
             given, held = feed[tensor.name], self._device[tensor.name]
             if isinstance(given, DeviceArray):
@@ -216,10 +216,10 @@ class _Lane:
                 staged = self._host[tensor.name][:batch]
                 staged[...] = given
                 cuda.memcpy_htod_async(held, staged, stream)
-            if batch != self._batch:
-                self._context.set_input_shape(tensor.name, (batch, *tensor.shape[1:]))
-        self._batch = batch
-        self._execute(batch)
+            if whole != self._batch:
+                self._context.set_input_shape(tensor.name, (whole, *tensor.shape[1:]))
+        self._batch = whole
+        self._execute(whole)
         return self._left_there(batch) if on_device else self._fetched(batch)
 
     def _execute(self, batch: int) -> None:

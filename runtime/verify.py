@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.engine import Engine, EngineError
+from runtime.tensors import to_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CROP = 8  # pixels that PSNR leaves out at every edge, as the released evaluations do
-RGB_MEAN = (0.509, 0.424, 0.378)  # subtracted from what engines with tensors take and give
 LEVEL = 1 / 255  # pictures hold no smaller difference
 
 
@@ -116,9 +116,7 @@ def _compare(
 
 def _levels(name: str, faces: NDArray[Any]) -> NDArray[Any]:
     """Faces as they are shown, (N, 128, 128, 3) in 0..255."""
-    if name == "face":
-        return faces.astype(np.float64)
-    return ((faces.transpose(0, 2, 3, 1) + RGB_MEAN) * 255).round().clip(0, 255)
+    return (faces if name == "face" else to_levels(faces)).astype(np.float64)
 
 
 def _psnr(faces: NDArray[Any], gt: NDArray[Any]) -> float:

@@ -26,8 +26,7 @@ from runtime.blend import enlarged
 from runtime.console import Progress, UserError, beside, write_whole
 from runtime.frame import Crop
 from runtime.images import Picture
-from runtime.infer import Outcome
-from runtime.jobs import Job
+from runtime.jobs import Job, Outcome
 from runtime.outputs import face_entry, video_json
 from runtime.restore import MAX_ENLARGEMENT, Face, FaceRestorer
 from runtime.tracks import Sighting, Track, join, sightings
