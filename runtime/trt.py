@@ -193,6 +193,9 @@ class _Lane:
         if self._context is None:
             raise EngineError(f"{engine.path}: {engine.device}: too little memory for its run")
         self._stream = cuda.Stream()
+        # The first context of a plan takes its profile by itself, further ones do not.
+        if self._context.active_optimization_profile != 0:
+            self._context.set_optimization_profile_async(0, self._stream.handle)
         self._device: dict[str, Any] = {}
         self._host: dict[str, Any] = {}
         for tensor in (*self._inputs, *self._outputs):
