@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 
 from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
-from runtime.console import Parser, Progress, run, write_whole
+from runtime.console import Parser, Progress, UserError, run, write_whole
 from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError
 from runtime.images import Picture, encode_picture
 from runtime.load import load_engine
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--faces and --rounds must be at least 1, --runs at least 0")
     busy = warn_if_busy()
     with load_engine(options.engine, options.device) as engine:
+        if engine.metadata.io != "image" or (engine.max_batch or BATCH) < BATCH:
+            raise UserError(f"{engine.path}: give one with --io image and batches of {BATCH}")
         speed = _throughput(engine, options)
         memory = _memory(engine, options.runs) if options.runs else []
     print(_report(speed, memory, options))
@@ -88,9 +90,15 @@ def _throughput(engine: Engine, options: Namespace) -> dict[str, list[float]]:
             seconds["bare"].append(time.perf_counter() - began)
             for what, command in commands.items():
                 began = time.perf_counter()
-                subprocess.run(command, check=True, capture_output=True)
+                _run(command)
                 seconds[what].append(time.perf_counter() - began)
     return seconds
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[1:4])} failed: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _memory(engine: Engine, runs: int) -> list[float]:

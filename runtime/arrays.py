@@ -78,7 +78,7 @@ def _accept(name: str, array: Any, device: str) -> NDArray[Any] | DeviceArray:
     elif hasattr(array, "__dlpack__"):
         kind, index = array.__dlpack_device__()
         if kind in (CPU, CUDA_HOST):
-            return np.from_dlpack(array)
+            return _on_cpu(name, array)
         if kind != CUDA:
             raise ValueError(f"{name}: is on a device that is neither the CPU nor an NVIDIA GPU")
         found = _from_capsule(name, array.__dlpack__(), int(index))
@@ -89,11 +89,18 @@ def _accept(name: str, array: Any, device: str) -> NDArray[Any] | DeviceArray:
     return found
 
 
+def _on_cpu(name: str, array: Any) -> NDArray[Any]:
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError) as error:  # of a type or kind without DLPack
+        raise ValueError(f"{name}: cannot be read in place: {error}") from error
+
+
 def _from_interface(name: str, array: Any, device: str) -> DeviceArray:
     interface = array.__cuda_array_interface__
     dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
     strides = interface.get("strides")
-    if strides is not None and tuple(strides) != _contiguous(shape, dtype.itemsize):
+    if strides is not None and not _contiguous(shape, tuple(strides), dtype.itemsize):
         raise ValueError(f"{name}: is not contiguous")
     index = 0 if not device.startswith("cuda") else int(device.partition(":")[2])
     if hasattr(array, "__dlpack_device__"):  # the interface does not say which GPU
@@ -127,7 +134,7 @@ def _from_capsule(name: str, capsule: Any, index: int) -> DeviceArray:
     shape = tuple(tensor.shape[: tensor.ndim])
     if tensor.strides:
         strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim])
-        if strides != _contiguous(shape, dtype.itemsize):
+        if not _contiguous(shape, strides, dtype.itemsize):
             raise ValueError(f"{name}: is not contiguous")
     pointer = (tensor.data or 0) + tensor.byte_offset
     return DeviceArray(pointer, shape, dtype, index, capsule)
@@ -146,5 +153,7 @@ def _finish(index: int) -> None:
     driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
-def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    return tuple(math.prod(shape[i + 1 :]) * itemsize for i in range(len(shape)))
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """In rows, without gaps. How far it is to the next of one does not matter."""
+    wanted = (math.prod(shape[i + 1 :]) * itemsize for i in range(len(shape)))
+    return all(size == 1 or a == b for size, a, b in zip(shape, strides, wanted, strict=True))

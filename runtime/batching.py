@@ -44,6 +44,8 @@ class Batcher(Generic[Item, Result]):
         some = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
         try:
             results = self._run([item for item, _ in some])
+            if len(results) != len(some):
+                raise RuntimeError(f"{len(results)} results of {len(some)} items")
         except BaseException as error:
             for _, future in some:
                 future.set_exception(error)

@@ -114,10 +114,9 @@ def paste(picture: Picture, face: Bytes, crop: Crop, scale: int, mask: Weights) 
     """
     crop = scaled(crop, scale)
     height, width = picture.pixels.shape[:2]
-    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (crop.size - 1)
-    reach = crop.to_picture(corners, crop.size)
-    left, top = np.floor(reach.min(0).clip(0)).astype(int)
-    right, bottom = np.ceil(reach.max(0).clip(max=[width - 1, height - 1])).astype(int) + 1
+    low, high = crop.reach()
+    left, top = np.floor(low.clip(0)).astype(int)
+    right, bottom = np.ceil(high.clip(max=[width - 1, height - 1])).astype(int) + 1
     if left >= right or top >= bottom:
         return  # it lies beyond the picture
     fitted = _placed(face.astype(np.float32), crop, left, top, right, bottom)

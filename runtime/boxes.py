@@ -34,14 +34,16 @@ class Boxes:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8-sig")  # Excel begins with a mark
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise UserError(f"{path}: {reason}") from error
         rows = _from_json if text.lstrip()[:1] in ("{", "[") else _from_csv
         self._found: dict[str, list[Crop]] = {}
         for where, name, numbers in rows(path, text):
-            self._found.setdefault(name, []).append(_crop(f"{path}: {where}", numbers))
+            faces = self._found.setdefault(name, [])
+            if numbers is not None:
+                faces.append(_crop(f"{path}: {where}", numbers))
 
     def of(self, picture: Path) -> list[Crop]:
         """The faces of a picture.
@@ -55,22 +57,23 @@ class Boxes:
         raise UserError(f"{picture}: {self._path} names no face in it")
 
 
-Row = tuple[str, str, Sequence[Any]]
+Row = tuple[str, str, Sequence[Any] | None]  # where it stands, the picture, a face if any
 
 
 def _from_csv(path: Path, text: str) -> Iterator[Row]:
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and not _numeric(cells[1:])):  # a header
+        if not any(cells) or (number == 1 and not any(map(_numeric, cells[1:]))):  # a header
             continue
         yield f"line {number}", cells[0], cells[1:]
 
 
-def _numeric(cells: list[str]) -> bool:
+def _numeric(cell: str) -> bool:
     try:
-        return bool([float(cell) for cell in cells])
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
 def _from_json(path: Path, text: str) -> Iterator[Row]:
@@ -81,10 +84,12 @@ def _from_json(path: Path, text: str) -> Iterator[Row]:
     try:
         if isinstance(content, dict) and "faces" not in content:
             for name, boxes in content.items():
+                yield name, name, None
                 yield from ((name, name, list(box)) for box in boxes)
             return
         for document in content if isinstance(content, list) else [content]:
             name = document["image"]
+            yield name, name, None
             for face in document["faces"]:
                 yield name, name, [*face["box"], face.get("angle", 0)]
     except (KeyError, TypeError, AttributeError) as error:

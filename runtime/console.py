@@ -138,8 +138,11 @@ def beside(path: Path) -> Iterator[Path]:
         yield Path(name)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
+        try:
+            os.chmod(name, 0o666 & ~mask)
+            os.replace(name, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(name)
@@ -153,9 +156,11 @@ def _mark(path: Path) -> str:
 def sweep(path: Path) -> None:
     """Remove what a killed process left half-written beside `path`. No other may be writing it."""
     if path.parent.is_dir():
-        for left in path.parent.glob(f"{glob.escape(_mark(path))}????????*"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        named = glob.escape(_mark(path)) + "[a-z0-9_]" * 8  # as tempfile does
+        for ending in ("", glob.escape(path.suffix)):
+            for left in path.parent.glob(named + ending):
+                with contextlib.suppress(OSError):
+                    left.unlink()
 
 
 def check_writable(path: Path) -> None:

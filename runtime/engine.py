@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, Protocol, Self
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1

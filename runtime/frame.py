@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,6 +75,12 @@ class Crop:
         matrix = self.matrix(side)
         return points @ matrix[:, :2].T + matrix[:, 2]
 
+    def reach(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The least and the greatest (x, y) of the turned square's pixels."""
+        corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (self.size - 1)
+        found = self.to_picture(corners, self.size)
+        return found.min(0), found.max(0)
+
     def overlap(self, other: Crop) -> float:
         """Intersection over union of the two squares, unturned."""
         wide, high = (
@@ -87,18 +93,21 @@ class Crop:
 
 def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
     """A crop's pixels (size, size, C), upright; beyond the picture, its edge is repeated."""
-    if crop.angle:
-        return cast(
-            NDArray[Any],
-            cv2.warpAffine(
-                image,
-                crop.matrix(crop.size),
-                (crop.size, crop.size),
-                flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            ),
-        )
     height, width = image.shape[:2]
+    if crop.angle:
+        # Only what it reaches: OpenCV warps no pictures of over 32,767 pixels.
+        low, high = crop.reach()
+        left, top = np.clip(np.floor(low).astype(int) - 2, 0, [width - 1, height - 1])
+        right, bottom = np.clip(np.ceil(high).astype(int) + 3, [left + 1, top + 1], [width, height])
+        matrix = crop.matrix(crop.size)
+        matrix[:, 2] -= (left, top)
+        return cv2.warpAffine(
+            image[top:bottom, left:right],
+            matrix,
+            (crop.size, crop.size),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
     rows = np.clip(np.arange(crop.y, crop.y + crop.size), 0, height - 1)
     columns = np.clip(np.arange(crop.x, crop.x + crop.size), 0, width - 1)
     return image[rows[:, None], columns]

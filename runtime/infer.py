@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -59,8 +60,13 @@ def main(arguments: list[str]) -> int:
         sweep(output)
     if not jobs:
         print(f"nothing left to do: {len(done)} files are done", file=sys.stderr)
+        _write_summary(options, done, 0.0, {})
         return DONE
-    check_writable(next((job.target for job in jobs if job.target != STREAM), Path("-")))
+    for job in jobs[:1]:
+        if job.target != STREAM:
+            check_writable(job.target)
+    if videos and importlib.util.find_spec("av") is None:
+        raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
 
     # OpenCV takes a while to import; --help and usage errors need none of it.
     import cv2
@@ -133,15 +139,24 @@ def _pictures(
 
 
 def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
+    import av
+    import cv2
+
     from runtime.video import VideoError, restore_video
 
     try:
         outcome = restore_video(job, restorer, options)
         print(outcome.message, file=sys.stderr)
         return outcome
-    except (VideoError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return Outcome(job.name, str(job.target), "failed", message=str(error))
+    except (VideoError, UserError, EngineError) as error:
+        message = str(error)
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"{job.source}, or {job.target}: {reason}"
+    except (MemoryError, cv2.error):
+        message = f"{job.source}: too large for this machine's memory"
+    print(f"error: {message}", file=sys.stderr)
+    return Outcome(job.name, str(job.target), "failed", message=message)
 
 
 def _summarise(
@@ -154,19 +169,26 @@ def _summarise(
     told += [f"{counts['skipped']} done before"] if counts["skipped"] else []
     told += [f"{counts['failed']} failed"] if counts["failed"] else []
     if counts["restored"] or len(done) > 1:
-        where = "" if options.output == STREAM else f"; in {options.output}"
+        where = "" if options.output == "-" else f"; in {options.output}"
         print(", ".join(told) + where, file=sys.stderr)
-    if options.summary:
-        content = {
-            "engine": str(engine.path),
-            "device": engine.device,
-            "backend": engine.backend,
-            "seconds": round(seconds, 3),
-            "faces": faces,
-            **{status: counts[status] for status in ("restored", "copied", "skipped", "failed")},
-            "files": [asdict(outcome) for outcome in done],
-        }
-        write_whole(options.summary, (json.dumps(content, indent=1) + "\n").encode())
+    ran = {"engine": str(engine.path), "device": engine.device, "backend": engine.backend}
+    _write_summary(options, done, seconds, ran)
+
+
+def _write_summary(
+    options: argparse.Namespace, done: list[Outcome], seconds: float, ran: dict[str, str]
+) -> None:
+    if not options.summary:
+        return
+    counts = Counter(outcome.status for outcome in done)
+    content = {
+        **ran,
+        "seconds": round(seconds, 3),
+        "faces": sum(outcome.faces for outcome in done),
+        **{status: counts[status] for status in ("restored", "copied", "skipped", "failed")},
+        "files": [asdict(outcome) for outcome in done],
+    }
+    write_whole(options.summary, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -186,7 +208,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "-o",
         "--output",
-        type=Path,
         required=True,
         metavar="OUT",
         help="a file for one input, else a folder; - is standard output",

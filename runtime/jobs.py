@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -80,21 +81,28 @@ class Wishes:
     extras: dict[str, str]
 
 
-def plan(inputs: Sequence[str], output: Path, wishes: Wishes) -> list[Job]:
+def plan(inputs: Sequence[str], out: str, wishes: Wishes) -> list[Job]:
     """Which file goes where. A folder's files keep their places in it.
+
+    Args:
+        out: a file for one input, or a folder, as which it counts where it is one, has no suffix,
+            or ends in a slash; "-" for standard output.
 
     Raises:
         UserError: no pictures, two that would become one file, an output over an input or of an
             unknown format.
     """
+    output = Path(out)
     found = list(_sources(inputs, output))
     one = len(found) == 1 and found[0].named
     if output == STREAM:
         if not one or wishes.extras or found[0].path.suffix.lower() in VIDEOS:
             raise UserError("standard output takes one picture, and nothing beside it")
+        if wishes.suffix not in (None, ".png"):
+            raise UserError("standard output is PNG; leave out --format")
         targets = [STREAM]
-    elif one and not _is_folder(output):
-        _check_format(found[0].path, output)
+    elif one and output.suffix and not output.is_dir() and not out.endswith(os.sep):
+        _check_format(found[0].path, output, wishes)
         targets = [output]
     else:
         if output.is_file():
@@ -162,17 +170,15 @@ def _walk(folder: Path, output: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _is_folder(output: Path) -> bool:
-    return output.is_dir() or not output.suffix or str(output).endswith(os.sep)
-
-
-def _check_format(source: Path, output: Path) -> None:
+def _check_format(source: Path, output: Path, wishes: Wishes) -> None:
     suffix = output.suffix.lower()
     if source.suffix.lower() in VIDEOS:
         if suffix not in VIDEOS:
             raise UserError(f"{output}: videos are written as one of {_listed(VIDEOS)}")
     elif suffix not in WRITABLE:
         raise UserError(f"{output}: pictures are written as one of {_listed(WRITABLE)}")
+    elif wishes.suffix is not None and wishes.suffix != suffix:
+        raise UserError(f"{output}: is not named {wishes.suffix}; leave out --format, or rename it")
 
 
 def _listed(suffixes: frozenset[str]) -> str:
@@ -211,4 +217,9 @@ def _check_apart(jobs: list[Job]) -> None:
 
 def finished(job: Job) -> bool:
     """Whether all of a job's files are there. Files appear whole, so what is there is done."""
-    return job.target != STREAM and all(output.is_file() for output in job.outputs)
+    if STREAM in (job.source, job.target) or not job.target.is_file():
+        return False
+    missing = [kind for kind, path in job.extras.items() if not path.is_file()]
+    if missing == ["comparison"]:  # what was copied has none
+        return filecmp.cmp(job.source, job.target, shallow=False)
+    return not missing

@@ -103,7 +103,10 @@ def _onnx(
         return engine if checked else _verified(engine)
 
     def openvino() -> Engine:
-        from runtime.openvino import OpenVinoEngine
+        try:
+            from runtime.openvino import OpenVinoEngine
+        except (ImportError, RuntimeError) as error:
+            raise EngineError(f"openvino is installed but does not load: {error}") from error
 
         return _verified(OpenVinoEngine(path, metadata, threads))
 
@@ -116,7 +119,10 @@ def _onnx(
                 "onnxruntime is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
             )
         return
-    from runtime.ort import CPU, GPU, OPENVINO, available
+    try:
+        from runtime.ort import CPU, GPU, OPENVINO, available
+    except (ImportError, RuntimeError) as error:
+        raise EngineError(f"onnxruntime is installed but does not load: {error}") from error
 
     if kind in ("auto", "cuda"):
         for provider in available(GPU):

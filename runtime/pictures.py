@@ -53,6 +53,10 @@ class PictureWork:
             return self._photo(job) if self._photos else self._aligned(job)
         except (ImageError, UserError, EngineError) as error:
             message = str(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message = f"{job.name}: {error.strerror or error}"
         except (MemoryError, cv2.error):
             message = f"{job.name}: too large for this machine's memory"
         return Outcome(job.name, target, "failed", 0, f"error: {message}")

@@ -7,6 +7,7 @@ before anything is restored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,13 +24,17 @@ SMOOTH = 0.1  # seconds, the Gaussian's width
 
 @dataclass
 class Track:
-    """One face: its squares by frame number, without gaps once it is finished."""
+    """One face: its squares by frame number, in order; without gaps once it is finished."""
 
     crops: dict[int, Crop] = field(default_factory=dict)
 
     @property
+    def first(self) -> int:
+        return next(iter(self.crops))
+
+    @property
     def last(self) -> int:
-        return max(self.crops)
+        return next(reversed(self.crops))
 
     @property
     def size(self) -> float:
@@ -79,16 +84,19 @@ def join(frames: Iterable[Sequence[Crop]], rate: float) -> list[Track]:
 
 def _finished(track: Track, rate: float) -> Track:
     """Gaps filled by straight lines, then smoothed."""
-    known = sorted(track.crops)
+    known = list(track.crops)
     numbers = np.arange(known[0], known[-1] + 1)
     values = np.array(
         [(*track.crops[n].centre, track.crops[n].size, track.crops[n].angle) for n in known]
     )
-    full = np.column_stack([np.interp(numbers, known, column) for column in values.T])
-    width = SMOOTH * rate
-    distance = (numbers[:, None] - numbers) / max(width, 1e-6)
-    weights = np.exp(-(distance**2) / 2)
-    smooth = weights @ full / weights.sum(1, keepdims=True)
+    reach = math.ceil(4 * SMOOTH * rate)
+    kernel = np.exp(-((np.arange(-reach, reach + 1) / (SMOOTH * rate)) ** 2) / 2)
+    # At the ends the kernel is cut off, and weighs what is left.
+    share = np.convolve(np.ones(len(numbers)), kernel)[reach : reach + len(numbers)]
+    smooth = np.empty((len(numbers), values.shape[1]))
+    for i, column in enumerate(values.T):
+        full = np.convolve(np.interp(numbers, known, column), kernel)
+        smooth[:, i] = full[reach : reach + len(numbers)] / share
     score = max(crop.score for crop in track.crops.values())
     return Track(
         {
@@ -109,8 +117,7 @@ def sightings(tracks: Sequence[Track], number: int, count: int, rate: float) -> 
     for track in tracks:
         if number not in track.crops:
             continue
-        first, last = min(track.crops), track.last
-        come = 1.0 if first == 0 else (number - first + 1) / fade
-        go = 1.0 if last == count - 1 else (last - number + 1) / fade
+        come = 1.0 if track.first == 0 else (number - track.first + 1) / fade
+        go = 1.0 if track.last == count - 1 else (track.last - number + 1) / fade
         found.append(Sighting(track.crops[number], min(1.0, come, go)))
     return found

@@ -14,8 +14,9 @@ import json
 import logging
 import math
 import queue
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -53,6 +54,9 @@ MISFITS = {
 }
 
 
+_CONTEXTS: dict[int, Any] = {}  # primary contexts by GPU
+
+
 class TensorRTEngine:
     """An `Engine`; see `runtime.load.load_engine`.
 
@@ -74,57 +78,56 @@ class TensorRTEngine:
             _check_fits(path, trt, self._logger, plan)
         self._cuda, self._context = _primary_context(path, index)
         self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
-        self._closed = False
+        self._held: dict[str, Any] = {}
+        # Also for whoever forgets to close: TensorRT's objects must go while the GPU's context
+        # is current, and before the process does.
+        self._release = weakref.finalize(self, _release, self._context, self._lanes, self._held)
         with self._current():
-            self._runtime = trt.Runtime(self._logger)
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
-            if self._engine is None:
+            self._held["runtime"] = runtime = trt.Runtime(self._logger)
+            if label == "TensorRT":  # version-compatible plans bring a runtime of their own
+                runtime.engine_host_code_allowed = True
+            self._held["engine"] = self._plan = runtime.deserialize_cuda_engine(plan)
+            if self._plan is None:
                 raise EngineError(
                     f"{path}: {self.backend} cannot load the plan: {self._logger.last}; build it "
                     "anew for this machine with python -m export.tensorrt"
                 )
-            self._config = self._runtime_config()
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+            self._held["config"] = self._runtime_config()
+        names = [self._plan.get_tensor_name(i) for i in range(self._plan.num_io_tensors)]
         taken = trt.TensorIOMode.INPUT
-        self._inputs = [n for n in names if self._engine.get_tensor_mode(n) == taken]
+        self._inputs = [n for n in names if self._plan.get_tensor_mode(n) == taken]
         self.inputs = tuple(self._info(n) for n in names if n in self._inputs)
         self.outputs = tuple(self._info(n) for n in names if n not in self._inputs)
-        profile = self._engine.get_tensor_profile_shape(self._inputs[0], 0)
+        profile = self._plan.get_tensor_profile_shape(self._inputs[0], 0)
         self.max_batch: int | None = int(profile[2][0])
         self._min_batch = int(profile[0][0])
         self.metadata = _metadata(path, plan, self.inputs, self.outputs)
         check_contract(path, self.metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        if self._closed:
+        if not self._release.alive:
             raise ValueError(f"{self.path}: the engine is closed")
         taken = accept(feed, self.device)
         check_feed(self.inputs, taken, self.max_batch)
         batch = next(iter(taken.values())).shape[0]
         on_device = any(isinstance(array, DeviceArray) for array in taken.values())
-        with self._lane() as lane:
-            try:
+        try:
+            with self._current(), self._lane() as lane:
                 return lane.run(taken, batch, on_device)
-            except self._cuda.Error as error:
-                raise EngineError(f"{self.path}: {self.device} failed: {error}") from error
+        except self._cuda.Error as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{self.path}: {self.device} failed: {reason}") from error
 
     @contextmanager
     def _lane(self) -> Iterator[_Lane]:
-        with self._current():
-            try:
-                lane = self._lanes.get_nowait()
-            except queue.Empty:
-                lane = self._make_lane()
-            try:
-                yield lane
-            finally:
-                self._lanes.put(lane)
-
-    def _make_lane(self) -> _Lane:
         try:
-            return _Lane(self)
-        except self._cuda.MemoryError as error:
-            raise EngineError(f"{self.path}: {self.device}: out of memory") from error
+            lane = self._lanes.get_nowait()
+        except queue.Empty:
+            lane = _Lane(self)
+        try:
+            yield lane
+        finally:
+            self._lanes.put(lane)
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -139,13 +142,13 @@ class TensorRTEngine:
         """TensorRT-RTX captures CUDA graphs itself, one for each batch size."""
         if not hasattr(self._trt, "CudaGraphStrategy"):
             return None
-        config = self._engine.create_runtime_config()
+        config = self._plan.create_runtime_config()
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return config
 
     def _info(self, name: str) -> TensorInfo:
-        dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name
-        shape = tuple(self._engine.get_tensor_shape(name))
+        dtype = np.dtype(self._trt.nptype(self._plan.get_tensor_dtype(name))).name
+        shape = tuple(self._plan.get_tensor_shape(name))
         return TensorInfo(name, dtype, (None if shape[0] < 0 else shape[0], *shape[1:]))
 
     def record_verified(self) -> None:
@@ -162,14 +165,8 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Free the GPU's memory. Runs of other threads must have ended."""
-        if self._closed:
-            return
-        self._closed = True
-        with self._current():
-            while not self._lanes.empty():
-                self._lanes.get_nowait().free()
-            self._config = self._engine = self._runtime = None
-        self._context.detach()
+        self._plan = None
+        self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -182,12 +179,12 @@ class _Lane:
     """What one run at a time needs. Made, used and freed with the GPU's context current."""
 
     def __init__(self, engine: TensorRTEngine) -> None:
-        cuda, plan = engine._cuda, engine._engine
-        self._cuda, self._index = cuda, engine._index
+        cuda, plan, config = engine._cuda, engine._plan, engine._held["config"]
+        self._cuda, self._index, self._gpu = cuda, engine._index, engine._context
         self._inputs, self._outputs = engine.inputs, engine.outputs
         self._context = (
-            plan.create_execution_context(engine._config)
-            if engine._config is not None
+            plan.create_execution_context(config)
+            if config is not None
             else plan.create_execution_context()
         )
         if self._context is None:
@@ -203,7 +200,7 @@ class _Lane:
             self._host[tensor.name] = cuda.pagelocked_empty(shape, np.dtype(tensor.dtype))
             self._device[tensor.name] = cuda.mem_alloc(self._host[tensor.name].nbytes)
             self._context.set_tensor_address(tensor.name, int(self._device[tensor.name]))
-        self._graphs = _Graphs(self._context, self._stream) if engine._config is None else None
+        self._graph = _Graph(self._context, self._stream) if config is None else None
         self._min_batch, self._batch = engine._min_batch, 0
 
     def run(self, feed: Mapping[str, Any], batch: int, on_device: bool) -> dict[str, Any]:
@@ -226,7 +223,7 @@ class _Lane:
         return self._left_there(batch) if on_device else self._fetched(batch)
 
     def _execute(self, batch: int) -> None:
-        if self._graphs is not None and self._graphs.launch(batch):
+        if self._graph is not None and self._graph.launch(batch):
             return
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineError("TensorRT could not run the plan; -v tells more")
@@ -246,29 +243,49 @@ class _Lane:
             shape, dtype = (batch, *tensor.shape[1:]), np.dtype(tensor.dtype)
             sizes = tuple(size or 0 for size in shape)
             size = math.prod(sizes) * dtype.itemsize
-            memory = self._cuda.mem_alloc(size)
+            memory = _Memory(self._cuda, self._gpu, size)
             self._cuda.memcpy_dtod_async(
-                int(memory), int(self._device[tensor.name]), size, self._stream
+                memory.pointer, int(self._device[tensor.name]), size, self._stream
             )
-            given[tensor.name] = DeviceArray(int(memory), sizes, dtype, self._index, memory)
+            given[tensor.name] = DeviceArray(memory.pointer, sizes, dtype, self._index, memory)
         self._stream.synchronize()
         return given
 
     def free(self) -> None:
         self._stream.synchronize()
-        self._graphs = self._context = None
-        for memory in self._device.values():
+        if self._graph is not None:
+            self._graph.drop()
+        self._graph = self._context = None
+        for memory in (*self._device.values(), *(array.base for array in self._host.values())):
             memory.free()
-        self._host.clear()
 
 
-class _Graphs:
-    """CUDA graphs of TensorRT's runs, one a batch size; PyCUDA has none, cuda-bindings has."""
+class _Memory:
+    """GPU memory that any thread may drop; PyCUDA frees only where its context is current."""
+
+    def __init__(self, cuda: Any, context: Any, size: int) -> None:
+        self._context, self._allocation = context, cuda.mem_alloc(size)
+        self.pointer = int(self._allocation)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the process may be ending
+            self._context.push()
+            try:
+                self._allocation.free()
+            finally:
+                self._context.pop()
+
+
+class _Graph:
+    """A CUDA graph of a context's run at the batch size it has; PyCUDA has none, cuda-bindings has.
+
+    A context's graph is of no use once its shapes have changed: it is dropped, and captured anew
+    after a plain run at the new size, which TensorRT needs to prepare itself.
+    """
 
     def __init__(self, context: Any, stream: Any) -> None:
         self._context, self._stream = context, stream
-        self._graphs: dict[int, Any] = {}
-        self._seen: set[int] = set()
+        self._batch, self._graph = 0, None
         try:
             self._cudart: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError:
@@ -276,34 +293,52 @@ class _Graphs:
             self._cudart = None
 
     def launch(self, batch: int) -> bool:
-        """Run by a graph; False where the caller must run without, as the first time."""
-        if self._cudart is None:
+        """Run by the graph; False where the caller must run without."""
+        if batch != self._batch:
+            self.drop()
+            self._batch = batch
             return False
-        if batch not in self._seen:  # TensorRT prepares a new shape outside of a capture
-            self._seen.add(batch)
+        if self._graph is None and self._cudart is not None:
+            self._graph = self._capture()
+        if self._graph is None:
             return False
-        if batch not in self._graphs:
-            self._graphs[batch] = self._capture()
-        graph = self._graphs[batch]
-        if graph is None:
-            return False
-        (error,) = self._cudart.cudaGraphLaunch(graph, self._stream.handle)
+        (error,) = self._cudart.cudaGraphLaunch(self._graph, self._stream.handle)
         return int(error) == 0
+
+    def drop(self) -> None:
+        if self._graph is not None:
+            self._cudart.cudaGraphExecDestroy(self._graph)
+            self._graph = None
 
     def _capture(self) -> Any:
         cudart, handle = self._cudart, self._stream.handle
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         (error,) = cudart.cudaStreamBeginCapture(handle, mode)
-        if int(error):
+        executable = None
+        if not int(error):
+            done = self._context.execute_async_v3(handle)
+            error, graph = cudart.cudaStreamEndCapture(handle)
+            if not int(error):
+                if done:
+                    error, executable = cudart.cudaGraphInstantiate(graph, 0)
+                cudart.cudaGraphDestroy(graph)
+        if executable is None or int(error):
+            log.info("no CUDA graphs: the plan's run cannot be captured (%s)", error)
+            self._cudart = None
             return None
-        done = self._context.execute_async_v3(handle)
-        error, graph = cudart.cudaStreamEndCapture(handle)
-        if int(error) or not done:
-            log.info("no CUDA graph: the plan's run cannot be captured (%s)", error)
-            return None
-        error, executable = cudart.cudaGraphInstantiate(graph, 0)
-        cudart.cudaGraphDestroy(graph)
-        return None if int(error) else executable
+        return executable
+
+
+def _release(context: Any, lanes: queue.LifoQueue[_Lane], held: dict[str, Any]) -> None:
+    """Free what an engine holds, in the order in which its parts need each other."""
+    context.push()
+    try:
+        while not lanes.empty():
+            lanes.get_nowait().free()
+        for name in ("config", "engine", "runtime"):
+            held.pop(name, None)
+    finally:
+        context.pop()
 
 
 def _library(path: Path, label: str) -> ModuleType:
@@ -361,7 +396,10 @@ def _primary_context(path: Path, index: int) -> tuple[Any, Any]:
         count = cuda.Device.count()
         if index >= count:
             raise EngineError(f"{path}: no GPU cuda:{index}; there are {count} here")
-        return cuda, cuda.Device(index).retain_primary_context()
+        # Kept until the process ends: arrays on the GPU may outlive their engine.
+        if index not in _CONTEXTS:
+            _CONTEXTS[index] = cuda.Device(index).retain_primary_context()
+        return cuda, _CONTEXTS[index]
     except cuda.Error as error:
         raise EngineError(f"{path}: the GPU cannot be used: {error}") from error
 

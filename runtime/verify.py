@@ -66,7 +66,7 @@ def verify(engine: Engine) -> Verification | None:
         what = str(error) or type(error).__name__
         raise EngineError(f"{engine.path}: its samples are damaged ({what})") from error
     try:
-        given = engine.run(feed)
+        given = _run(engine, feed)
     except Exception as error:  # as do devices: out of memory, no kernel, no library
         what = " ".join(str(error).split())[:200]
         raise EngineError(f"{engine.path}: {engine.backend} cannot run it: {what}") from error
@@ -89,6 +89,17 @@ def verify(engine: Engine) -> Verification | None:
         )
     log.info("%s: verified on %s: %s", engine.path, engine.device, found)
     return found
+
+
+def _run(engine: Engine, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """In batches that the engine takes."""
+    count = len(next(iter(feed.values())))
+    size = engine.max_batch or count
+    parts = [
+        engine.run({name: array[start : start + size] for name, array in feed.items()})
+        for start in range(0, count, size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _limits(engine: Engine) -> dict[str, float] | None:

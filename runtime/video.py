@@ -90,7 +90,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.damaged = ""  # what ended reading before the file did
+        self.damaged = ""  # what could not be read, if anything
         try:
             self.container = av.open(str(path))
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -106,6 +106,7 @@ class Reader:
             float(self.rate) * (self.container.duration or 0) / av.time_base
         )
         context = self.stream.codec_context
+        self.aspect = context.sample_aspect_ratio  # of a pixel
         # Frames that do not say their colour space are taken as players take them.
         self.space = int(context.colorspace or 0)
         if self.space in (0, UNSPECIFIED):
@@ -121,7 +122,12 @@ class Reader:
                     if packet.dts is not None:
                         yield packet
                     continue
-                for frame in packet.decode():
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError as error:  # players skip what they cannot read, too
+                    self.damaged = _said(error)
+                    continue
+                for frame in frames:
                     yield self._frame(frame, number)
                     number += 1
         except av.FFmpegError as error:
@@ -137,6 +143,8 @@ class Reader:
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         )
         pixels = np.rot90(rgb.to_ndarray(), frame.rotation // 90)
+        if number == 0 and frame.rotation % 180 and self.aspect:
+            self.aspect = 1 / self.aspect
         guessed = round(number / self.rate / self.time_base)
         pts = guessed if frame.pts is None else frame.pts
         time_base = frame.time_base or self.time_base
@@ -152,9 +160,12 @@ class Writer:
     Args:
         path: with the suffix of the container.
         size: width and height of the frames; odd ones are padded by a pixel, which encoders need.
+        aspect: width of a pixel over its height; None where the source does not say.
     """
 
-    def __init__(self, path: Path, source: Reader, size: tuple[int, int]) -> None:
+    def __init__(
+        self, path: Path, source: Reader, size: tuple[int, int], aspect: Fraction | None
+    ) -> None:
         self._space = source.space
         suffix = path.suffix.lower()
         name, options = CODECS.get(suffix, CODEC)
@@ -167,7 +178,11 @@ class Writer:
         self.stream.width, self.stream.height = (side + side % 2 for side in size)
         self.stream.pix_fmt = "yuv420p"
         context, given = encoded.codec_context, source.stream.codec_context
-        context.time_base = self._time_base = _usable(source.time_base, name)
+        # AVI has no times, only a rate; MPEG-4 counts in 16 bits.
+        self._time_base = 1 / source.rate if name == "mpeg4" else source.time_base
+        context.time_base = self._time_base
+        if aspect:
+            context.sample_aspect_ratio = aspect
         context.colorspace, context.color_range = source.space, ColorRange.MPEG
         context.color_primaries, context.color_trc = given.color_primaries, given.color_trc
         self.left_out: list[str] = []
@@ -175,11 +190,16 @@ class Writer:
         for stream in source.container.streams:
             if stream.type in COPIED:
                 try:
-                    self._copied[stream.index] = self.container.add_stream_from_template(stream)
+                    copied = self.container.add_stream_from_template(stream)
+                    copied.metadata.update(stream.metadata)
+                    self._copied[stream.index] = copied
                 except (av.FFmpegError, ValueError):  # the container does not take its codec
                     self.left_out.append(stream.type)
         self.container.metadata.update(source.container.metadata)
-        self._last = -1
+        encoded.metadata.update(
+            {k: v for k, v in source.stream.metadata.items() if k == "language"}
+        )
+        self._last: int | None = None
 
     def copy(self, packet: Any) -> None:
         stream = self._copied.get(packet.stream.index)
@@ -199,7 +219,8 @@ class Writer:
             dst_color_range=ColorRange.MPEG,
         )
         # Times that do not grow, as damaged files have them, are refused by containers.
-        pts = max(round(frame.pts * frame.time_base / self._time_base), self._last + 1)
+        pts = round(frame.pts * frame.time_base / self._time_base)
+        pts = pts if self._last is None else max(pts, self._last + 1)
         picture.pts, picture.time_base, self._last = pts, self._time_base, pts
         picture.colorspace = self._space
         self.container.mux(self.stream.encode(picture))
@@ -211,13 +232,6 @@ class Writer:
             self.container.close()
 
 
-def _usable(time_base: Fraction, codec: str) -> Fraction:
-    """MPEG-4 counts time in 16 bits."""
-    if codec == "mpeg4" and time_base.denominator > 65535:
-        return Fraction(1, 60000)
-    return time_base
-
-
 def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
     """Find and restore the faces of a video.
 
@@ -225,19 +239,21 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
         VideoError: it cannot be read or written.
         UserError: it has no face to restore.
     """
-    found, shape = _search(job, restorer)
+    searched = _search(job, restorer)
+    found, shape = searched.crops, searched.size
     with closing(Reader(job.source)) as reader:
         rate = float(reader.rate)
         tracks = join(found, rate)
         small = [track for track in tracks if track.size <= options.max_face]
         if not small:
-            return _nothing(job, len(tracks), options.max_face)
+            return _nothing(job, shape, len(tracks), options.max_face)
         plan = Plan(small, len(found), rate, shape)
         scale = options.enlarge or plan.needed(restorer.face_size)
         way = blend.Interpolation(options.upscale_background)
         restored, documents = 0, list[tuple[float, list[dict[str, Any]]]]()
         with beside(job.target) as partial:
-            writer = Writer(partial, reader, (shape[0] * scale, shape[1] * scale))
+            size = (shape[0] * scale, shape[1] * scale)
+            writer = Writer(partial, reader, size, searched.aspect)
 
             def work(item: Frame | Any) -> tuple[Frame | Any, list[Face]]:
                 if not isinstance(item, Frame):
@@ -261,7 +277,7 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
     message = f"{job.target}: {len(small)} faces over {len(found)} frames"
     message += f"; enlarged {scale}×" if scale > 1 else ""
     message += f"; {' and '.join(writer.left_out)} left out" if writer.left_out else ""
-    message += f"; the file is damaged after that ({reader.damaged})" if reader.damaged else ""
+    message += f"; what is damaged in it is left out ({reader.damaged})" if reader.damaged else ""
     return Outcome(job.name, str(job.target), "restored", restored, message)
 
 
@@ -291,8 +307,22 @@ class Plan:
         return max(1, min(need, MAX_ENLARGEMENT, room))
 
 
-def _search(job: Job, restorer: FaceRestorer) -> tuple[list[list[Crop]], tuple[int, int]]:
-    """What the detector finds in every frame; and the frames' width and height."""
+@dataclass(frozen=True)
+class Searched:
+    """A video after the first time through.
+
+    Attributes:
+        crops: what the detector finds in each frame.
+        size: width and height, upright.
+        aspect: of a pixel, upright.
+    """
+
+    crops: list[list[Crop]]
+    size: tuple[int, int]
+    aspect: Fraction | None
+
+
+def _search(job: Job, restorer: FaceRestorer) -> Searched:
     shape = (0, 0)
 
     def find(item: Frame) -> tuple[list[Crop], tuple[int, ...]]:
@@ -311,7 +341,7 @@ def _search(job: Job, restorer: FaceRestorer) -> tuple[list[list[Crop]], tuple[i
         if not found:
             why = f" ({reader.damaged})" if reader.damaged else ""
             raise VideoError(f"{job.source}: has no pictures that can be read{why}")
-    return found, shape
+        return Searched(found, shape, reader.aspect)
 
 
 def _restored(
@@ -325,13 +355,15 @@ def _restored(
     return replace(frame, pixels=picture.pixels), faces
 
 
-def _nothing(job: Job, larger: int, max_face: int) -> Outcome:
+def _nothing(job: Job, shape: tuple[int, int], larger: int, max_face: int) -> Outcome:
     """A video without a face to restore: in a folder it is copied, else an error."""
     why = f"its {larger} faces are larger than --max-face {max_face}" if larger else "no face found"
     if job.named:
         raise UserError(f"{job.name}: {why}; nothing to restore")
     with beside(job.target) as partial:
         shutil.copyfile(job.source, partial)
+    if "landmarks" in job.extras:
+        write_whole(job.extras["landmarks"], video_json(str(job.source), shape, 1, []))
     return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
 
 

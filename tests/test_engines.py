@@ -174,13 +174,13 @@ def test_engines_do_not_leak(tiny_engine: Path) -> None:
             for _ in range(100):
                 engine.run({"image": IMAGE})
             before = resident()
-            for _ in range(500):
+            for _ in range(300):
                 engine.run({"image": IMAGE})
             assert resident() - before < 5, device
         for _ in range(3):
             load_engine(tiny_engine, device).close()
         before = resident()
-        for _ in range(6):
+        for _ in range(4):
             load_engine(tiny_engine, device).close()
         assert resident() - before < 15, device
 

@@ -81,20 +81,20 @@ def test_results_within_the_folder_are_not_restored_again(album: Path, tiny_engi
 def test_links_that_go_in_circles_end(album: Path) -> None:
     (album / "1950" / "loop").symlink_to(album)
     (album / "1950" / "self").symlink_to(album / "1950")
-    jobs = plan([str(album)], album.parent / "out", PLAIN)
+    jobs = plan([str(album)], str(album.parent / "out"), PLAIN)
     assert sorted(job.source.name for job in jobs) == ["a.png", "a.png", "wall.png"]
 
 
 def test_patterns_are_filled_in_where_the_shell_did_not(album: Path) -> None:
     wishes = Wishes(True, ".jpg", {})
-    jobs = plan([str(album / "19*" / "*.png")], album.parent / "out", wishes)
+    jobs = plan([str(album / "19*" / "*.png")], str(album.parent / "out"), wishes)
     assert [(j.source.name, j.target.name) for j in jobs] == [("wall.png", "wall.jpg")]
     with pytest.raises(UserError, match="no picture or video matches"):
-        plan([str(album / "*.tiff")], album.parent / "out", PLAIN)
+        plan([str(album / "*.tiff")], str(album.parent / "out"), PLAIN)
 
 
 def test_a_file_named_twice_is_restored_once(album: Path) -> None:
-    jobs = plan([str(album / "a.png")] * 2 + [str(album)], album.parent / "out", PLAIN)
+    jobs = plan([str(album / "a.png")] * 2 + [str(album)], str(album.parent / "out"), PLAIN)
     assert len(jobs) == 3
 
 
@@ -116,10 +116,12 @@ def test_what_cannot_be_planned_says_why(album: Path, tmp_path: Path) -> None:
         ([str(album / "a.png")], Path("-"), extras, "standard output takes one"),
         ([str(album)], album, PLAIN, "would be overwritten"),
         (["clip.mp4"], tmp_path / "clip.png", PLAIN, "videos are written as one of"),
+        (["a.png"], tmp_path / "b.png", Wishes(True, ".jpg", {}), "is not named .jpg"),
+        (["a.png"], Path("-"), Wishes(True, ".jpg", {}), "standard output is PNG"),
     ]
     for inputs, output, wishes, why in cases:
         with pytest.raises(UserError, match=why):
-            plan(inputs, output, wishes)
+            plan(inputs, str(output), wishes)
 
 
 def test_streams(photo_file: Path, tiny_engine: Path, tmp_path: Path) -> None:
@@ -269,6 +271,7 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
     [
         ("face.png,1,2,3\n", "line 1: a face is 4 or 10 numbers, not 3"),
         ("image,x\nface.png,1,2,x,4\n", r"line 2: .* are no numbers"),
+        ("face.png,1O,2,3,4\n", r"line 1: .* are no numbers"),
         ("face.png,1,2,0,4\n", "no square"),
         ("face.png,1,2,1e30,4\n", "are no pixels"),
         ("face.png,1,1,1,1,1,1,1,1,1,1\n", "in one place"),
@@ -377,7 +380,8 @@ def test_a_read_only_folder_is_refused_at_once(
 
 def test_finished_means_all_files(tmp_path: Path) -> None:
     wishes = Wishes(True, None, {"landmarks": ".landmarks.json"})
-    (job,) = plan(["a.png"], tmp_path / "b.png", wishes)
+    (tmp_path / "a.png").write_text("")
+    (job,) = plan([str(tmp_path / "a.png")], str(tmp_path / "b.png"), wishes)
     (tmp_path / "b.png").write_text("")
     assert not finished(job)
     (tmp_path / "b.landmarks.json").write_text("")

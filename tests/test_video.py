@@ -218,6 +218,58 @@ def test_a_broken_tail_is_told_and_the_rest_restored(
     assert f"{len(done)} frames" in capsys.readouterr().err
 
 
+def test_a_damaged_packet_costs_its_frames_only(
+    frames: list[np.ndarray], tmp_path: Path, tiny_engine: Path
+) -> None:
+    source, damaged, out = (tmp_path / f"{name}.mkv" for name in ("in", "damaged", "out"))
+    write_video(source, frames, "libx264")
+    with av.open(str(source)) as given, av.open(str(damaged), "w") as made:
+        streams = {s.index: made.add_stream_from_template(s) for s in given.streams}
+        count = 0
+        for packet in given.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "video":
+                count += 1
+                if count == 10:  # another one's bytes in its place
+                    broken = av.Packet(bytes(200))
+                    broken.pts, broken.dts = packet.pts, packet.dts
+                    broken.time_base = packet.time_base
+                    broken.stream = streams[packet.stream.index]
+                    made.mux(broken)
+                    continue
+            packet.stream = streams[packet.stream.index]
+            made.mux(packet)
+    line = ["--faces", str(damaged), "-o", str(out), "--engine", str(tiny_engine)]
+    assert main([*line, "--enlarge", "1"]) == 0
+    assert len(read_video(out)[0]) >= 25
+    assert packets(out) == packets(damaged)
+
+
+def test_pixel_shapes_and_languages_are_kept(
+    frames: list[np.ndarray], tmp_path: Path, tiny_engine: Path
+) -> None:
+    source, out = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 120, 160, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        audio = container.add_stream("aac", rate=48000)
+        audio.metadata["language"] = "deu"
+        for pixels in frames[:5]:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        part = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), "s16", "mono")
+        part.sample_rate = 48000
+        container.mux([*audio.encode(part), *audio.encode(None)])
+    line = ["--faces", str(source), "-o", str(out), "--engine", str(tiny_engine)]
+    assert main([*line, "--enlarge", "1"]) == 0
+    with av.open(str(out)) as done:
+        assert done.streams.video[0].codec_context.sample_aspect_ratio == Fraction(4, 3)
+        assert done.streams.audio[0].metadata["language"] == "deu"
+
+
 def test_videos_and_pictures_of_a_folder(
     clip: Path, photo_file: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +287,19 @@ def test_videos_and_pictures_of_a_folder(
 
 def crops(*places: tuple[int, int, int]) -> list[Crop]:
     return [Crop(x, y, size) for x, y, size in places]
+
+
+def test_long_tracks_take_little_memory() -> None:
+    """Eleven minutes at 30 frames a second."""
+    import tracemalloc
+
+    found = [crops((100 + n % 7, 100, 40)) for n in range(20_000)]
+    tracemalloc.start()
+    (track,) = join(found, 30)
+    taken = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    assert len(track.crops) == 20_000
+    assert taken < 100, f"{taken:.0f} MB"
 
 
 def test_tracks_bridge_what_a_detector_misses() -> None:
