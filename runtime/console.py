@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def complain(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(str(message).splitlines())}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) -> NoReturn:

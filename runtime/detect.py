@@ -114,6 +114,7 @@ class HaarDetector:
             self.FRAMING.crop(np.divide(box, scale).tolist(), float(count))
             for box, count in zip(boxes, votes, strict=True)
             if count >= (many if box[2] < self.TINY * scale else few)
+            and box[2] >= (self._smallest or 0) * scale
         ]
         return distinct(found)
 

@@ -145,6 +145,16 @@ def _said_upright(exif: bytes) -> bytes:
     return exif
 
 
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels (H, W, C) turned as EXIF's orientation, 1 to 8, asks for."""
+    turned = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned)
+
+
 def _unmultiplied(image: Pixels) -> Pixels:
     """Undo what OpenCV does to transparent 8-bit TIFFs: colours scaled by alpha, and rounded."""
     alpha = image[:, :, 3:].astype(np.float32)

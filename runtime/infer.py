@@ -7,7 +7,9 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -44,16 +46,15 @@ OF_PHOTOS = {
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
     photos = options.faces or options.boxes is not None
     jobs = plan(options.input, options.output, _wishes(options, photos))
-    videos = [job for job in jobs if job.is_video]
-    if videos and not photos:
-        raise UserError(f"{videos[0].source}: is a video; --faces finds the faces in it")
-    if videos and (options.boxes or options.compare):
-        raise UserError(f"{videos[0].source}: --boxes and --compare are for pictures")
+    if options.summary:
+        _check_summary(options.summary, jobs)
     done = [Outcome(job.name, str(job.target), "skipped") for job in jobs if _skips(options, job)]
     jobs = [job for job in jobs if not _skips(options, job)]
     for output in [output for job in jobs if options.resume for output in job.outputs]:
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
     for job in jobs[:1]:
         if job.target != STREAM:
             check_writable(job.target)
-    if videos and importlib.util.find_spec("av") is None:
+    if any(job.is_video for job in jobs) and photos and importlib.util.find_spec("av") is None:
         raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
 
     # OpenCV takes a while to import; --help and usage errors need none of it.
@@ -94,6 +95,16 @@ def main(arguments: list[str]) -> int:
     if failed == len(done):
         return NOTHING_DONE
     return SOME_FAILED if failed else DONE
+
+
+def _check_summary(path: Path, jobs: list[Job]) -> None:
+    used = {p.absolute() for job in jobs for p in (job.source, *job.outputs)}
+    real = {os.path.realpath(p) for p in used}
+    if path.absolute() in used or os.path.realpath(path) in real:
+        raise UserError(f"--summary {path}: is one of the files to restore, or of the results")
+    if path.is_dir():
+        raise UserError(f"--summary {path}: is a folder; a file is to be written there")
+    check_writable(path)
 
 
 def _detector(options: argparse.Namespace) -> Detector:
@@ -134,11 +145,18 @@ def _pictures(
             rate = faces / max(time.monotonic() - started, 1e-9)
             bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
             if outcome.message:
-                bar.say(outcome.message)
+                bar.say(" ".join(outcome.message.splitlines()))
             yield outcome
 
 
 def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
+    unfit = ""
+    if not options.faces:
+        unfit = "--boxes is for pictures" if options.boxes else "--faces finds the faces in it"
+    if unfit:
+        message = f"{job.source}: is a video; {unfit}"
+        print(f"error: {message}", file=sys.stderr)
+        return Outcome(job.name, str(job.target), "failed", message=message)
     import av
     import cv2
 
@@ -164,7 +182,8 @@ def _summarise(
 ) -> None:
     counts = Counter(outcome.status for outcome in done)
     faces = sum(outcome.faces for outcome in done)
-    told = [f"{counts['restored']} restored ({faces} faces, {faces / seconds:.1f} a second)"]
+    what = f"{faces} face{'' if faces == 1 else 's'}"
+    told = [f"{counts['restored']} restored ({what}, {faces / seconds:.1f} a second)"]
     told += [f"{counts['copied']} without a face to restore, copied"] if counts["copied"] else []
     told += [f"{counts['skipped']} done before"] if counts["skipped"] else []
     told += [f"{counts['failed']} failed"] if counts["failed"] else []
@@ -254,8 +273,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--smallest-face",
         type=int,
         metavar="PIXELS",
-        help="width from which faces are looked for (default: 12, and more in photographs over 2.7 "
-        "megapixels, where that takes long: 25 in one of 12)",
+        help="width, ear to ear, from which faces are looked for (default: 12, and more in photographs "
+        "over 2.7 megapixels, where that takes long: 25 in one of 12)",
     )
     add(
         "--enlarge",

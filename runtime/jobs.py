@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import glob
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ READABLE = frozenset(
 )
 WRITABLE = READABLE - {".pgm", ".gif"}
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
+# Pictures and videos that a folder may well hold, and that are left out with a word.
+UNREAD = frozenset(
+    (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".wmv")
+)
 PATTERN = "*?["
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ def plan(inputs: Sequence[str], out: str, wishes: Wishes) -> list[Job]:
         UserError: no pictures, two that would become one file, an output over an input or of an
             unknown format.
     """
+    if "" in (out, *inputs):
+        raise UserError("an empty name; is a variable of the shell not set?")
     output = Path(out)
     found = list(_sources(inputs, output))
     one = len(found) == 1 and found[0].named
@@ -107,6 +116,11 @@ def plan(inputs: Sequence[str], out: str, wishes: Wishes) -> list[Job]:
     else:
         if output.is_file():
             raise UserError(f"{output}: is a file; several pictures need a folder")
+        named = output.suffix.lower() in WRITABLE | VIDEOS and not out.endswith(os.sep)
+        if named and not output.is_dir():
+            raise UserError(
+                f"{output}: is named as a file; several need a folder ({output}{os.sep})"
+            )
         targets = [output / _place(source, wishes) for source in found]
     jobs = [
         Job(source.path, target, _beside(source.path, target, wishes.extras), source.named)
@@ -130,7 +144,11 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
         if given == "-":
             yield _Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
-            found = [p for p in _walk(path, output) if p.suffix.lower() in READABLE | VIDEOS]
+            everything = list(_walk(path, output))
+            found = [p for p in everything if p.suffix.lower() in READABLE | VIDEOS]
+            unread = [p for p in everything if p.suffix.lower() in UNREAD]
+            if unread:
+                log.warning("%s: %d such files are not read; left out", unread[0], len(unread))
             if not found:
                 raise UserError(f"{path}: no pictures or videos in this folder")
             yield from (_Source(p, p.relative_to(path), False) for p in found if p not in seen)
@@ -158,16 +176,20 @@ def _exists(path: Path) -> bool:
 
 def _walk(folder: Path, output: Path) -> Iterator[Path]:
     """Files below a folder in order; not below the output, and through each link only once."""
-    results = output.resolve()
-    entered: set[Path] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        here = Path(root).resolve()
-        if here in entered or (here == results and folder.resolve() != results):
+    results = os.path.realpath(output)
+    entered: set[str] = set()
+    for root, folders, files in os.walk(folder, onerror=_left_out, followlinks=True):
+        here = os.path.realpath(root)
+        if here in entered or (here == results and os.path.realpath(folder) != results):
             folders.clear()
             continue
         entered.add(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _left_out(error: OSError) -> None:
+    log.warning("%s: %s; left out", error.filename, error.strerror)
 
 
 def _check_format(source: Path, output: Path, wishes: Wishes) -> None:
@@ -195,7 +217,8 @@ def _place(source: _Source, wishes: Wishes) -> Path:
 def _beside(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Path]:
     if source.suffix.lower() in VIDEOS:  # has no pictures beside it
         extras = {kind: ending for kind, ending in extras.items() if kind == "landmarks"}
-    return {kind: target.with_name(f"{target.stem}{ending}") for kind, ending in extras.items()}
+    # By the whole name: telephones write IMG_1.jpg and IMG_1.mp4 into one folder.
+    return {kind: target.with_name(f"{target.name}{ending}") for kind, ending in extras.items()}
 
 
 def _check_apart(jobs: list[Job]) -> None:
@@ -209,9 +232,9 @@ def _check_apart(jobs: list[Job]) -> None:
                     "rename one, or restore them apart"
                 )
             taken[output] = job
-    resolved = {output.resolve() for output in taken if output != STREAM}
+    resolved = {os.path.realpath(output) for output in taken if output != STREAM}
     for job in jobs:
-        if job.source != STREAM and job.source.resolve() in resolved:
+        if job.source != STREAM and os.path.realpath(job.source) in resolved:
             raise UserError(f"{job.source}: would be overwritten; choose another output")
 
 

@@ -99,8 +99,7 @@ def _onnx(
 
         engine = OnnxRuntimeEngine(path, metadata, provider, index, threads)
         # On the CPU in fp32 it was checked when it was exported.
-        checked = provider == CPU and metadata.precision == "fp32"
-        return engine if checked else _verified(engine)
+        return _verified(engine, quick=provider == CPU and metadata.precision == "fp32")
 
     def openvino() -> Engine:
         try:
@@ -159,12 +158,12 @@ def _plan(path: Path, label: str, index: int) -> Opener:
     return opener
 
 
-def _verified(engine: Engine) -> Engine:
+def _verified(engine: Engine, quick: bool = False) -> Engine:
     """The engine, if it computes what PyTorch computed; closed otherwise."""
     from runtime.verify import verify
 
     try:
-        verify(engine)
+        verify(engine, quick)
     except BaseException:
         engine.close()
         raise

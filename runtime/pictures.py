@@ -21,7 +21,7 @@ from runtime.frame import Crop
 from runtime.images import ImageError, Picture, decode_picture, encode_picture, read_picture
 from runtime.jobs import STREAM, Job, Outcome
 from runtime.outputs import Result, comparison, drawn, landmarks_json
-from runtime.restore import FaceRestorer, RestoredPhoto
+from runtime.restore import MAX_ENLARGEMENT, FaceRestorer, RestoredPhoto
 
 SHARP = 64  # pixels; an aligned face that is larger shows more than its restored one may
 
@@ -87,9 +87,17 @@ class PictureWork:
 
     def _photo(self, job: Job) -> Outcome:
         options, photo = self._options, _read(job)
+        crops = None if self._boxes is None else self._boxes.of(job.source)
+        height, width = photo.pixels.shape[:2]
+        for crop in crops or ():
+            (x, y), half = crop.centre, crop.size / 2
+            if not (-half < x < width + half and -half < y < height + half):
+                raise UserError(
+                    f"{job.name}: {width}×{height} pixels; a face at {x:g}, {y:g} is none"
+                )
         done = self._restorer.restore_photo(
             photo,
-            None if self._boxes is None else self._boxes.of(job.source),
+            crops,
             max_face=options.max_face,
             enlarge=options.enlarge,
             background=Interpolation(options.upscale_background),
@@ -97,11 +105,14 @@ class PictureWork:
         if not done.faces:
             return self._nothing(job, photo, done)
         _write(job, Result(done.picture, photo.rgb(), done.faces, done.scale))
-        left = f", {len(done.left)} larger left as they were" if done.left else ""
+        left = f", {len(done.left)} larger left alone" if done.left else ""
         sizes = ", ".join(f"{face.crop.size} px" for face in done.faces)
         message = f"{job.target}: {len(done.faces)} restored ({sizes}){left}"
         if done.scale > 1:
             message += f"; enlarged {done.scale}×"
+        need = max(-(-self._restorer.face_size // face.crop.size) for face in done.faces)
+        if options.enlarge is None and done.scale < min(need, MAX_ENLARGEMENT):
+            message += f", not {need}×, for its size (--enlarge {need} does)"
         if job.target == STREAM:
             message = ""
         return Outcome(job.name, str(job.target), "restored", len(done.faces), message)
@@ -118,19 +129,23 @@ class PictureWork:
         if job.named:
             raise UserError(reason)
         _write(job, Result(photo, photo.rgb(), [], 1))
-        why = f"{len(done.left)} larger faces left as they were" if done.left else "no face found"
+        why = f"{len(done.left)} larger left alone" if done.left else "no face found"
         return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
 
 
 def _read(job: Job) -> Picture:
     if job.source != STREAM:
         return read_picture(job.source)
+    if sys.stdin is None:
+        raise UserError("standard input is closed")
     return decode_picture(job.name, np.frombuffer(sys.stdin.buffer.read(), np.uint8))
 
 
 def _write(job: Job, result: Result) -> None:
     """Write a job's files, all or none."""
     if job.target == STREAM:
+        if sys.stdout is None:
+            raise UserError("standard output is closed")
         sys.stdout.buffer.write(encode_picture(result.picture, ".png"))
         sys.stdout.buffer.flush()
         return

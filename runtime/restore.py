@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from runtime.blend import Interpolation, agree, enlarged, face_mask, paste
 from runtime.detect import Detector, HaarDetector
 from runtime.engine import LQ_SIZE, SHIPPED, Engine
 from runtime.frame import Crop, cut, refine
-from runtime.images import Picture, read_picture
+from runtime.images import ORIENTATION, Picture, read_picture, upright
 from runtime.load import load_engine
 from runtime.resample import shrink
 
@@ -85,6 +85,11 @@ class RestoredPhoto:
     scale: int
     faces: list[Face]
     left: list[Crop]
+
+    @property
+    def image(self) -> Bytes:
+        """The picture as (H, W, 3) uint8 RGB."""
+        return self.picture.rgb()
 
 
 class FaceRestorer:
@@ -181,6 +186,8 @@ class FaceRestorer:
         Raises:
             ValueError: a crop is no picture, or not square.
         """
+        if isinstance(crops, str | Path) or (isinstance(crops, np.ndarray) and crops.ndim < 4):
+            raise ValueError("restore takes a list of crops; a picture alone goes as [picture]")
         pictures = [as_rgb(crop) for crop in crops]
         for picture in pictures:
             if picture.shape[0] != picture.shape[1]:
@@ -240,7 +247,7 @@ class FaceRestorer:
 
     def restore_photo(
         self,
-        photo: Picture,
+        photo: Any,
         crops: Sequence[Crop] | None = None,
         *,
         max_face: int = MAX_FACE,
@@ -250,7 +257,8 @@ class FaceRestorer:
         """Restore the faces of a photograph, and blend them back.
 
         Args:
-            photo: with any number of faces.
+            photo: with any number of faces; a `Picture` (with alpha, 16 bits, a colour profile),
+                or of the kinds that a call takes.
             crops: where they are; without it they are looked for.
             max_face: crops wider than this many pixels are left alone: the network sees 16×16
                 pixels of a face, and a sharp large face has nothing to gain.
@@ -258,6 +266,7 @@ class FaceRestorer:
                 restored face needs to keep its detail, at most 8 and 64 megapixels.
             background: how what lies around the faces is enlarged.
         """
+        photo = as_picture(photo)
         image = photo.rgb()
         found = self.detector.find(image) if crops is None else crops
         small = [crop for crop in found if crop.size <= max_face]
@@ -298,29 +307,39 @@ class FaceRestorer:
 
 
 def as_rgb(image: Any) -> Bytes:
-    """A picture of any kind that the library takes, as (H, W, 3) uint8 RGB.
+    """A picture of any kind that the library takes, as (H, W, 3) uint8 RGB; see `as_picture`."""
+    return as_picture(image).rgb()
+
+
+def as_picture(image: Any) -> Picture:
+    """A picture of any kind that the library takes: a file, an array, Pillow's, or a `Picture`.
 
     Raises:
         ValueError: it is none; says what it is.
         ImageError: a file cannot be read.
     """
-    if isinstance(image, str | Path):
-        return read_picture(Path(image)).rgb()
     if isinstance(image, Picture):
-        return image.rgb()
-    if hasattr(image, "convert"):  # Pillow's, of whatever mode
-        image = image.convert("RGB")
+        return image
+    if isinstance(image, str | Path):
+        return read_picture(Path(image))
+    orientation = 1
+    if hasattr(image, "convert") and hasattr(image, "getexif"):  # Pillow's, of whatever mode
+        orientation = image.getexif().get(ORIENTATION, 1)
+        image = image if image.mode.startswith("I;16") else image.convert("RGB")
     try:
         pixels = np.asarray(image)
     except Exception as error:  # foreign objects raise what they like
         raise ValueError(f"a picture is expected, not {type(image).__name__}") from error
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
-        raise ValueError(f"a picture is uint8 [height, width, 3] RGB, not {_described(pixels)}")
+    known = pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3
+    if not known or pixels.shape[2] not in (1, 3):
+        raise ValueError(
+            f"a picture is uint8 or uint16 [height, width, 3] RGB, not {_described(pixels)}"
+        )
     if not pixels.size:
         raise ValueError(f"a picture has pixels, not {_described(pixels)}")
-    return cast(Bytes, np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+    return Picture(upright(pixels, orientation))
 
 
 def _described(array: NDArray[Any]) -> str:

@@ -43,8 +43,12 @@ class Verification:
     landmarks: float
 
 
-def verify(engine: Engine) -> Verification | None:
+def verify(engine: Engine, quick: bool = False) -> Verification | None:
     """Run an engine's samples and hold the results against its limits.
+
+    Args:
+        quick: one face alone, and not its landmarks: where the export itself was checked, this
+            finds damaged weights, and a peak that another processor rounds otherwise is none.
 
     Returns:
         how far it is off; None, and a warning, where the engine carries no samples.
@@ -58,7 +62,7 @@ def verify(engine: Engine) -> Verification | None:
         return None
     try:
         with np.load(io.BytesIO(base64.b64decode(samples)), allow_pickle=False) as held:
-            known = {name: held[name] for name in held.files}
+            known = {name: held[name][: 1 if quick else None] for name in held.files}
         name = next(n for n in known if n == "face" or n.startswith("sr"))
         feed = {tensor.name: known[tensor.name] for tensor in engine.inputs}
         known["gt"]
@@ -79,6 +83,8 @@ def verify(engine: Engine) -> Verification | None:
         ("psnr", found.psnr_loss, " dB"),
         ("landmarks", found.landmarks, " px"),
     ):
+        if quick and what == "landmarks":
+            continue
         limit = max(limits.get(what, np.inf), least if what == "error" else 0.0)
         if not value <= limit:
             beyond.append(f"{what} by {value:.3g}{unit} (allowed {limit:.3g})")

@@ -81,8 +81,9 @@ def test_results_within_the_folder_are_not_restored_again(album: Path, tiny_engi
 def test_links_that_go_in_circles_end(album: Path) -> None:
     (album / "1950" / "loop").symlink_to(album)
     (album / "1950" / "self").symlink_to(album / "1950")
+    (album / "me.png").symlink_to("me.png")
     jobs = plan([str(album)], str(album.parent / "out"), PLAIN)
-    assert sorted(job.source.name for job in jobs) == ["a.png", "a.png", "wall.png"]
+    assert sorted(job.source.name for job in jobs) == ["a.png", "a.png", "me.png", "wall.png"]
 
 
 def test_patterns_are_filled_in_where_the_shell_did_not(album: Path) -> None:
@@ -106,7 +107,9 @@ def test_what_cannot_be_planned_says_why(album: Path, tmp_path: Path) -> None:
     cases = [
         (["https://example.org/face.png"], out, PLAIN, "addresses are not read"),
         ([str(tmp_path / "empty")], out, PLAIN, "no pictures or videos"),
-        ([str(album / "a.png"), str(album / "a.jpg")], out, extras, "would both become"),
+        ([str(album / "a.png"), str(album / "a.jpg")], out, Wishes(True, ".png", {}), "would both"),
+        ([str(album / "a.png"), str(album / "a.jpg")], out / "x.png", PLAIN, "is named as a file"),
+        ([""], out, PLAIN, "an empty name"),
         (
             [str(album / "a.png"), str(album / "a.jpg")],
             Path("-"),
@@ -166,7 +169,7 @@ def test_resuming_leaves_out_what_is_done(
     assert "nothing left to do" in capsys.readouterr().err
     # what is asked for beside it is missing yet
     assert main([*line, "--landmarks"]) == 0
-    assert (out / "a.landmarks.json").is_file()
+    assert (out / "a.png.landmarks.json").is_file()
 
 
 def test_kills_leave_whole_files_only(face_file: Path, tiny_engine: Path, tmp_path: Path) -> None:
@@ -197,9 +200,9 @@ def test_landmarks_are_written_as_documented_and_drawn(photo_file: Path, tmp_pat
     )
     assert main(line) == 0
     assert places(tmp_path) == [
-        "out.compare.png", "out.landmarks.json", "out.landmarks.png", "out.png",
+        "out.png", "out.png.compare.png", "out.png.landmarks.json", "out.png.landmarks.png",
     ]  # fmt: skip
-    told = json.loads((tmp_path / "out.landmarks.json").read_text())
+    told = json.loads((tmp_path / "out.png.landmarks.json").read_text())
     assert told["schema"] == "dic-landmarks-1"
     assert (told["image"], told["width"], told["height"]) == (str(photo_file), 128, 128)
     (face,) = told["faces"]
@@ -216,12 +219,14 @@ def test_landmarks_are_written_as_documented_and_drawn(photo_file: Path, tmp_pat
     matrix = np.array(face["matrix"])
     middle = [x + width / 2 - 0.5, y + height / 2 - 0.5]
     np.testing.assert_allclose(matrix @ [63.5, 63.5, 1], middle, atol=1e-3)
-    drawn, result = (np.asarray(Image.open(tmp_path / f"out{e}.png")) for e in (".landmarks", ""))
+    drawn, result = (
+        np.asarray(Image.open(tmp_path / f"out.png{e}")) for e in (".landmarks.png", "")
+    )
     zoom = drawn.shape[0] // result.shape[0]
     at = (np.array(eyes[0]) + 0.5) * told["scale"] * zoom
     patch = drawn[int(at[1]) - 40 : int(at[1]) + 40, int(at[0]) - 40 : int(at[0]) + 40].astype(int)
     assert ((patch[..., 0] > 200) & (patch[..., 1] < 120)).any(), "no mark where the eye is"
-    compared = Image.fromarray(np.asarray(Image.open(tmp_path / "out.compare.png")))
+    compared = Image.fromarray(np.asarray(Image.open(tmp_path / "out.png.compare.png")))
     assert compared.size == (3 * 256 + 2 * 8, 256 + 28)
 
 
@@ -232,7 +237,7 @@ def test_landmarks_of_an_aligned_face_are_in_pixels_of_its_file(
     wide = np.pad(faces[0][4], ((0, 0), (100, 60), (0, 0)), mode="edge")[:, 20:]
     cv2.imwrite(str(tmp_path / "wide.png"), wide[:, :, ::-1])
     assert main(arguments(tmp_path / "wide.png", "-o", tmp_path / "out.png", "--landmarks")) == 0
-    (face,) = json.loads((tmp_path / "out.landmarks.json").read_text())["faces"]
+    (face,) = json.loads((tmp_path / "out.png.landmarks.json").read_text())["faces"]
     assert face["box"] == [70, 0, 128, 128]
 
 
@@ -247,14 +252,46 @@ def test_boxes_say_where_the_faces_are(photo_file: Path, tiny_engine: Path, tmp_
             photo_file, "--boxes", tmp_path / f"boxes.{kind}", "-o", out, "--landmarks"
         )
         assert main([*line, "--engine", str(tiny_engine)]) == 0
-        told = json.loads(out.with_name(f"{kind}.landmarks.json").read_text())
+        told = json.loads(out.with_name(f"{kind}.png.landmarks.json").read_text())
         assert [face["box"][:2] for face in told["faces"]] == [[10, 20], [70, 60]]
         results.append(np.asarray(Image.open(out)))
     np.testing.assert_array_equal(*results)
     # and what --landmarks wrote is read again
-    document = tmp_path / "csv.landmarks.json"
+    document = tmp_path / "csv.png.landmarks.json"
     again = Boxes(document).of(photo_file)
     assert [(c.x, c.y, c.size) for c in again] == [(10, 20, 30), (70, 60, 21)]
+
+
+def test_a_square_outside_of_the_picture_is_an_error(
+    photo_file: Path, tiny_engine: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "boxes.csv").write_text(f"{photo_file.name},330,100,30,30\n")
+    line = (
+        "runtime.infer",
+        photo_file,
+        "--boxes",
+        tmp_path / "boxes.csv",
+        "-o",
+        tmp_path / "o.png",
+    )
+    assert "128×128 pixels" in one_line_error(command(*line, "--engine", tiny_engine), 2)
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_sigterm_leaves_nothing_half_written(photo_file: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for n in range(40):
+        shutil.copy(photo_file, folder / f"{n}.png")
+    line = [sys.executable, "-m", "runtime.infer", "--faces", str(folder), "-o", str(out)]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not out.exists() or not list(out.iterdir()):
+        time.sleep(0.05)
+    process.terminate()
+    _, told = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in told
+    assert [p for p in out.iterdir() if p.name.startswith(".")] == []
 
 
 def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
@@ -358,7 +395,9 @@ def test_wrong_calls(
         ([photo_file, "--boxes", tmp_path / "boxes.csv"], "names no face in it"),
         ([photo_file, "--boxes", tmp_path / "none.csv"], "No such file"),
         ([tmp_path / "clip.mp4"], "--faces finds the faces in it"),
-        ([tmp_path / "clip.mp4", "--faces", "--compare"], "are for pictures"),
+        ([tmp_path / "clip.mp4", "--boxes", tmp_path / "boxes.csv"], "is for pictures"),
+        ([photo_file, "--summary", photo_file], "is one of the files"),
+        ([photo_file, "--summary", tmp_path], "is a folder"),
         ([tmp_path / "clip.mp4", "--faces"], "not a video, or a damaged one"),
         (["http://x/y.png"], "addresses are not read"),
     ]
@@ -384,5 +423,5 @@ def test_finished_means_all_files(tmp_path: Path) -> None:
     (job,) = plan([str(tmp_path / "a.png")], str(tmp_path / "b.png"), wishes)
     (tmp_path / "b.png").write_text("")
     assert not finished(job)
-    (tmp_path / "b.landmarks.json").write_text("")
+    (tmp_path / "b.png.landmarks.json").write_text("")
     assert finished(job)

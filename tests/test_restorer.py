@@ -79,11 +79,31 @@ def test_pictures_of_all_kinds_are_taken(family: np.ndarray, tmp_path: Path) -> 
         ]
         np.testing.assert_array_equal(shown[0], shown[1])
         np.testing.assert_array_equal(shown[0], shown[2])
+        deep = Image.fromarray(grey.astype(np.uint16) * 257)
+        np.testing.assert_array_equal(restorer(deep)[0].image, shown[0])
+        for wrong in ("x.png", family):
+            with pytest.raises(ValueError, match="takes a list of crops"):
+                restorer.restore(wrong)
+        for given in (*same.values(), grey, deep):
+            done = restorer.restore_photo(given)
+            assert done.image.shape == (300 * done.scale, 400 * done.scale, 3)
         with pytest.raises(ImageError, match="No such file"):
             restorer("x")
         for wrong in (None, 3, family.astype(np.float32), family[:, :, :2], family[:0]):
             with pytest.raises(ValueError, match="a picture"):
                 restorer(wrong)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pillows_pictures_are_turned_upright(orientation: int) -> None:
+    """As Pillow turns them itself."""
+    from PIL import ImageOps
+
+    from runtime.restore import as_rgb
+
+    lying = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    lying.getexif()[0x0112] = orientation
+    np.testing.assert_array_equal(as_rgb(lying), np.asarray(ImageOps.exif_transpose(lying)))
 
 
 def test_several_pictures_and_iterators(family: np.ndarray) -> None:

@@ -103,7 +103,7 @@ def test_faces_do_not_flicker(clip: Path, frames: list[np.ndarray], tmp_path: Pa
     """With the shipped engine: the restored face moves with the camera and else stays."""
     out = tmp_path / "out.mp4"
     assert main(["--faces", str(clip), "-o", str(out), "--landmarks", "--device", "cpu"]) == 0
-    told = json.loads((tmp_path / "out.landmarks.json").read_text())
+    told = json.loads((tmp_path / "out.mp4.landmarks.json").read_text())
     assert (told["width"], told["height"], told["scale"]) == (160, 120, 3)
     assert len(told["frames"]) == 30
     assert [len(frame["faces"]) for frame in told["frames"]] == [1] * 30
@@ -280,8 +280,10 @@ def test_videos_and_pictures_of_a_folder(
     write_video(folder / "wall.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
     line = ["--faces", str(folder), "-o", str(out), "--engine", str(tiny_engine), "--landmarks"]
     assert main([*line, "--enlarge", "1"]) == 0
-    names = ["clip.landmarks.json", "clip.mp4", "photo.landmarks.json", "photo.landmarks.png"]
-    assert sorted(p.name for p in out.iterdir()) == [*names, "photo.png", "wall.mp4"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "clip.mp4", "clip.mp4.landmarks.json", "photo.png", "photo.png.landmarks.json",
+        "photo.png.landmarks.png", "wall.mp4", "wall.mp4.landmarks.json",
+    ]  # fmt: skip
     assert (out / "wall.mp4").read_bytes() == (folder / "wall.mp4").read_bytes()
 
 
