@@ -273,8 +273,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--smallest-face",
         type=int,
         metavar="PIXELS",
-        help="width, ear to ear, from which faces are looked for (default: 12, and more in photographs "
-        "over 2.7 megapixels, where that takes long: 25 in one of 12)",
+        help="width, ear to ear, from which faces are looked for (default: 12, and more in "
+        "photographs over 2.7 megapixels, where that takes long: 25 in one of 12)",
     )
     add(
         "--enlarge",

@@ -119,7 +119,7 @@ class Reader:
         try:
             for packet in self.container.demux(self.stream, *copied):
                 if packet.stream is not self.stream:
-                    if packet.dts is not None:
+                    if packet.size:  # the last of each stream is empty
                         yield packet
                     continue
                 try:
@@ -204,6 +204,7 @@ class Writer:
     def copy(self, packet: Any) -> None:
         stream = self._copied.get(packet.stream.index)
         if stream is not None:
+            packet.dts = packet.pts if packet.dts is None else packet.dts
             packet.stream = stream
             self.container.mux(packet)
 

@@ -52,7 +52,7 @@ def read_video(path: Path) -> tuple[list[np.ndarray], list[float]]:
 
 def packets(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
-        return [bytes(p) for p in container.demux(audio=0) if p.dts is not None]
+        return [bytes(p) for p in container.demux(audio=0) if p.size]
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +222,14 @@ def test_a_damaged_packet_costs_its_frames_only(
     frames: list[np.ndarray], tmp_path: Path, tiny_engine: Path
 ) -> None:
     source, damaged, out = (tmp_path / f"{name}.mkv" for name in ("in", "damaged", "out"))
-    write_video(source, frames, "libx264")
+    write_video(source, frames, "libvpx-vp9")  # without frames out of order, which times go by
     with av.open(str(source)) as given, av.open(str(damaged), "w") as made:
         streams = {s.index: made.add_stream_from_template(s) for s in given.streams}
         count = 0
         for packet in given.demux():
-            if packet.dts is None:
+            if not packet.size:
                 continue
+            packet.dts = packet.pts if packet.dts is None else packet.dts
             if packet.stream.type == "video":
                 count += 1
                 if count == 10:  # another one's bytes in its place
