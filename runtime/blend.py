@@ -19,6 +19,9 @@ Weights = NDArray[np.float32]
 
 AGREE_UP_TO = 64  # pixels of a crop's side
 AGREE_ROUNDS = 2
+BELIEF_SIDE = 24  # pixels at which a restored face is held against the photograph
+BELIEF_BLUR = 0.75  # of those
+BELIEF = (6, 20)  # grey levels of difference up to which, and from which not, it is believed
 FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
 # The face within its square: the landmarks' hull and a forehead above it, fading out over these
 # distances in sides.
@@ -74,6 +77,24 @@ def agree(face: Bytes, crop: Bytes) -> Bytes:
         smooth = cv2.resize(lacking, full, interpolation=cv2.INTER_CUBIC)
         face = np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
     return face
+
+
+def belief(face: Bytes, crop: Bytes) -> Weights:
+    """How far a restored face may be believed, (128, 128) in 0..1.
+
+    Where it contradicts what the photograph shows at a resolution little finer than the network's
+    input, it was made up: a jaw beside the jaw, say. There the enlarged photograph is better
+    (figures in benchmarks/NOTES.md).
+
+    Args:
+        face: (128, 128, 3) uint8 RGB, as the engine gave it.
+        crop: (S, S, 3) uint8 RGB.
+    """
+    side = min(crop.shape[0], BELIEF_SIDE)
+    seen, given = (resize(image, (side, side)).astype(np.float32) for image in (crop, face))
+    off = cv2.GaussianBlur(np.abs(seen - given).mean(2), (0, 0), BELIEF_BLUR)
+    size = (face.shape[1], face.shape[0])
+    return _fade(cv2.resize(off, size, interpolation=cv2.INTER_LINEAR), *BELIEF)
 
 
 def face_mask(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime import tensors
 from runtime.batching import Batcher, overlapped
-from runtime.blend import Interpolation, agree, enlarged, face_mask, paste
+from runtime.blend import Interpolation, agree, belief, enlarged, face_mask, paste
 from runtime.detect import Detector, HaarDetector
 from runtime.engine import LQ_SIZE, SHIPPED, Engine
 from runtime.frame import Crop, cut, refine
@@ -302,7 +302,8 @@ class FaceRestorer:
         given = list(zip(faces, weights or [1.0] * len(faces), strict=True))
         # The larger of two that overlap is nearer, and covers the other.
         for face, weight in sorted(given, key=lambda pair: pair[0].crop.size):
-            piece, mask = cut(image, face.crop), face.mask() * np.float32(weight)
+            piece = cut(image, face.crop)
+            mask = face.mask() * belief(face.image, piece) * np.float32(weight)
             paste(picture, agree(face.image, piece), face.crop, scale, mask)
 
 

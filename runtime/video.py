@@ -275,7 +275,8 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
             if "landmarks" in job.extras:
                 text = video_json(str(job.source), shape, scale, documents)
                 write_whole(job.extras["landmarks"], text)
-    message = f"{job.target}: {len(small)} faces over {len(found)} frames"
+    count = f"{len(small)} face{'' if len(small) == 1 else 's'}"
+    message = f"{job.target}: {count} over {len(found)} frames"
     message += f"; enlarged {scale}×" if scale > 1 else ""
     message += f"; {' and '.join(writer.left_out)} left out" if writer.left_out else ""
     message += f"; what is damaged in it is left out ({reader.damaged})" if reader.damaged else ""

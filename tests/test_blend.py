@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import frame
-from runtime.blend import Interpolation, agree, enlarged, face_mask, paste
+from runtime.blend import Interpolation, agree, belief, enlarged, face_mask, paste
 from runtime.frame import Crop, cut, distinct, from_points, refine, scaled
 from runtime.images import Picture
 from runtime.resample import resize
@@ -162,6 +162,21 @@ def test_the_photograph_shows_through() -> None:
     nonsense = rng.integers(60, 190, (128, 128, 3), dtype=np.uint8)
     shown = resize(agree(nonsense, crop), (40, 40)).astype(int)
     assert np.abs(shown - crop).mean() < 1.5
+
+
+def test_what_contradicts_the_photograph_is_not_believed(
+    faces: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """A face with a patch that the photograph does not show, at several sizes of the face."""
+    for size in (16, 24, 40, 64):
+        truth = faces[0][3]
+        crop = resize(truth, (size, size))
+        assert belief(truth, crop).min() > 0.9, "what the photograph shows may be sharper"
+        wrong = truth.copy()
+        wrong[70:110, 70:110] = 255 - wrong[70:110, 70:110]
+        weights = belief(wrong, crop)
+        assert weights[80:100, 80:100].max() < 0.1
+        assert weights[:50, :50].min() > 0.9
 
 
 def test_the_mask_is_the_face(faces: tuple[np.ndarray, np.ndarray]) -> None:
