@@ -14,6 +14,7 @@ from benchmarks.peers import openvino
 from export.engine_io import Io, Signature
 from export.unroll import export
 from runtime.console import UserError
+from runtime.engine import EngineError
 from runtime.load import load_engine
 from train.checkpoint import load_checkpoint
 
@@ -102,7 +103,7 @@ def test_peers_give_the_same_faces(
     rows = {row["name"]: row for row in json.loads(out.read_text())["accuracy"]}
     for name in ("PyTorch channels-last", f"OpenVINO on {tiny_engine.name}"):
         assert rows[name]["difference"] <= 1
-    with pytest.raises(UserError, match="OpenVINO"):
+    with pytest.raises(EngineError, match="is a checkpoint"):
         openvino(tiny_checkpoint)
 
 
