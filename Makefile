@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest --numprocesses auto --dist loadgroup --durations 20
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
 test-gpu: $(READY)

@@ -110,6 +110,26 @@ def command() -> Command:
     return call
 
 
+@pytest.fixture
+def infer(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`python -m runtime.infer` without the seconds that a process takes to start."""
+    from runtime.console import UserError, complain
+    from runtime.engine import EngineError
+    from runtime.infer import main
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except (UserError, EngineError) as error:
+            complain(error)
+            status = 2
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess([], status, told.out, told.err)
+
+    return call
+
+
 def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:
     """The error of a command that failed as it should: one line, no traceback."""
     assert done.returncode == status, f"status {done.returncode}: {done.stderr}"

@@ -192,7 +192,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_wrong_calls_end_in_one_line_with_nothing_written(
-    command: Command, tiny_engine: Path, tiny_checkpoint: Path, face_file: Path, tmp_path: Path
+    infer: Command, tiny_engine: Path, tiny_checkpoint: Path, face_file: Path, tmp_path: Path
 ) -> None:
     blank = tmp_path / "blank.png"
     cv2.imwrite(str(blank), np.full((200, 200, 3), 90, np.uint8))
@@ -231,7 +231,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([blank, "-o", out, *engine, "--faces", "--enlarge", "9"], "--enlarge"),
     ]
     for given, why in cases:
-        assert why in one_line_error(command("runtime.infer", *given), 2), given
+        assert why in one_line_error(infer(*given), 2), given
         assert not out.exists(), given
     assert face_file.stat().st_size == twin.stat().st_size
 

@@ -81,13 +81,13 @@ def test_a_video_is_restored_in_its_container(
         kind, ("libx264", "aac")
     )
     source, out = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
-    write_video(source, frames[:10], codec, sound)
+    write_video(source, frames[:6], codec, sound)
     line = ["--faces", str(source), "-o", str(out), "--engine", str(tiny_engine)]
     assert main([*line, "--enlarge", "2"]) == 0
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     given, at = read_video(source)
     done, when = read_video(out)
-    assert len(done) == len(given) == 10
+    assert len(done) == len(given) == 6
     np.testing.assert_allclose(when, at, atol=1.5e-3)
     assert done[0].shape == (240, 320, 3)
     with av.open(str(source)) as before, av.open(str(out)) as after:
@@ -126,18 +126,10 @@ def test_faces_do_not_flicker(clip: Path, frames: list[np.ndarray], tmp_path: Pa
 
 def test_a_turned_video_is_turned_upright(clip: Path, tmp_path: Path, tiny_engine: Path) -> None:
     """As telephones write them: lying, with a matrix in the track's header that says so."""
-    data = bytearray(clip.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40
-    data[at : at + 36] = b"".join(
-        int(v).to_bytes(4, "big", signed=True)
-        for v in (0, 65536, 0, -65536, 0, 0, 120 << 16, 0, 1 << 30)
-    )
     source, out = tmp_path / "lying.mp4", tmp_path / "out.mp4"
-    source.write_bytes(data)
     line = ["--faces", str(source), "-o", str(out), "--engine", str(tiny_engine), "--enlarge", "1"]
-    assert main(line) == 2, "the face lies now, and is not found"
-    upright = [cv2.rotate(f, cv2.ROTATE_90_COUNTERCLOCKWISE) for f in read_video(clip)[0]]
-    write_video(tmp_path / "u.mp4", upright)
+    lying = [cv2.rotate(f, cv2.ROTATE_90_COUNTERCLOCKWISE) for f in read_video(clip)[0][:6]]
+    write_video(tmp_path / "u.mp4", lying)
     data = bytearray((tmp_path / "u.mp4").read_bytes())
     at = data.index(b"tkhd") + 4 + 40
     data[at : at + 36] = b"".join(
@@ -173,7 +165,7 @@ def test_odd_sizes_and_uneven_times(frames: list[np.ndarray], tmp_path: Path) ->
 
 
 def test_videos_that_cannot_be_restored_say_why(
-    clip: Path, frames: list[np.ndarray], command: Command, tiny_engine: Path, tmp_path: Path
+    clip: Path, frames: list[np.ndarray], infer: Command, tiny_engine: Path, tmp_path: Path
 ) -> None:
     whole = clip.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
@@ -196,9 +188,7 @@ def test_videos_that_cannot_be_restored_say_why(
         ("none.mkv", "no pictures|not a video"),
         ("wall.mp4", "no face found"),
     ):
-        done = command(
-            "runtime.infer", "--faces", tmp_path / name, "-o", out, "--engine", tiny_engine
-        )
+        done = infer("--faces", tmp_path / name, "-o", out, "--engine", tiny_engine)
         message = one_line_error(done, 2)
         assert any(part in message for part in why.split("|")), message
         assert not out.exists() or not list(out.iterdir()), name
