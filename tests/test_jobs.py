@@ -274,12 +274,12 @@ def test_a_square_outside_of_the_picture_is_an_error(
 def test_sigterm_leaves_nothing_half_written(photo_file: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    for n in range(20):
+    for n in range(60):
         shutil.copy(photo_file, folder / f"{n}.png")
     line = [sys.executable, "-m", "runtime.infer", "--faces", str(folder), "-o", str(out)]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    while not out.exists() or not list(out.iterdir()):
-        time.sleep(0.05)
+    while process.poll() is None and (not out.exists() or not list(out.iterdir())):
+        time.sleep(0.02)
     process.terminate()
     _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
