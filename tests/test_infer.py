@@ -100,7 +100,7 @@ def test_a_photograph_keeps_its_colours_and_everything_outside_the_face(
 
 
 @pytest.mark.parametrize("kind", ["grey", "alpha", "deep"])
-def test_photographs_keep_their_kind(kind: str, tiny_engine: Path, photo_file: Path) -> None:
+def test_photographs_keep_their_kind(kind: str, photo_file: Path) -> None:
     """A grey, transparent or 16-bit photograph comes out as an 8-bit RGB one does."""
     rgb = read_picture(photo_file).rgb()
     grey = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2)
@@ -109,7 +109,7 @@ def test_photographs_keep_their_kind(kind: str, tiny_engine: Path, photo_file: P
         "alpha": (Picture(rgb, rgb[:, :, 0]), Picture(rgb)),
         "deep": (Picture(rgb.astype(np.uint16) * 257), Picture(rgb)),
     }[kind]
-    with load_engine(tiny_engine) as engine:
+    with load_engine(device="cpu") as engine:
         restorer = FaceRestorer(engine)
         done, wanted = (restorer.restore_photo(given, max_face=128) for given in (picture, plain))
     given = done.picture
@@ -132,10 +132,10 @@ def _enlarged(channel: np.ndarray, scale: int) -> np.ndarray:
     return cv2.resize(channel, size, interpolation=cv2.INTER_CUBIC)
 
 
-def test_no_seam_shows(tiny_engine: Path, photo_file: Path) -> None:
+def test_no_seam_shows(photo_file: Path) -> None:
     """Along the border of a pasted face, steps are no larger than they were without it."""
     photo = read_picture(photo_file)
-    with load_engine(tiny_engine) as engine:
+    with load_engine(device="cpu") as engine:
         done = FaceRestorer(engine).restore_photo(photo, max_face=128)
     crop, scale = done.faces[0].crop, done.scale
     top, left, size = crop.y * scale, crop.x * scale, crop.size * scale
