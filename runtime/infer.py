@@ -211,6 +211,7 @@ def _write_summary(
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m runtime.infer",
         description="Restore faces: aligned face crops, or with --faces those in photographs "

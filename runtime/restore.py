@@ -272,17 +272,12 @@ class FaceRestorer:
         small = [crop for crop in found if crop.size <= max_face]
         faces = self.restore_in(image, small, exact=crops is not None)
         if enlarge is None:
-            enlarge = self.needed([face.crop for face in faces], image.shape)
+            sizes = [face.crop.size for face in faces]
+            enlarge = enlargement(self.face_size, sizes, image.shape[:2], LARGEST_RESULT)
         picture = enlarged(photo, enlarge, background)
         self.blend(picture, image, faces, enlarge)
         left = [crop for crop in found if crop.size > max_face]
         return RestoredPhoto(picture, enlarge, faces, left)
-
-    def needed(self, crops: Sequence[Crop], shape: tuple[int, ...]) -> int:
-        """By how much to enlarge a picture (H, W, …) so that its faces keep their detail."""
-        need = max((-(-self.face_size // crop.size) for crop in crops), default=1)
-        room = math.isqrt(LARGEST_RESULT // max(1, shape[0] * shape[1]))
-        return max(1, min(need, MAX_ENLARGEMENT, room))
 
     def blend(
         self,
@@ -305,6 +300,20 @@ class FaceRestorer:
             piece = cut(image, face.crop)
             mask = face.mask() * belief(face.image, piece) * np.float32(weight)
             paste(picture, agree(face.image, piece), face.crop, scale, mask)
+
+
+def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], largest: int) -> int:
+    """By how much to enlarge a picture so that its faces keep their detail.
+
+    Args:
+        face_size: side of a restored face, pixels.
+        sizes: sides of the faces in the picture.
+        shape: its two sides.
+        largest: pixels that the result may have.
+    """
+    need = max((math.ceil(face_size / size) for size in sizes), default=1)
+    room = math.isqrt(largest // max(1, shape[0] * shape[1]))
+    return max(1, min(need, MAX_ENLARGEMENT, room))
 
 
 def as_rgb(image: Any) -> Bytes:

@@ -2,7 +2,8 @@
 
 A `_Lane` holds what one run needs: an execution context, a stream, device and page-locked memory
 for the largest batch of the profile. Threads take a lane each from a pool, so that they neither
-wait for one another nor allocate.
+wait for one another nor allocate. Everything that knows of TensorRT and CUDA is in this one file,
+and makes it long.
 """
 
 from __future__ import annotations

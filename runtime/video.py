@@ -7,7 +7,6 @@ faces (`runtime.tracks`), once to restore them.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from runtime.frame import Crop
 from runtime.images import Picture
 from runtime.jobs import Job, Outcome
 from runtime.outputs import face_entry, video_json
-from runtime.restore import MAX_ENLARGEMENT, Face, FaceRestorer
+from runtime.restore import Face, FaceRestorer, enlargement
 from runtime.tracks import Sighting, Track, join, sightings
 
 try:
@@ -248,8 +247,9 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
         small = [track for track in tracks if track.size <= options.max_face]
         if not small:
             return _nothing(job, shape, len(tracks), options.max_face)
-        plan = Plan(small, len(found), rate, shape)
-        scale = options.enlarge or plan.needed(restorer.face_size)
+        plan = Plan(small, len(found), rate)
+        sizes = [track.size for track in small]
+        scale = options.enlarge or enlargement(restorer.face_size, sizes, shape, LARGEST_FRAME)
         way = blend.Interpolation(options.upscale_background)
         restored, documents = 0, list[tuple[float, list[dict[str, Any]]]]()
         with beside(job.target) as partial:
@@ -291,22 +291,14 @@ class Plan:
         tracks: the faces.
         count: of the frames.
         rate: frames a second.
-        size: width and height.
     """
 
     tracks: list[Track]
     count: int
     rate: float
-    size: tuple[int, int]
 
     def seen(self, number: int) -> list[Sighting]:
         return sightings(self.tracks, number, self.count, self.rate)
-
-    def needed(self, face_size: int) -> int:
-        """By how much to enlarge so that the smallest face keeps its detail."""
-        need = max(math.ceil(face_size / track.size) for track in self.tracks)
-        room = math.isqrt(LARGEST_FRAME // (self.size[0] * self.size[1]))
-        return max(1, min(need, MAX_ENLARGEMENT, room))
 
 
 @dataclass(frozen=True)
