@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -46,8 +45,6 @@ OF_PHOTOS = {
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
@@ -317,6 +314,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def cli() -> NoReturn:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
     run(main, "cpu", EngineError)
 
 
