@@ -13,14 +13,17 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
+from runtime.batching import overlapped
 from runtime.console import Parser, Progress, UserError, run, write_whole
-from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError
+from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError, cores
 from runtime.images import Picture, encode_picture
 from runtime.load import load_engine
 from train.faces import draw_faces
@@ -45,10 +48,13 @@ def main(arguments: list[str]) -> int:
     if min(options.faces, options.rounds) < 1 or options.runs < 0:
         parser.error("--faces and --rounds must be at least 1, --runs at least 0")
     busy = warn_if_busy()
-    with load_engine(options.engine, options.device) as engine:
+    with (
+        load_engine(options.engine, options.device) as engine,
+        load_engine(options.engine, options.device, lanes=cores()) as shared,
+    ):
         if engine.metadata.io != "image" or (engine.max_batch or BATCH) < BATCH:
             raise UserError(f"{engine.path}: give one with --io image and batches of {BATCH}")
-        speed = _throughput(engine, options)
+        speed = _throughput(engine, shared, options)
         memory = _memory(engine, options.runs) if options.runs else []
     print(_report(speed, memory, options))
     if options.json:
@@ -64,12 +70,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _throughput(engine: Engine, options: Namespace) -> dict[str, list[float]]:
-    """Seconds of each round, by what was done."""
+def _throughput(engine: Engine, shared: Engine, options: Namespace) -> dict[str, list[float]]:
+    """Seconds of each round, by what was done.
+
+    Args:
+        engine: with all cores for one run; runs batches.
+        shared: with a lane for each core; runs single faces, as the command does.
+    """
     count, rounds = options.faces, options.rounds
     images, _ = draw_faces(SEED, count)
     lq = np.random.default_rng(SEED).integers(0, 256, (count, LQ_SIZE, LQ_SIZE, 3), dtype=np.uint8)
-    seconds: dict[str, list[float]] = {"bare": [], "command": [], "help": [], "first face": []}
+    singles, batches = (
+        [{engine.inputs[0].name: lq[i : i + size]} for i in range(0, count, size)]
+        for size in (1, BATCH)
+    )
     infer = [sys.executable, "-m", "runtime.infer"]
     chosen = ["--engine", str(engine.path), "--device", options.device]
     with tempfile.TemporaryDirectory() as name:
@@ -81,17 +95,18 @@ def _throughput(engine: Engine, options: Namespace) -> dict[str, list[float]]:
             "help": [*infer, "--help"],
             "first face": [*infer, str(folder / "0000.png"), "-o", f"{name}/one.png", *chosen],
         }
-        for start in range(0, min(count, 2 * BATCH), BATCH):
-            engine.run({engine.inputs[0].name: lq[start : start + BATCH]})
-        for _ in Progress(range(rounds), desc="throughput", unit="round"):
-            began = time.perf_counter()
-            for start in range(0, count, BATCH):
-                engine.run({engine.inputs[0].name: lq[start : start + BATCH]})
-            seconds["bare"].append(time.perf_counter() - began)
-            for what, command in commands.items():
+        work: dict[str, Callable[[], object]] = {
+            "batches": lambda: [engine.run(feed) for feed in batches],
+            "lanes": lambda: list(overlapped(shared.run, singles, shared.lanes)),
+            **{what: partial(_run, command) for what, command in commands.items()},
+        }
+        seconds: dict[str, list[float]] = {what: [] for what in work}
+        for n in Progress(range(rounds + 1), desc="throughput", unit="round"):
+            for what, do in work.items():
                 began = time.perf_counter()
-                _run(command)
-                seconds[what].append(time.perf_counter() - began)
+                do()
+                if n:  # the first round warms up
+                    seconds[what].append(time.perf_counter() - began)
     return seconds
 
 
@@ -117,24 +132,31 @@ def _memory(engine: Engine, runs: int) -> list[float]:
 def _report(speed: dict[str, list[float]], memory: list[float], options: Namespace) -> str:
     count = options.faces
     medians = {what: float(np.median(taken)) for what, taken in speed.items()}
-    shares = [b / c for b, c in zip(speed["bare"], speed["command"], strict=True)]
-    rows = [
-        ("bare engine", f"{medians['bare']:.2f}", f"{count / medians['bare']:.1f}", ""),
-        (
-            "runtime.infer, whole",
-            f"{medians['command']:.2f}",
-            f"{count / medians['command']:.1f}",
-            f"{100 * float(np.median(shares)):.0f} %",
-        ),
-        ("runtime.infer, one face", f"{medians['first face']:.2f}", "", ""),
-        ("runtime.infer --help", f"{medians['help']:.2f}", "", ""),
-    ]
-    text = f"\n{count} aligned faces, medians of {len(shares)} interleaved rounds\n\n"
-    text += table(("", "s", "faces/s", "of bare"), rows)
+    labels = {
+        "batches": f"bare engine, batches of {BATCH} on all cores",
+        "lanes": "bare engine, a lane for each core",
+        "command": "runtime.infer, whole",
+        "first face": "runtime.infer, one face",
+        "help": "runtime.infer --help",
+    }
+    rows = []
+    for what, label in labels.items():
+        rate, shares = "", ("", "")
+        if what in ("batches", "lanes", "command"):
+            rate = f"{count / medians[what]:.1f}"
+            shares = _share(speed["batches"], speed[what]), _share(speed["lanes"], speed[what])
+        rows.append((label, f"{medians[what]:.2f}", rate, *shares))
+    text = f"\n{count} aligned faces, medians of {options.rounds} interleaved rounds\n\n"
+    text += table(("", "s", "faces/s", "of batches", "of lanes"), rows)
     if memory:
         text += f"\n\nResident memory over {options.runs} runs, MB: "
         text += ", ".join(f"{value:.0f}" for value in memory)
     return text
+
+
+def _share(bare: list[float], taken: list[float]) -> str:
+    """How much of a bare engine's throughput was reached, the median over the rounds."""
+    return f"{100 * float(np.median(np.divide(bare, taken))):.0f} %"
 
 
 def cli() -> NoReturn:

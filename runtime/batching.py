@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -15,19 +15,23 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Gathers items of several threads into batches.
 
-    Whoever finds the engine free runs what waits, its own and others', and then lets the next
-    thread do so. While a batch runs, others queue up for the next: the busier, the fuller. There
-    is no thread to start or to end, and a lone caller waits for nobody.
+    Whoever finds a lane of the engine free runs what waits, its own and others', and then lets the
+    next thread do so. While batches run, others queue up for the next: the busier, the fuller.
+    There is no thread to start or to end, and a lone caller waits for nobody.
 
     Args:
-        run: a batch of items to their results, in order. Called by one thread at a time.
+        run: a batch of items to their results, in order. Called by `lanes` threads at a time.
         batch: most items a run.
+        lanes: runs at once.
     """
 
-    def __init__(self, run: Callable[[Sequence[Item]], Sequence[Result]], batch: int) -> None:
-        self._run, self._batch = run, batch
+    def __init__(
+        self, run: Callable[[Sequence[Item]], Sequence[Result]], batch: int, lanes: int = 1
+    ) -> None:
+        self._run, self._batch, self._lanes = run, batch, lanes
         self._waiting: deque[tuple[Item, Future[Result]]] = deque()
-        self._free = threading.Lock()
+        self._taking = threading.Lock()
+        self._free = threading.Semaphore(lanes)
 
     def __call__(self, items: Sequence[Item]) -> list[Result]:
         """Results of some items, once they have been run; raises what their run raised."""
@@ -36,12 +40,19 @@ class Batcher(Generic[Item, Result]):
         for future in mine:
             while not future.done():
                 with self._free:
-                    if not future.done():
-                        self._run_some()
+                    some = [] if future.done() else self._take()
+                    if some:
+                        self._run_some(some)
+                if not some:  # it is done, or another lane has it
+                    wait([future])
         return [future.result() for future in mine]
 
-    def _run_some(self) -> None:
-        some = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+    def _take(self) -> list[tuple[Item, Future[Result]]]:
+        with self._taking:
+            share = -(-len(self._waiting) // self._lanes)  # what waits is for the other lanes too
+            return [self._waiting.popleft() for _ in range(min(self._batch, share))]
+
+    def _run_some(self, some: Sequence[tuple[Item, Future[Result]]]) -> None:
         try:
             results = self._run([item for item, _ in some])
             if len(results) != len(some):

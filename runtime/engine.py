@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ class Engine(Protocol):
     device: str  # "cpu" or "cuda:N"
     backend: str  # what runs it, for people to read: "ONNX Runtime 1.32.0 CPUExecutionProvider"
     max_batch: int | None  # most faces a run; None where any number will do
+    lanes: int  # runs at once by which it gives most faces a second
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """Run one batch.
@@ -129,6 +131,13 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_contract(

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.console import Parser, Progress, UserError, check_writable, run, sweep, write_whole
-from runtime.engine import SHIPPED, EngineError
+from runtime.engine import SHIPPED, EngineError, cores
 from runtime.jobs import STREAM, WRITABLE, Job, Outcome, Wishes, finished, plan
 
 if TYPE_CHECKING:
-    from runtime.boxes import Boxes
     from runtime.detect import Detector
+    from runtime.pictures import PictureWork
     from runtime.restore import FaceRestorer
 
 MAX_FACE = 64  # pixels
 BATCH = 8
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
+MANY = 8  # pictures a core, from which on faces a second count, and not the time of one
 EXTRAS = {
     "landmarks": {"landmarks": ".landmarks.json", "drawing": ".landmarks.png"},
     "compare": {"comparison": ".compare.png"},
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> int:
     from runtime.boxes import Boxes
     from runtime.detect import DetectorError
     from runtime.load import load_engine
+    from runtime.pictures import PictureWork
     from runtime.restore import FaceRestorer
 
     # What OpenCV would print about a damaged file is in our own error.
@@ -82,10 +84,13 @@ def main(arguments: list[str]) -> int:
     except DetectorError as error:
         raise UserError(error) from error
     started = time.monotonic()
-    with load_engine(options.engine, options.device, options.threads) as engine:
+    pictures = [job for job in jobs if not job.is_video]
+    lanes = _lanes(len(pictures), photos, options.threads)
+    with load_engine(options.engine, options.device, options.threads, lanes) as engine:
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
-        done += _pictures([job for job in jobs if not job.is_video], restorer, boxes, options)
+        workers = _workers(photos, engine.lanes, options.batch)
+        done += _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options))
         done += [_video(job, restorer, options) for job in jobs if job.is_video]
         _summarise(done, time.monotonic() - started, engine, options)
     failed = sum(outcome.status == "failed" for outcome in done)
@@ -123,17 +128,24 @@ def _skips(options: argparse.Namespace, job: Job) -> bool:
     return bool(options.resume) and finished(job)
 
 
-def _pictures(
-    jobs: list[Job], restorer: FaceRestorer, boxes: Boxes | None, options: argparse.Namespace
-) -> Iterator[Outcome]:
+def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
+    """How many runs share a CPU: one for each thread where there is enough to do for all."""
+    most = min(threads or cores(), cores(), PHOTO_WORKERS if photos else cores())
+    return most if pictures >= MANY * most else 1
+
+
+def _workers(photos: bool, lanes: int, batch: int) -> int:
+    """How many pictures are under way at once."""
+    if photos:
+        return min(PHOTO_WORKERS, cores())
+    # Aligned faces are small: as many wait as run.
+    return 2 * (lanes if lanes > 1 else batch)
+
+
+def _pictures(jobs: list[Job], workers: int, work: PictureWork) -> Iterator[Outcome]:
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
     from runtime.batching import overlapped
-    from runtime.pictures import PictureWork
 
-    photos = options.faces or boxes is not None
-    work = PictureWork(restorer, photos, boxes, options)
-    # Aligned faces are small, and there must be enough of them to fill a batch twice.
-    workers = min(PHOTO_WORKERS, os.cpu_count() or 1) if photos else 2 * options.batch
     faces, started = 0, time.monotonic()
     results = overlapped(work, jobs, max(1, min(workers, len(jobs))))
     with Progress(results, total=len(jobs), unit="file", disable=len(jobs) < 2) as bar:
@@ -242,7 +254,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default="auto",
         help="cuda, cuda:N, openvino, cpu, or auto, the fastest that works (default)",
     )
-    add("--threads", type=int, metavar="N", help="CPU threads of one run (default: all cores)")
+    add("--threads", type=int, metavar="N", help="CPU threads to use (default: all cores)")
     add(
         "--batch",
         type=int,

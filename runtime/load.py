@@ -22,7 +22,10 @@ class NotInstalledError(EngineError):
 
 
 def load_engine(
-    path: str | Path = SHIPPED, device: str = "auto", threads: int | None = None
+    path: str | Path = SHIPPED,
+    device: str = "auto",
+    threads: int | None = None,
+    lanes: int = 1,
 ) -> Engine:
     """Load an engine file. What runs it, and why not something faster, is logged.
 
@@ -31,12 +34,18 @@ def load_engine(
             engine without it.
         device: "cuda" or "cuda:N" (an NVIDIA GPU), "cpu" (ONNX Runtime's own CPU provider),
             "openvino" (on the CPU), or "auto", the fastest of them that works here.
-        threads: of a CPU that one run uses; all cores without it.
+        threads: of a CPU that it uses; all cores without it.
+        lanes: runs at once among which a CPU's threads are shared. One gives the fastest face; as
+            many as threads give most faces a second, where as many threads call it. The engine's
+            `lanes` says how many it has: GPUs have one.
 
     Raises:
         EngineError: the file is no DIC engine, the device is not to be had, or the engine computes
             other faces there than PyTorch (`runtime.verify`).
+        ValueError: `threads` or `lanes` are fewer than one.
     """
+    if min(lanes, 1 if threads is None else threads) < 1:
+        raise ValueError(f"threads and lanes are at least 1, not {threads} and {lanes}")
     path = Path(path)
     kind, index = parse_device(device)
     try:
@@ -59,7 +68,7 @@ def load_engine(
         from runtime.onnx_file import read_metadata
 
         metadata = Metadata.parse(path, read_metadata(path))
-        openers = list(_onnx(path, metadata, kind, index, threads))
+        openers = list(_onnx(path, metadata, kind, index, threads, lanes))
     failed: list[EngineError] = []
     for opener in openers:
         try:
@@ -90,14 +99,14 @@ def parse_device(device: str) -> tuple[str, int]:
 
 
 def _onnx(
-    path: Path, metadata: Metadata, kind: str, index: int, threads: int | None
+    path: Path, metadata: Metadata, kind: str, index: int, threads: int | None, lanes: int
 ) -> Iterator[Opener]:
     """What may run an ONNX file on a kind of device, the fastest first."""
 
     def onnxruntime(provider: str) -> Engine:
         from runtime.ort import CPU, OnnxRuntimeEngine
 
-        engine = OnnxRuntimeEngine(path, metadata, provider, index, threads)
+        engine = OnnxRuntimeEngine(path, metadata, provider, index, threads, lanes)
         # On the CPU in fp32 it was checked when it was exported.
         return _verified(engine, quick=provider == CPU and metadata.precision == "fp32")
 
@@ -107,7 +116,7 @@ def _onnx(
         except (ImportError, RuntimeError) as error:
             raise EngineError(f"openvino is installed but does not load: {error}") from error
 
-        return _verified(OpenVinoEngine(path, metadata, threads))
+        return _verified(OpenVinoEngine(path, metadata, threads, lanes))
 
     has_openvino = importlib.util.find_spec("openvino") is not None
     if importlib.util.find_spec("onnxruntime") is None:

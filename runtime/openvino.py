@@ -21,8 +21,8 @@ import openvino
 from runtime.arrays import accept
 from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, check_feed
 
-# Fastest for one batch at a time, and in the graph's own precision: left to itself OpenVINO
-# computes in bf16 where the CPU can.
+# Fastest for one batch at a time, unless lanes are asked for; and in the graph's own precision:
+# left to itself OpenVINO computes in bf16 where the CPU can.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
 DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
@@ -37,11 +37,12 @@ class OpenVinoEngine:
     max_batch: int | None = None
     device = "cpu"
 
-    def __init__(self, path: Path, metadata: Metadata, threads: int | None) -> None:
-        self.path, self.metadata = path, metadata
+    def __init__(self, path: Path, metadata: Metadata, threads: int | None, lanes: int = 1) -> None:
+        self.path, self.metadata, self.lanes = path, metadata, lanes
         version = openvino.get_version().partition("-")[0]
         self.backend = f"OpenVINO {version}"
         settings = SETTINGS | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
+        settings |= {"NUM_STREAMS": str(lanes)} if lanes > 1 else {}
         try:
             model = openvino.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as error:

@@ -15,7 +15,14 @@ import numpy as np
 import onnxruntime
 
 from runtime.arrays import DeviceArray, accept
-from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, check_feed
+from runtime.engine import (
+    EngineError,
+    Metadata,
+    TensorInfo,
+    check_contract,
+    check_feed,
+    cores,
+)
 
 CPU = "CPUExecutionProvider"
 # TensorRT's second: it computes fp32 with TF32's 10 bits of mantissa, which does not verify.
@@ -40,11 +47,18 @@ class OnnxRuntimeEngine:
     max_batch: int | None = None
 
     def __init__(
-        self, path: Path, metadata: Metadata, provider: str, index: int, threads: int | None
+        self,
+        path: Path,
+        metadata: Metadata,
+        provider: str,
+        index: int,
+        threads: int | None,
+        lanes: int = 1,
     ) -> None:
         self.path, self.metadata, self._index = path, metadata, index
+        self.lanes = lanes if provider == CPU else 1
         self._session: onnxruntime.InferenceSession | None
-        self._session = _open(path, provider, index, threads)
+        self._session = _open(path, provider, index, _pool(threads, self.lanes))
         self.device = f"cuda:{index}" if provider in GPU else "cpu"
         self.backend = f"ONNX Runtime {onnxruntime.__version__} {provider}"
         self.inputs = tuple(map(_info, self._session.get_inputs()))
@@ -95,12 +109,17 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-def _open(
-    path: Path, provider: str, index: int, threads: int | None
-) -> onnxruntime.InferenceSession:
+def _pool(threads: int | None, lanes: int) -> int:
+    """Threads of the session's pool, of which a run's caller is one; 0 is one for each core."""
+    if lanes == 1:
+        return threads or 0
+    return max(1, (threads or cores()) - lanes + 1)
+
+
+def _open(path: Path, provider: str, index: int, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads
     settings: dict[str, Any] = {}
     if provider in GPU:
         settings["device_id"] = index

@@ -122,7 +122,8 @@ class FaceRestorer:
         self.refine = refine
         self._detector = detector
         largest = self.engine.max_batch
-        self._run = Batcher(self._run_batch, batch if largest is None else min(batch, largest))
+        batch = batch if largest is None else min(batch, largest)
+        self._run = Batcher(self._run_batch, batch, self.engine.lanes)
 
     @property
     def detector(self) -> Detector:

@@ -101,6 +101,7 @@ class TensorRTEngine:
         self.outputs = tuple(self._info(n) for n in names if n not in self._inputs)
         profile = self._plan.get_tensor_profile_shape(self._inputs[0], 0)
         self.max_batch: int | None = int(profile[2][0])
+        self.lanes = 1
         self._min_batch = int(profile[0][0])
         self.metadata = _metadata(path, plan, self.inputs, self.outputs)
         check_contract(path, self.metadata, self.inputs, self.outputs)

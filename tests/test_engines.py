@@ -17,6 +17,7 @@ from conftest import Command, one_line_error
 
 from runtime import EngineError, load_engine
 from runtime.arrays import DeviceArray, _from_capsule, accept
+from runtime.batching import overlapped
 from runtime.load import parse_device
 from runtime.onnx_file import read_metadata
 
@@ -121,6 +122,22 @@ def test_threads_of_a_run_can_be_limited(device: str, tiny_engine: Path) -> None
     with load_engine(tiny_engine, device, threads=1) as one, load_engine(tiny_engine) as all_:
         a, b = (engine.run({"image": IMAGE})["face"] for engine in (one, all_))
     assert np.abs(a.astype(int) - b).max() <= 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_lanes_compute_the_same(device: str, tiny_engine: Path) -> None:
+    with (
+        load_engine(tiny_engine, device) as one,
+        load_engine(tiny_engine, device, lanes=2) as two,
+    ):
+        assert (one.lanes, two.lanes) == (1, 2)
+        wanted = one.run({"image": IMAGE})["face"]
+        given = overlapped(lambda _: two.run({"image": IMAGE})["face"], range(12), 4)
+        for face in given:
+            assert np.abs(face.astype(int) - wanted).max() <= 1
+    for wrong in ({"lanes": 0}, {"threads": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            load_engine(tiny_engine, device, **wrong)
 
 
 def test_devices_are_parsed() -> None:

@@ -205,6 +205,32 @@ def test_threads_share_batches_and_get_their_own() -> None:
     assert len(ran) < 30, f"batches are not filled: {ran}"
 
 
+def test_lanes_run_at_once_and_share_what_waits() -> None:
+    running, most, ran = [0], [0], []
+    lock = threading.Lock()
+
+    def run(items: Sequence[int]) -> list[int]:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            ran.append(len(items))
+        time.sleep(0.005)
+        with lock:
+            running[0] -= 1
+        return [-item for item in items]
+
+    batcher = Batcher(run, 4, lanes=3)
+    results: dict[int, list[int]] = {}
+
+    def work(n: int) -> None:
+        results[n] = [batcher([n])[0], *batcher([n, n + 100])]
+
+    in_threads(work, 20)
+    assert results == {n: [-n, -n, -n - 100] for n in range(20)}
+    assert sum(ran) == 60
+    assert most == [3]
+
+
 def test_an_error_reaches_those_whose_run_it_was() -> None:
     def run(items: Sequence[int]) -> list[int]:
         if 3 in items:
