@@ -4,7 +4,8 @@ JSON, as `--landmarks` writes it (one document or a list of them), or of the for
 `{"family.jpg": [[x, y, width, height], …]}`; or CSV, a face a line: the picture's name and 4 or
 10 numbers. Four are the square around a face from hair to below the chin (of another shape, a
 square about its middle); ten are five points x1,y1,…,x5,y5: the eye on the picture's left, the
-other eye, the nose's tip, the corners of the mouth. Pictures go by their path or their name.
+other eye, the nose's tip, the corners of the mouth. Pictures go by their path, by its end
+(`2019/beach.jpg`), or by their name alone, which then is of every picture of that name.
 """
 
 from __future__ import annotations
@@ -45,16 +46,22 @@ class Boxes:
             if numbers is not None:
                 faces.append(_crop(f"{path}: {where}", numbers))
 
-    def of(self, picture: Path) -> list[Crop]:
-        """The faces of a picture.
+    def of(self, picture: Path, needed: bool) -> list[Crop]:
+        """The faces of a picture; the entry with the longest end of its path counts.
+
+        Args:
+            needed: a picture of which the file says nothing is an error; otherwise it has no face.
 
         Raises:
             UserError: the file says nothing of it.
         """
-        for name in (str(picture), picture.name):
+        ends = (Path(*picture.parts[i:]).as_posix() for i in range(len(picture.parts)))
+        for name in (str(picture), *ends):
             if name in self._found:
                 return self._found[name]
-        raise UserError(f"{picture}: {self._path} names no face in it")
+        if needed:
+            raise UserError(f"{picture}: {self._path} names no face in it")
+        return []
 
 
 Row = tuple[str, str, Sequence[Any] | None]  # where it stands, the picture, a face if any
@@ -82,6 +89,8 @@ def _from_json(path: Path, text: str) -> Iterator[Row]:
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
     try:
+        if isinstance(content, dict) and "frames" in content:
+            raise UserError(f"{path}: tells of a video; --boxes is for pictures")
         if isinstance(content, dict) and "faces" not in content:
             for name, boxes in content.items():
                 yield name, name, None

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 COLOURS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
-JPEG_QUALITY = 95
+# Colours as fine as the brightness: with less, what lies around the faces would change.
+JPEG_OPTIONS = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
 JPEG_START = b"\xff\xd8\xff"
 TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 # What OpenCV writes them into.
@@ -27,6 +31,8 @@ WITH_PROFILE = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 # Which profile describes pictures of so many channels; a CMYK one does not describe what is read.
 COLOUR_SPACES = {3: b"RGB ", 1: b"GRAY"}
 ORIENTATION = 0x0112  # EXIF's tag
+# TIFF 6.0, NewSubfileType: bit 0 a reduced version of another page, bit 2 its mask.
+NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 0x00FE, 0b101
 
 Pixels = NDArray[Any]
 
@@ -87,6 +93,8 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
         raise ImageError(f"{name}: the file is empty")
     if _is_animated(data):
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
+    if data[:4].tobytes() in TIFF_STARTS and (pages := _pages(data)) > 1:
+        raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
     upright, profile, exif = _decode(name, data, COLOURS)
     if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
@@ -127,6 +135,26 @@ def _is_animated(data: NDArray[np.uint8]) -> bool:
     if head.startswith(b"\x89PNG"):
         return b"acTL" in head.partition(b"IDAT")[0]
     return head[8:12] == b"WEBP" and b"ANIM" in head[:64]
+
+
+def _pages(data: NDArray[np.uint8]) -> int:
+    """The pages of a TIFF, without thumbnails and masks; 1 of one that is damaged."""
+    content = data.tobytes()
+    order: Literal["little", "big"] = "little" if content[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], order)
+
+    pages, seen, at = 0, set[int](), number(4, 4)
+    while 0 < at < len(content) - 2 and at not in seen:
+        seen.add(at)
+        entries, kind = number(at, 2), 0
+        for entry in range(at + 2, at + 2 + 12 * entries, 12):
+            if number(entry, 2) == NEW_SUBFILE_TYPE:
+                kind = number(entry + 8, 4)
+        pages += not kind & REDUCED_OR_MASK
+        at = number(at + 2 + 12 * entries, 4)
+    return max(1, pages)
 
 
 def _said_upright(exif: bytes) -> bytes:
@@ -217,8 +245,11 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
     if alpha is not None and suffix in WITH_ALPHA:
         colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
         pixels = np.dstack((colour, alpha))
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
-    carried = {cv2.IMAGE_METADATA_ICCP: picture.profile, cv2.IMAGE_METADATA_EXIF: picture.exif}
+    options = JPEG_OPTIONS if suffix in (".jpg", ".jpeg") else []
+    grey = pixels.shape[2] == 1 and suffix != ".webp"  # which holds RGB only
+    describes = picture.profile[16:20] == COLOUR_SPACES[1 if grey else 3]
+    profile = picture.profile if describes else b""
+    carried = {cv2.IMAGE_METADATA_ICCP: profile, cv2.IMAGE_METADATA_EXIF: picture.exif}
     kinds = [kind for kind, entry in carried.items() if entry and suffix in WITH_PROFILE]
     entries = [np.frombuffer(carried[kind], np.uint8) for kind in kinds]
     try:

@@ -23,7 +23,7 @@ from runtime.jobs import STREAM, Job, Outcome
 from runtime.outputs import Result, comparison, drawn, landmarks_json
 from runtime.restore import MAX_ENLARGEMENT, FaceRestorer, RestoredPhoto
 
-SHARP = 64  # pixels; an aligned face that is larger shows more than its restored one may
+SHARP = 32  # pixels; an aligned face that is larger shows more than its restored one may
 
 
 class PictureWork:
@@ -87,7 +87,7 @@ class PictureWork:
 
     def _photo(self, job: Job) -> Outcome:
         options, photo = self._options, _read(job)
-        crops = None if self._boxes is None else self._boxes.of(job.source)
+        crops = None if self._boxes is None else self._boxes.of(job.source, job.named)
         height, width = photo.pixels.shape[:2]
         for crop in crops or ():
             (x, y), half = crop.centre, crop.size / 2
@@ -146,7 +146,9 @@ def _write(job: Job, result: Result) -> None:
     if job.target == STREAM:
         if sys.stdout is None:
             raise UserError("standard output is closed")
-        sys.stdout.buffer.write(encode_picture(result.picture, ".png"))
+        left = memoryview(encode_picture(result.picture, ".png"))
+        while left:  # an unbuffered stream takes as much as it likes at a time
+            left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.buffer.flush()
         return
     suffix = job.target.suffix.lower()

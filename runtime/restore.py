@@ -272,12 +272,15 @@ class FaceRestorer:
         found = self.detector.find(image) if crops is None else crops
         small = [crop for crop in found if crop.size <= max_face]
         faces = self.restore_in(image, small, exact=crops is not None)
+        left = [crop for crop in found if crop.size > max_face]
+        # Where its landmarks show a face to be larger than the detector thought.
+        left += [face.crop for face in faces if face.crop.size > max_face]
+        faces = [face for face in faces if face.crop.size <= max_face]
         if enlarge is None:
             sizes = [face.crop.size for face in faces]
             enlarge = enlargement(self.face_size, sizes, image.shape[:2], LARGEST_RESULT)
         picture = enlarged(photo, enlarge, background)
         self.blend(picture, image, faces, enlarge)
-        left = [crop for crop in found if crop.size > max_face]
         return RestoredPhoto(picture, enlarge, faces, left)
 
     def blend(

@@ -39,6 +39,7 @@ except ModuleNotFoundError as error:
 Bytes = NDArray[np.uint8]
 
 LARGEST_FRAME = 3840 * 2160  # pixels to which a video is enlarged unasked
+WHOLE = 0.9  # of the frames that a header tells of; many count or round on their own
 WORKERS = 4  # frames under way at once, at most
 # Encoders by container, and how finely they encode: near to invisible losses.
 CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}), ".avi": ("mpeg4", {"q": "2"})}
@@ -279,6 +280,8 @@ def restore_video(job: Job, restorer: FaceRestorer, options: argparse.Namespace)
     message = f"{job.target}: {count} over {len(found)} frames"
     message += f"; enlarged {scale}×" if scale > 1 else ""
     message += f"; {' and '.join(writer.left_out)} left out" if writer.left_out else ""
+    if len(found) < WHOLE * reader.count:
+        message += f"; its header tells of {reader.count} frames: it may be cut off"
     message += f"; what is damaged in it is left out ({reader.damaged})" if reader.damaged else ""
     return Outcome(job.name, str(job.target), "restored", restored, message)
 

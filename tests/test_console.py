@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,29 @@ def test_long_work_is_not_begun_for_what_cannot_be_written(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Not a directory"):
         check_writable(tmp_path / "file" / "x" / "y")
+
+
+@pytest.mark.parametrize("closing", ["2>&-", "2>&1 >/dev/null | head -c 1 >/dev/null"])
+def test_work_goes_on_where_nobody_listens(closing: str, tmp_path: Path) -> None:
+    """An album is restored to its end when the pager that shows the messages is left."""
+    script = (
+        "import sys, pathlib\n"
+        "from runtime.console import run\n"
+        "def main(arguments):\n"
+        "    for n in range(4000):\n"
+        "        print('said', n, file=sys.stderr)\n"
+        "    pathlib.Path(arguments[0]).write_text('done')\n"
+        "    return 1\n"
+        "run(main, 'cpu')\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    for unbuffered in ("", "1"):
+        line = f"{sys.executable} {tmp_path}/script.py {tmp_path}/done{unbuffered} {closing}"
+        line += "; exit ${PIPESTATUS[0]}"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 1
+        assert (tmp_path / f"done{unbuffered}").read_text() == "done"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,29 @@ def test_what_is_no_picture_says_why(image: np.ndarray, tmp_path: Path) -> None:
         read_picture(tmp_path / "absent.png")
     with pytest.raises(ImageError, match="directory"):
         read_picture(tmp_path)
+
+
+def test_pages_beyond_the_first_are_not_lost_in_silence(image: np.ndarray, tmp_path: Path) -> None:
+    first, thumbnail = Image.fromarray(image), Image.fromarray(image[::4, ::4])
+    path = tmp_path / "pages.tif"
+    first.save(path, save_all=True, append_images=[first, first])
+    with pytest.raises(ImageError, match="has 3 pages"):
+        read_picture(path)
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}  # NewSubfileType: a reduced version
+    first.save(path, save_all=True, append_images=[thumbnail])
+    np.testing.assert_array_equal(read_picture(path).pixels, image)
+
+
+def test_jpegs_keep_their_colours_fine() -> None:
+    """With colours at half the resolution, red and blue columns would become purple."""
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255
+    with Image.open(io.BytesIO(encode_picture(Picture(stripes), ".jpg"))) as written:
+        again = np.asarray(written).astype(int)
+    assert np.abs(again - stripes).mean() < 8
+
+
+def test_a_grey_profile_does_not_go_into_a_colour_file(image: np.ndarray) -> None:
+    grey = Picture(image[:, :, :1], profile=bytes(16) + b"GRAY" + bytes(120))
+    with Image.open(io.BytesIO(encode_picture(grey, ".webp"))) as written:
+        assert "icc_profile" not in written.info

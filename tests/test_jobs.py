@@ -141,10 +141,18 @@ def test_streams(photo_file: Path, tiny_engine: Path, tmp_path: Path) -> None:
     assert b"standard input: the file is empty" in empty.stderr
 
 
-def test_a_closed_pipe_ends_in_one_line(photo_file: Path, tiny_engine: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("reader", ["true", "head -c 1"])
+def test_a_closed_pipe_ends_in_one_line(
+    reader: str, unbuffered: str, photo_file: Path, tiny_engine: Path
+) -> None:
     line = f"{sys.executable} -m runtime.infer --faces {photo_file} -o - --engine {tiny_engine}"
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line} | true"], capture_output=True, text=True, cwd=ROOT
+        ["bash", "-c", f"set -o pipefail; {line} --enlarge 8 | {reader} >/dev/null"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert done.returncode == 2
     assert "stopped reading" in done.stderr
@@ -258,7 +266,7 @@ def test_boxes_say_where_the_faces_are(photo_file: Path, tiny_engine: Path, tmp_
     np.testing.assert_array_equal(*results)
     # and what --landmarks wrote is read again
     document = tmp_path / "csv.png.landmarks.json"
-    again = Boxes(document).of(photo_file)
+    again = Boxes(document).of(photo_file, True)
     assert [(c.x, c.y, c.size) for c in again] == [(10, 20, 30), (70, 60, 21)]
 
 
@@ -291,7 +299,7 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
     five = [faces[1][0][i].mean(0) for i in (slice(36, 42), slice(42, 48), [30], [48], [54])]
     numbers = ",".join(f"{v:.2f}" for point in five for v in point)
     (tmp_path / "boxes.csv").write_text(f"face.png,{numbers}\n")
-    (crop,) = Boxes(tmp_path / "boxes.csv").of(Path("any/face.png"))
+    (crop,) = Boxes(tmp_path / "boxes.csv").of(Path("any/face.png"), True)
     assert abs(crop.size - 128) < 25
     assert np.abs(crop.centre - 63.5).max() < 15
 
@@ -307,6 +315,7 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
         ("face.png,1,1,1,1,1,1,1,1,1,1\n", "in one place"),
         ("[", "not JSON"),
         ('{"faces": 3}', "not of a form"),
+        ('{"schema": "dic-landmarks-1", "frames": []}', "tells of a video"),
         ('[{"image": "x"}]', "not of a form"),
         ("other.png,1,2,30,30\n", "names no face in it"),
     ],
@@ -314,7 +323,15 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
 def test_boxes_that_cannot_be_read_say_why(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "boxes").write_text(text)
     with pytest.raises(UserError, match=why):
-        Boxes(tmp_path / "boxes").of(Path("face.png"))
+        Boxes(tmp_path / "boxes").of(Path("face.png"), True)
+
+
+def test_boxes_go_by_the_longest_end_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("x.png,1,1,30,30\na/x.png,2,2,30,30\n")
+    boxes = Boxes(tmp_path / "boxes.csv")
+    assert [crop.x for crop in boxes.of(Path("album/a/x.png"), True)] == [2]
+    assert [crop.x for crop in boxes.of(Path("album/b/x.png"), True)] == [1]
+    assert boxes.of(Path("album/a/y.png"), False) == []  # of a folder: nothing to restore there
 
 
 @given(data=st.binary(max_size=200))

@@ -205,7 +205,9 @@ def test_a_broken_tail_is_told_and_the_rest_restored(
     assert main([*line, "--enlarge", "1"]) == 0
     done, _ = read_video(out)
     assert 5 < len(done) < 30
-    assert f"{len(done)} frames" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{len(done)} frames" in told
+    assert "its header tells of 30 frames: it may be cut off" in told
 
 
 def test_a_damaged_packet_costs_its_frames_only(

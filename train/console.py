@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
+import io
 import os
 import signal
 import sys
@@ -32,6 +33,36 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class _Told(io.TextIOWrapper):
+    """Standard error whose reader may go away: what is said is lost then, the work goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._lost()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._lost()
+
+    def _lost(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def _keep_telling() -> None:
+    """Make standard error one that can be written to, whoever reads it or has closed it."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+    elif isinstance(sys.stderr, io.TextIOWrapper):
+        told = sys.stderr
+        options = {"encoding": told.encoding, "errors": told.errors, "line_buffering": True}
+        sys.stderr = _Told(told.detach(), **options)  # type: ignore[arg-type]
+
+
 def complain(message: object) -> None:
     print(f"error: {' '.join(str(message).splitlines())}", file=sys.stderr, flush=True)
 
@@ -46,6 +77,7 @@ def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) 
         errors: further exceptions whose message is for the user.
     """
     errors = (UserError, *errors)
+    _keep_telling()
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:
