@@ -14,7 +14,7 @@ the large one does, and gives (or takes) its phases as channels. What lies betwe
 convolutions and PReLUs, treats every phase alike: grouped convolutions, a group a phase.
 
 So the high resolution exists only as channels of the low one. The result is the same sum in
-another order.
+another order. The last layers of a step, which make the face, are of the same kind (F is 4).
 """
 
 from __future__ import annotations
@@ -119,6 +119,40 @@ def _mirrored(one: Class, factor: int) -> Tensor:
     return torch.tensor([[r + PADDING + factor * d for d in offsets] for r in one.phases])
 
 
+def same_kernels(weight: Tensor, factor: int) -> dict[tuple[int, int], Tensor]:
+    """A 3×3 convolution at the high resolution, which pads by 1, as ordinary ones at the low.
+
+    Args:
+        weight: (out, in, 3, 3).
+
+    Returns:
+        (row class, column class) of what they read → (out · factor², phases · in, rows, columns),
+        their results to be summed. Output channels are in `pixel_shuffle`'s order. A row of the
+        result meets at most three, so most weights are zero: at few outputs that is cheap.
+    """
+    rows_of_result = torch.arange(factor)
+
+    def taps(one: Class) -> Tensor:
+        """(result's phases, phases, offsets): the kernel's row between them, 3 where there is none.
+
+        As in `_mirrored`: phase s at offset -d is the row s - factor·d, seen from row r.
+        """
+        offsets = torch.tensor([-d for d in reversed(one.offsets)])
+        read = torch.tensor(list(one.phases))[:, None] + factor * offsets
+        tap = read[None] - rows_of_result[:, None, None] + 1
+        return torch.where((tap >= 0) & (tap <= 2), tap, 3)
+
+    padded = F.pad(weight, (0, 1, 0, 1))
+    found = {}
+    for (a, rows), (b, columns) in itertools.product(enumerate(classes(factor)), repeat=2):
+        kernel = padded[:, :, taps(rows)][..., taps(columns)]
+        # (out, in, result's row, row, row tap, result's column, column, column tap)
+        kernel = kernel.permute(0, 2, 5, 3, 6, 1, 4, 7)
+        shape = (len(weight) * factor**2, -1, len(rows.offsets), len(columns.offsets))
+        found[a, b] = kernel.reshape(shape)
+    return found
+
+
 class UnevenConv(nn.Module):
     """A convolution with its own padding on each edge.
 
@@ -151,22 +185,33 @@ class UnevenConv(nn.Module):
 
 
 class SumOfConvs(nn.Module):
-    """A convolution for each input, their sum, and a leaky ReLU.
+    """A convolution for each input, their sum, and a leaky ReLU (a slope of 1 is none).
 
     What a 1×1 convolution makes of concatenated features, or a strided one of all phases. Each
     term is added as it is made: engines do that in the convolution itself.
+
+    ONNX Runtime computes a leaky ReLU in a convolution too, but not in one that adds: on its own
+    it would leave the blocked layout, and two copies with it. A depthwise convolution by 1 between
+    the two takes the leaky ReLU in; it reads and writes once (measured: benchmarks/NOTES.md).
     """
 
     def __init__(self, parts: Sequence[UnevenConv], slope: float) -> None:
         super().__init__()
         self.parts, self.slope = nn.ModuleList(parts), slope
+        self.carrier: UnevenConv | None = None
+        if len(parts) > 1 and slope != 1:
+            weight = parts[0].weight
+            channels = len(weight)
+            self.carrier = UnevenConv(weight.new_ones(channels, 1, 1, 1), None, groups=channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         total: Tensor | None = None
         for part, x in zip(self.parts, inputs, strict=True):
             total = part(x) if total is None else total + part(x)
         assert total is not None
-        return F.leaky_relu(total, self.slope)
+        if self.carrier is not None:
+            total = self.carrier(total)
+        return total if self.slope == 1 else F.leaky_relu(total, self.slope)
 
 
 class PackedProjections(nn.Module):
@@ -177,31 +222,18 @@ class PackedProjections(nn.Module):
 
     def __init__(self, block: FeedbackBlock, factor: int) -> None:
         super().__init__()
-        found = classes(factor)
-        pairs = [(a, b) for a in range(len(found)) for b in range(len(found))]
-        phases = [len(found[a].phases) * len(found[b].phases) for a, b in pairs]
-        edges = [(*found[a].padding, *found[b].padding) for a, b in pairs]
-
-        def ups(conv: Any, prelu: Any) -> nn.ModuleList:
-            kernels = up_kernels(conv.weight, factor)
-            each = zip(pairs, phases, edges, strict=True)
-            parts = [UnevenConv(kernels[p], conv.bias.repeat(n), edge) for p, n, edge in each]
-            return nn.ModuleList(SumOfConvs([part], _slope(prelu)) for part in parts)
+        phases = [len(a.phases) * len(b.phases) for a in classes(factor) for b in classes(factor)]
 
         def mixes(conv: Any, prelu: Any) -> nn.ModuleList:
             return nn.ModuleList(SumOfConvs(_mix(conv, n), _slope(prelu)) for n in phases)
 
-        def downs(conv: Any, prelu: Any) -> SumOfConvs:
-            kernels = down_kernels(conv.weight, factor)
-            mirrored = [(bottom, top, right, left) for top, bottom, left, right in edges]
-            biases = [conv.bias] + [None] * (len(pairs) - 1)
-            each = zip(pairs, biases, mirrored, strict=True)
-            return SumOfConvs([UnevenConv(kernels[p], b, e) for p, b, e in each], _slope(prelu))
+        def down(conv: Any, prelu: Any) -> SumOfConvs:
+            return _gather(down_kernels(conv.weight, factor), conv.bias, factor, _slope(prelu))
 
         layers: Any = block  # each a convolution and its PReLU
-        self.ups = nn.ModuleList(ups(conv, prelu) for conv, prelu in layers.up_blocks)
+        self.ups = nn.ModuleList(_ups(conv, prelu, factor) for conv, prelu in layers.up_blocks)
         self.mixes = nn.ModuleList(mixes(conv, prelu) for conv, prelu in layers.hr_blocks)
-        self.downs = nn.ModuleList(downs(conv, prelu) for conv, prelu in layers.down_blocks)
+        self.downs = nn.ModuleList(down(conv, prelu) for conv, prelu in layers.down_blocks)
         self.lr_blocks, self.conv_last = block.lr_blocks, block.conv_last
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,6 +248,53 @@ class PackedProjections(nn.Module):
                 mixed = [one(pair) for one, pair in zip(mix, zip(*high, strict=True), strict=True)]
             low.append(down(mixed))
         return self.conv_last(torch.cat(low[1:], 1))
+
+
+def _edges(factor: int) -> list[tuple[int, int, int, int]]:
+    """What each pair of classes needs around the low resolution, as `UnevenConv` pads."""
+    return [(*a.padding, *b.padding) for a in classes(factor) for b in classes(factor)]
+
+
+def _ups(conv: Any, prelu: Any, factor: int) -> nn.ModuleList:
+    """A transposed convolution and its PReLU, a module for each pair of classes."""
+    kernels = up_kernels(conv.weight, factor).values()
+    channels = conv.out_channels
+    return nn.ModuleList(
+        SumOfConvs([UnevenConv(k, conv.bias.repeat(len(k) // channels), edge)], _slope(prelu))
+        for k, edge in zip(kernels, _edges(factor), strict=True)
+    )
+
+
+def _gather(
+    kernels: dict[tuple[int, int], Tensor], bias: Tensor, factor: int, slope: float
+) -> SumOfConvs:
+    """A convolution that reads all pairs of classes: what they reach out is mirrored."""
+    mirrored = [(bottom, top, right, left) for top, bottom, left, right in _edges(factor)]
+    biases = [bias] + [None] * (len(kernels) - 1)
+    each = zip(kernels.values(), biases, mirrored, strict=True)
+    return SumOfConvs([UnevenConv(*one) for one in each], slope)
+
+
+class PackedTail(nn.Module):
+    """`DIC.conv_last`: four times the resolution, a leaky ReLU, and a convolution to RGB.
+
+    (B, C, h, w) → (B, 3, 4h, 4w). Only the face itself is spread out.
+    """
+
+    FACTOR = 4
+
+    def __init__(self, tail: nn.Sequential) -> None:
+        super().__init__()
+        up, prelu, last = tail
+        kernels = same_kernels(last.weight, self.FACTOR)  # type: ignore[arg-type]
+        bias: Any = last.bias
+        bias = bias.repeat_interleave(self.FACTOR**2)
+        self.ups = _ups(up, prelu, self.FACTOR)
+        self.last = _gather(kernels, bias, self.FACTOR, slope=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        phases = [up([x]) for up in self.ups]
+        return F.pixel_shuffle(self.last(phases), self.FACTOR)
 
 
 def _slope(prelu: nn.PReLU) -> float:
@@ -290,6 +369,7 @@ def pack(network: DIC) -> DIC:
     if factor > 1:
         for name in ("first_block", "block"):
             setattr(packed, name, PackedBlock(getattr(packed, name), factor))
+    packed.conv_last = PackedTail(packed.conv_last)
     packed.hour_glass = MergedHourglass(packed.hour_glass)
     leaky(packed)
     return packed.eval()

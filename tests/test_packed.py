@@ -12,6 +12,9 @@ from torch import nn
 from export.packed import (
     MergedHourglass,
     PackedProjections,
+    PackedTail,
+    SumOfConvs,
+    UnevenConv,
     classes,
     down_kernels,
     leaky,
@@ -61,6 +64,29 @@ def test_packed_projections_are_the_blocks(factor: int, groups: int) -> None:
         block.conv_last = nn.Sequential(nn.Conv2d(4, 4, 1), nn.PReLU())
     found = worst(block.project(x), PackedProjections(block, factor)(x))
     assert found <= TOLERANCE, f"differs by {found:.1e}"
+
+
+@torch.no_grad()
+def test_a_packed_tail_is_the_tail() -> None:
+    torch.manual_seed(0)
+    tail = DIC(TINY).double().conv_last
+    x = torch.randn(2, TINY.channels, 7, 5).double()
+    found = worst(tail(x), PackedTail(tail)(x))
+    assert found <= 1e-12, f"differs by {found:.1e}"
+
+
+@torch.no_grad()
+def test_sums_carry_their_leaky_relu_in_a_convolution() -> None:
+    torch.manual_seed(0)
+    parts = [UnevenConv(torch.randn(6, 3, 1, 1), torch.randn(6)) for _ in range(3)]
+    inputs = [torch.randn(1, 3, 4, 4) for _ in parts]
+    total = sum(part(x) for part, x in zip(parts, inputs, strict=True))
+    assert isinstance(total, torch.Tensor)
+    summed = SumOfConvs(parts, 0.2)
+    assert summed.carrier is not None
+    assert torch.equal(summed(inputs), nn.functional.leaky_relu(total, 0.2))
+    assert SumOfConvs(parts[:1], 0.2).carrier is None
+    assert torch.equal(SumOfConvs(parts, 1.0)(inputs), total)
 
 
 @torch.no_grad()
