@@ -6,8 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -65,6 +69,34 @@ class Batcher(Generic[Item, Result]):
             return
         for (_, future), result in zip(some, results, strict=True):
             future.set_result(result)
+
+
+class Lanes:
+    """Spreads the faces of a batch over the lanes of a CPU: each runs single faces.
+
+    Measured: threads of one run wait for one another after every layer, those of two runs never
+    do, and what a face leaves in the caches is not swept out by the next of its batch.
+
+    Args:
+        run: a feed of arrays of one batch to outputs of it.
+        count: runs at once; with one, batches run as they are.
+    """
+
+    def __init__(self, run: Callable[[Arrays], Arrays], count: int) -> None:
+        self._run = run
+        self._pool = ThreadPoolExecutor(count) if count > 1 else None
+
+    def __call__(self, feed: Arrays) -> Arrays:
+        batch = len(next(iter(feed.values())))
+        if self._pool is None or batch == 1:
+            return self._run(feed)
+        singles = [{name: array[i : i + 1] for name, array in feed.items()} for i in range(batch)]
+        parts = list(self._pool.map(self._run, singles))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 def overlapped(

@@ -36,8 +36,9 @@ def load_engine(
             "openvino" (on the CPU), or "auto", the fastest of them that works here.
         threads: of a CPU that it uses; all cores without it.
         lanes: runs at once among which a CPU's threads are shared. One gives the fastest face; as
-            many as threads give most faces a second, where as many threads call it. The engine's
-            `lanes` says how many it has: GPUs have one.
+            many as threads give most faces a second, be it that as many threads call it or that
+            it gets batches, whose faces are spread over the lanes. The engine's `lanes` says how
+            many it has: GPUs have one.
 
     Raises:
         EngineError: the file is no DIC engine, the device is not to be had, or the engine computes

@@ -19,6 +19,7 @@ if "openvino_telemetry" not in sys.modules:
 import openvino
 
 from runtime.arrays import accept
+from runtime.batching import Arrays, Lanes
 from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, check_feed
 
 # Fastest for one batch at a time, unless lanes are asked for; and in the graph's own precision:
@@ -52,28 +53,37 @@ class OpenVinoEngine:
         self.inputs = tuple(map(_info, model.inputs))
         self.outputs = tuple(map(_info, model.outputs))
         self._requests = threading.local()
+        self._spread = Lanes(self._run_batch, lanes)
         check_contract(path, metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        model = self._model
-        if model is None:
-            raise ValueError(f"{self.path}: the engine is closed")
-        taken = accept(feed, self.device)
+        taken: dict[str, Any] = accept(feed, self.device)
         check_feed(self.inputs, taken)
-        # A request serves one thread at a time.
-        if not hasattr(self._requests, "own"):
-            self._requests.own = model.create_infer_request()
+        self._opened()
         try:
-            given = self._requests.own.infer(
-                {name: np.ascontiguousarray(array) for name, array in taken.items()}
-            )
+            return self._spread(taken)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise EngineError(f"{self.path}: OpenVINO failed: {reason}") from error
+
+    def _opened(self) -> Any:
+        if self._model is None:
+            raise ValueError(f"{self.path}: the engine is closed")
+        return self._model
+
+    def _run_batch(self, feed: Arrays) -> Arrays:
+        model = self._opened()
+        # A request serves one thread at a time.
+        if not hasattr(self._requests, "own"):
+            self._requests.own = model.create_infer_request()
+        given = self._requests.own.infer(
+            {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        )
         # The request's own memory is written again by its next run.
         return {tensor.name: given[tensor.name].copy() for tensor in self.outputs}
 
     def close(self) -> None:
+        self._spread.close()
         self._model = None
         self._requests = threading.local()
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.arrays import DeviceArray, accept
+from runtime.batching import Arrays, Lanes
 from runtime.engine import (
     EngineError,
     Metadata,
@@ -59,6 +60,7 @@ class OnnxRuntimeEngine:
         self.lanes = lanes if provider == CPU else 1
         self._session: onnxruntime.InferenceSession | None
         self._session = _open(path, provider, index, _pool(threads, self.lanes))
+        self._spread = Lanes(self._run_batch, self.lanes)
         self.device = f"cuda:{index}" if provider in GPU else "cpu"
         self.backend = f"ONNX Runtime {onnxruntime.__version__} {provider}"
         self.inputs = tuple(map(_info, self._session.get_inputs()))
@@ -66,23 +68,28 @@ class OnnxRuntimeEngine:
         check_contract(path, self.metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        session = self._session
-        if session is None:
-            raise ValueError(f"{self.path}: the engine is closed")
-        taken = accept(feed, self.device)
+        taken: dict[str, Any] = accept(feed, self.device)
         check_feed(self.inputs, taken)
-        names = [tensor.name for tensor in self.outputs]
+        self._opened()
         try:
             if any(isinstance(array, DeviceArray) for array in taken.values()):
-                return dict(zip(names, self._run_on_device(session, taken), strict=True))
-            return dict(zip(names, session.run(names, taken), strict=True))
+                return self._run_on_device(taken)
+            return self._spread(taken)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise EngineError(f"{self.path}: {self.device} failed: {_reason(error)}") from error
 
-    def _run_on_device(
-        self, session: onnxruntime.InferenceSession, feed: Mapping[str, Any]
-    ) -> list[DeviceArray]:
+    def _opened(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise ValueError(f"{self.path}: the engine is closed")
+        return self._session
+
+    def _run_batch(self, feed: Arrays) -> Arrays:
+        names = [tensor.name for tensor in self.outputs]
+        return dict(zip(names, self._opened().run(names, feed), strict=True))
+
+    def _run_on_device(self, feed: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Read the inputs where they are on the GPU, and leave the outputs there."""
+        session = self._opened()
         binding = session.io_binding()
         for name, array in feed.items():
             binding.bind_input(
@@ -92,14 +99,15 @@ class OnnxRuntimeEngine:
             binding.bind_output(tensor.name, "cuda", self._index)
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return [
-            DeviceArray(
+        return {
+            tensor.name: DeviceArray(
                 value.data_ptr(), tuple(value.shape()), np.dtype(tensor.dtype), self._index, value
             )
             for value, tensor in zip(binding.get_outputs(), self.outputs, strict=True)
-        ]
+        }
 
     def close(self) -> None:
+        self._spread.close()
         self._session = None
 
     def __enter__(self) -> Self:

@@ -135,6 +135,13 @@ def test_lanes_compute_the_same(device: str, tiny_engine: Path) -> None:
         given = overlapped(lambda _: two.run({"image": IMAGE})["face"], range(12), 4)
         for face in given:
             assert np.abs(face.astype(int) - wanted).max() <= 1
+        batch = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3), np.uint8)
+        whole, spread = (engine.run({"image": batch}) for engine in (one, two))
+        for name, array in whole.items():
+            assert spread[name].shape == array.shape
+        assert np.abs(spread["face"].astype(int) - whole["face"]).max() <= 1
+    with pytest.raises(ValueError, match="closed"):
+        two.run({"image": batch})
     for wrong in ({"lanes": 0}, {"threads": 0}):
         with pytest.raises(ValueError, match="at least 1"):
             load_engine(tiny_engine, device, **wrong)
