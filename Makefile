@@ -1,11 +1,12 @@
-# make setup · make test · make test-gpu · make lint · make demo · make weights. Each sets up what it needs.
+# make setup · test · lint · demo · weights · results, and with a GPU test-gpu · gpu-check.
+# Each sets up what it needs, but for gpu-check, which takes the machine's own Python.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup test test-gpu lint demo weights clean
+.PHONY: setup test test-gpu gpu-check lint demo weights results clean
 
 setup: $(READY)
 
@@ -36,12 +37,16 @@ test: lint
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
 
+# Without a network and in the machine's own environment; WHEELS is a folder of what it lacks.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels $(WHEELS))
+
 demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/python -m train --recipe synthetic-demo --out $(DEMO)
 	$(BIN)/python -m export.onnx $(DEMO)/last.pth -o $(DEMO)/dic.onnx
 	$(BIN)/python -m benchmarks all --engine $(DEMO)/dic.onnx --reference $(DEMO)/last.pth \
-		--faces 100 --json $(DEMO)/benchmarks.json
+		--batch 1 8 --seconds 10 --starts 2 --faces 100 --report $(DEMO)/report
 	$(BIN)/python -m benchmarks.demo --engine $(DEMO)/dic.onnx --out $(DEMO)
 
 # What the project ships: trained (an hour and more; goes on where it was stopped), exported, and
@@ -53,6 +58,17 @@ weights: $(READY)
 	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth --target cpu \
 		-o runtime/engines/$(SHIPPED).onnx
 	$(BIN)/python -m benchmarks accuracy --json runtime/engines/$(SHIPPED).json
+
+# What the README's tables quote: on an idle machine, half an hour on two cores.
+FULL := build/full
+RESULTS := benchmarks/results
+results: $(READY)
+	$(BIN)/python -m benchmarks.gpu_check --part random $(FULL).pth
+	$(BIN)/python -m export.onnx $(FULL).pth --target cpu --no-landmarks -o $(FULL)-cpu.onnx
+	$(BIN)/python -m benchmarks latency --engine $(FULL)-cpu.onnx --reference $(FULL).pth --peers \
+		--batch 1 8 --rounds 7 --seconds 420 --json $(RESULTS)/latency-full-cpu.json
+	$(BIN)/python -m benchmarks all --peers --json $(RESULTS)/synthetic-cpu.json
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,36 +1,186 @@
-"""`python -m benchmarks`: what an engine gains and loses against PyTorch."""
+"""`python -m benchmarks`: what do I gain and what do I lose against PyTorch?"""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import argparse
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from runtime.console import Parser, UserError, run, write_whole
-from runtime.engine import SHIPPED, Engine, EngineError
-from runtime.load import load_engine
+from runtime.console import Parser, UserError, check_writable, run
+from runtime.engine import SHIPPED, EngineError
 from train.console import UserError as TrainError
 
 if TYPE_CHECKING:
-    from benchmarks.accuracy import Accuracy
-    from benchmarks.latency import Latency
+    from benchmarks.accuracy import Strip
+    from benchmarks.contenders import Contender
+    from benchmarks.results import Named, Results
+    from train.checkpoint import Checkpoint
 
-JSON_VERSION = 1
+# What `all` is made of, in its order.
+PARTS = ("latency", "start", "profile", "accuracy", "steps")
+BATCHES = [1, 2, 4, 8, 16, 32, 64]
+FACES = 1000
+STARTS = 5
+DONE, WORSE = 0, 1
+# MMEditing's, on its own test pictures of CelebA-HQ.
+PUBLISHED = {
+    "DIC, MMEditing, CelebA-HQ": (25.2319, 0.7422),
+    "DICGAN, MMEditing, CelebA-HQ": (23.6241, 0.6721),
+}
 
 
 def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    # PyTorch takes seconds to import; --help and usage errors need none of it.
+    from benchmarks import compare, results, tables
+    from train.checkpoint import load_checkpoint
+
+    # What can be found wrong at once is, before minutes of work.
+    old = results.read(options.compare) if options.compare else None
+    for path in filter(None, (options.json, options.report and options.report / "report.md")):
+        check_writable(path)
+    checkpoint = load_checkpoint(options.reference)
+    with ExitStack() as opened:
+        measured, strip = measure(options, checkpoint, opened)
+    if options.json:
+        results.write(measured, options.json)
+    if options.report:
+        from benchmarks.report import write_report
+
+        write_report(measured, strip, options.report)
+        print(f"\nRead {options.report / 'report.html'}")
+    if measured.missing:
+        print("\nLeft out: " + "; ".join(measured.missing))
+    if old is None:
+        return DONE
+    count = compare.compared(measured, old)
+    if not count:
+        raise UserError(
+            f"{options.compare}: has no contender, batch or data in common with this run"
+        )
+    worse = compare.regressions(measured, old, options.threshold / 100)
+    against = f"{options.compare} ({old.machine.date}, {old.machine.commit or 'no commit'})"
+    for line in worse:
+        print(f"worse: {line}")
+    print(
+        f"{count} figures compared with {against}: {tables.counted(len(worse), 'is', 'are')} worse"
+    )
+    return WORSE if worse else DONE
+
+
+def measure(
+    options: argparse.Namespace, checkpoint: Checkpoint, opened: ExitStack
+) -> tuple[Results, Strip | None]:
+    """Measure what was asked for, and print each table as soon as it is there."""
+    from benchmarks import tables
+    from benchmarks.accuracy import measure_accuracy
+    from benchmarks.contenders import gather
+    from benchmarks.data import from_files, synthetic
+    from benchmarks.dial import measure_dial
+    from benchmarks.footprint import measure_footprints
+    from benchmarks.latency import measure_latency
+    from benchmarks.machine import machine
+    from benchmarks.operators import profile
+    from benchmarks.results import VERSION, Results
+    from benchmarks.roofline import measure_limits
+
+    parts = PARTS if options.what == "all" else (options.what,)
+    scored = "accuracy" in parts or "steps" in parts
+    faces = None
+    if scored and options.data:
+        faces = from_files(options.data, options.landmarks or "", options.faces)
+    here = machine()
+    contenders, missing = gather(checkpoint, options.engine, options.device, options.peers, opened)
+    network, engines = checkpoint.network, [one for one in contenders[1:] if not one.peer]
+    device, landmarks = (
+        contenders[0].device,
+        any(one.engine is not None and one.engine.metadata.landmarks for one in engines),
+    )
+    for one in engines:
+        assert one.engine is not None
+        if one.engine.metadata.rest.get("checkpoint_sha256") != checkpoint.sha256:
+            print(f"warning: {one.name} was not exported from {options.reference}", file=sys.stderr)
+    found = Results(
+        VERSION,
+        here,
+        {
+            "file": options.reference.name,
+            "sha256": checkpoint.sha256,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "training": dict(checkpoint.provenance),
+        },
+        [_named(one) for one in contenders],
+        [f"{name}: {why}" for name, why in missing.items()],
+    )
+    strip = None
+    if "latency" in parts or "profile" in parts:
+        precisions = [one.precision for one in contenders]
+        found = replace(found, limits=measure_limits(network, landmarks, device, precisions))
+    if "latency" in parts:
+        rows, left_out = measure_latency(contenders, options.batch, options.rounds, options.seconds)
+        found = replace(found, latency=rows, missing=[*found.missing, *left_out])
+        _print("Latency", tables.latency(found), *tables.latency_notes(found))
+    if "start" in parts:
+        sources = {contenders[0].name: ("pytorch", options.reference)}
+        sources |= {one.name: ("engine", one.engine.path) for one in engines if one.engine}
+        found = replace(found, footprints=measure_footprints(sources, device, options.starts))
+        _print("Start and memory", tables.footprints(found))
+    if "profile" in parts:
+        for one in engines:
+            assert one.engine is not None
+            if not one.backend.startswith("ONNX Runtime"):
+                found.missing.append(
+                    f"a profile of {one.name}: ONNX Runtime has one, {one.backend} not"
+                )
+                continue
+            found.operators[one.name] = profile(one.engine.path, [one.backend.split()[-1]])
+            _print(f"Operators of {one.name}", tables.operators(found.operators[one.name]))
+    if scored:
+        faces = faces or synthetic(options.faces or FACES)
+        scores, strip = measure_accuracy(network, device, contenders[1:], faces)
+        published = PUBLISHED if options.published else {}
+        found = replace(found, accuracy=scores, faces=faces.source, published=published)
+        _print(f"Accuracy on {faces.source}", tables.accuracy(found))
+    if "steps" in parts:
+        assert engines[0].engine is not None
+        dial = measure_dial(
+            checkpoint, engines[0].engine, found.accuracy, options.rounds, options.seconds
+        )
+        found = replace(found, dial=dial)
+        _print("Steps as a dial", tables.dial(found))
+    return found, strip
+
+
+def _named(one: Contender) -> Named:
+    import json
+
+    from benchmarks.results import Named
+
+    size = round(one.engine.path.stat().st_size / 1e6, 1) if one.engine and not one.peer else None
+    try:
+        verified = json.loads(one.engine.metadata.rest["export_error"]) if one.engine else {}
+    except (KeyError, ValueError):
+        verified = {}
+    return Named(one.name, one.backend, one.device, one.precision, one.peer, size, verified)
+
+
+def _print(title: str, *parts: str) -> None:
+    print("\n\n".join([f"\n{title}", *parts]), flush=True)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options and what is wrong with them."""
     parser = Parser(
         prog="python -m benchmarks",
-        description="Latency and accuracy of engines beside the PyTorch reference, in one run.",
+        description="What an engine gains and loses against the PyTorch reference, in one run: "
+        "latency, start and memory, a profile, accuracy, and steps as a dial.",
     )
-    parser.add_argument("what", choices=("latency", "accuracy", "all"))
-    parser.add_argument(
+    add = parser.add_argument
+    add("what", choices=(*PARTS, "all"))
+    add(
         *("--engine", "-e"),
         type=Path,
         nargs="+",
@@ -38,189 +188,71 @@ def main(arguments: list[str]) -> int:
         metavar="FILE",
         help="engines to measure (default: the shipped one)",
     )
-    parser.add_argument(
+    add(
         "--reference",
         type=Path,
         metavar="CKPT",
         help="the checkpoint they were exported from (default: the shipped one's)",
     )
-    parser.add_argument("--device", default="auto", help="of the engines (default: %(default)s)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
-    parser.add_argument("--rounds", type=int, default=15, help="timed runs (default: %(default)s)")
-    parser.add_argument(
-        "--faces", type=int, default=1000, help="for accuracy (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--device", default="auto", help="of the engines (default: %(default)s)")
+    add(
         "--peers",
         action="store_true",
-        help="measure PyTorch channels-last, and OpenVINO on each engine's file, beside them (CPU)",
+        help="measure what others make of the network beside them: PyTorch channels-last and "
+        "compiled, ONNX Runtime and OpenVINO on a plain export; on GPUs fp16 and CUDA graphs too",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    add("--json", type=Path, metavar="FILE", help="write the results (benchmarks/results.py)")
+    add("--report", type=Path, metavar="DIR", help="write report.html, report.md and its pictures")
+    add(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="a results file: tell what has become worse beyond noise, and leave with status 1",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=5.0,
+        metavar="PERCENT",
+        help="of speed that may be lost (default: %(default)s)",
+    )
+    group = parser.add_argument_group("latency")
+    add = group.add_argument
+    add("--batch", type=int, nargs="+", default=BATCHES, metavar="N", help="(default: 1 … 64)")
+    add("--rounds", type=int, default=30, help="timed runs at most (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="for a batch size, after which no round but the first three begins; 0 is no limit "
+        "(default: %(default)s)",
+    )
+    add("--starts", type=int, default=STARTS, metavar="N", help="(default: %(default)s)")
+    group = parser.add_argument_group("accuracy")
+    add = group.add_argument
+    add("--data", metavar="DIR", help="aligned faces (default: synthetic ones, never trained on)")
+    add("--landmarks", metavar="FILE", help="of --data, where they do not lie beside the pictures")
+    add("--faces", type=int, metavar="N", help=f"(default: {FACES}, or all of --data)")
+    add(
+        "--published",
+        action="store_true",
+        help="--data is CelebA-HQ's test set: show MMEditing's published figures beside ours",
+    )
     options = parser.parse_args(arguments)
-    if min(*options.batch, options.rounds, options.faces) < 1:
-        parser.error("--batch, --rounds and --faces must be at least 1")
-
-    # PyTorch takes seconds to import; --help and usage errors need none of it.
-    from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
-
+    counts = [*options.batch, options.rounds, options.starts]
+    if min([*counts, 1 if options.faces is None else options.faces]) < 1:
+        parser.error("--batch, --rounds, --starts and --faces must be at least 1")
+    if not (options.seconds >= 0 and 0 <= options.threshold < 100):
+        parser.error("--seconds must be at least 0, --threshold a percentage")
+    if not options.data and (options.landmarks or options.published):
+        parser.error("--landmarks and --published go with --data")
     if options.reference is None:
         if options.engine != [SHIPPED]:
             parser.error("--reference CKPT is needed beside --engine")
+        from train.checkpoint import SHIPPED_WEIGHTS
+
         options.reference = SHIPPED_WEIGHTS
-    checkpoint = load_checkpoint(options.reference)
-    engines = [load_engine(path, options.device) for path in options.engine]
-    for engine in engines:
-        if engine.metadata.rest.get("checkpoint_sha256") != checkpoint.sha256:
-            print(
-                f"warning: {engine.path} was not exported from {options.reference}", file=sys.stderr
-            )
-    results = measure(options, checkpoint.network, engines)
-    results["training"] = dict(checkpoint.provenance)
-    if options.json:
-        write_whole(options.json, json.dumps(results, indent=1).encode())
-    return 0
-
-
-def measure(options: Any, network: Any, engines: Sequence[Engine]) -> dict[str, Any]:
-    """Run what was asked for, print its tables, and return all of it for the JSON file."""
-    from benchmarks.accuracy import measure_accuracy
-    from benchmarks.latency import REFERENCE, as_engine, measure_latency, reference
-
-    for engine in engines:
-        if engine.metadata.io != "image":
-            raise UserError(f"{engine.path}: only engines with --io image are compared")
-        if engine.metadata.steps != network.config.steps:
-            raise UserError(
-                f"{engine.path}: unrolls {engine.metadata.steps} steps, the reference takes "
-                f"{network.config.steps}"
-            )
-    landmarks = any(engine.metadata.landmarks for engine in engines)
-    device = engines[0].device
-    runs = {f"{REFERENCE} ({device})": reference(network, landmarks, device)}
-    names = [engine.path.name for engine in engines]
-    for engine in engines:
-        alike = names.count(engine.path.name) > 1
-        shown = engine.path if alike else engine.path.name
-        runs[f"{shown} ({engine.device})"] = as_engine(engine)
-    if options.peers:
-        from benchmarks.peers import channels_last, openvino
-
-        runs["PyTorch channels-last"] = channels_last(network, landmarks)
-        runs |= {f"OpenVINO on {engine.path.name}": openvino(engine.path) for engine in engines}
-    results: dict[str, Any] = {"version": JSON_VERSION, "machine": machine(engines)}
-    results["machine"]["busy"] = warn_if_busy()
-    if options.what != "accuracy":
-        restores = {name: _faces_of(run) for name, run in runs.items()}
-        latencies = measure_latency(restores, options.batch, options.rounds)
-        print(latency_table(latencies), flush=True)
-        results["latency"] = [asdict(row) for row in latencies]
-    if options.what != "latency":
-        earlier = {
-            f"{REFERENCE}, after step {n}": reference(network, landmarks, device, n)
-            for n in range(1, network.config.steps)
-        }
-        accuracies = measure_accuracy(runs, options.faces, earlier)
-        print(accuracy_table(accuracies, options.faces), flush=True)
-        results["accuracy"] = [asdict(row) for row in accuracies]
-    return results
-
-
-def _faces_of(run: Any) -> Any:
-    return lambda image: run(image)["face"]
-
-
-def machine(engines: Sequence[Engine], program: str = "benchmarks") -> dict[str, Any]:
-    """What the figures were measured on, and by which command (`python -m program …`)."""
-    import torch
-
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "backends": sorted({engine.backend for engine in engines}),
-        "command": " ".join([f"python -m {program}", *sys.argv[1:]]),
-    }
-
-
-def warn_if_busy() -> float:
-    """The share of the processors that other work takes just now, 0..1; a word where it is much."""
-
-    def taken() -> tuple[int, int]:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        ticks = list(map(int, fields))
-        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the two are idle and waiting
-
-    try:
-        busy, total = taken()
-        time.sleep(0.5)
-        busy_later, total_later = taken()
-    except OSError:
-        return 0.0
-    share = (busy_later - busy) / max(1, total_later - total)
-    if share > 0.25:
-        print(
-            f"warning: other work takes {share:.0%} of this machine; latencies will tell little",
-            file=sys.stderr,
-        )
-    return share
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
-
-
-def latency_table(rows: Sequence[Latency]) -> str:
-    """Medians; ratios against the reference of the same batch, which comes first."""
-    cells = []
-    base: dict[int, float] = {}
-    for row in sorted(rows, key=lambda row: row.batch):
-        base.setdefault(row.batch, row.median)
-        cells.append(
-            (
-                row.name,
-                str(row.batch),
-                f"{base[row.batch] / row.median:.2f}×",
-                f"{row.median:.1f}",
-                f"{1000 * row.batch / row.median:.1f}",
-            )
-        )
-    runs = len(rows[0].milliseconds)
-    title = f"\nLatency, median of {runs} interleaved runs\n\n"
-    return title + table(("", "batch", "speed", "ms", "faces/s"), cells)
-
-
-def accuracy_table(rows: Sequence[Accuracy], faces: int) -> str:
-    cells = [
-        (
-            row.name,
-            f"{row.psnr:.2f}",
-            f"{row.ssim:.4f}",
-            "" if row.nme is None else f"{100 * row.nme:.1f}",
-            "" if row.difference is None else str(row.difference),
-        )
-        for row in rows
-    ]
-    head = ("", "PSNR dB", "SSIM", "NME %", "largest difference, grey levels")
-    return f"\nAccuracy on {faces} unseen synthetic faces\n\n" + table(head, cells)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return "| " + " | ".join([first.strip().ljust(widths[0]), *rest]) + " |"
-
-    rule = (
-        "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
-    )
-    return "\n".join([line(head), rule, *map(line, rows)])
+    return options
 
 
 def cli() -> NoReturn:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from export.engine_io import Io, Signature, wrap
+from benchmarks import statistics
+from benchmarks.contenders import Contender, Faces, Outputs
+from benchmarks.statistics import Interval
 from runtime.console import Progress, UserError
-from runtime.engine import LQ_SIZE, Engine
-from train.network import DIC
+from runtime.engine import LQ_SIZE, EngineError
 
-REFERENCE = "PyTorch eager"
 WARM_UPS = 2
+FEWEST = 3  # rounds, however long they take
 # Idle worker threads of one runtime spin for a while and take the cores from the next: in bare
 # turns PyTorch looked half as fast as alone (benchmarks/NOTES.md). So each turn lets them fall
-# asleep, and wakes its own by a run that is not timed.
+# asleep, and wakes its own by a run that is not timed. What takes longer than LONG does not mind.
 SETTLE = 0.05  # seconds
-
-Faces = NDArray[np.uint8]
-Restore = Callable[[Faces], Faces]
+LONG = 1.0  # seconds
+# Half precisions and integers are not compared to the grey level; a mistake is off by many.
+APART = {"fp32": 1, "fp16": 8, "bf16": 24, "int8": 128}
 
 
 @dataclass(frozen=True)
@@ -34,77 +32,142 @@ class Latency:
     Attributes:
         name: of the contender.
         batch: faces a run.
-        milliseconds: of every timed run.
+        milliseconds: of every timed run, in the order of the rounds; on a GPU with the copies.
+        device_milliseconds: on a GPU the same runs between two CUDA events; empty elsewhere.
+        speed: of each round, how many times as fast as the reference.
     """
 
     name: str
     batch: int
-    milliseconds: tuple[float, ...]
+    milliseconds: list[float]
+    device_milliseconds: list[float]
+    speed: list[float]
 
     @property
     def median(self) -> float:
-        return float(np.median(self.milliseconds))
+        return statistics.median(self.milliseconds)
+
+    @property
+    def interval(self) -> Interval | None:
+        return statistics.interval(self.milliseconds)
+
+    @property
+    def faces_a_second(self) -> float:
+        return 1000 * self.batch / self.median
 
 
 def measure_latency(
-    contenders: dict[str, Restore], batches: Sequence[int], rounds: int, seed: int = 0
-) -> list[Latency]:
+    contenders: Sequence[Contender],
+    batches: Sequence[int],
+    rounds: int,
+    seconds: float = 0.0,
+    seed: int = 0,
+    same: bool = True,
+) -> tuple[list[Latency], list[str]]:
     """Time every contender once a round, in turns, on fresh random pictures.
 
     In turns, so that what slows the machine for a while slows all of them. The results of each
     round are compared: a contender that is fast and wrong is no contender.
 
+    Args:
+        contenders: the first is the reference.
+        rounds: how often, at most.
+        seconds: for a batch size; when they are used up no further round begins, but for the
+            first three. 0 is no limit.
+        same: all should give the same faces.
+
+    Returns:
+        the latencies, and what was left out and why.
+
     Raises:
-        UserError: a contender's faces differ from the first's by more than one grey level.
+        UserError: a contender's faces differ from the first's by more than its precision explains.
     """
     rng = np.random.default_rng(seed)
-    results: list[Latency] = []
-    total = len(batches) * (rounds + WARM_UPS)
-    with Progress(total=total, desc="latency", unit="round") as bar:
+    found: list[Latency] = []
+    left_out: list[str] = []
+    with Progress(total=len(batches) * (rounds + WARM_UPS), desc="latency", unit="round") as bar:
         for batch in batches:
-            times: dict[str, list[float]] = {name: [] for name in contenders}
+            able = []
+            for one in contenders:
+                if one.max_batch is not None and batch > one.max_batch:
+                    left_out.append(f"{one.name}: takes batches of up to {one.max_batch}")
+                else:
+                    able.append(one)
+            times: dict[str, list[float]] = {one.name: [] for one in able}
+            on_device: dict[str, list[float]] = {one.name: [] for one in able}
+            slow: set[str] = set()
+            began = time.monotonic()
             for turn in range(rounds + WARM_UPS):
+                used = time.monotonic() - began
+                if seconds and turn >= WARM_UPS + FEWEST and used > seconds:
+                    bar.update(rounds + WARM_UPS - turn)
+                    break
+                if turn == 1 and len(slow) == len(able):
+                    bar.update()
+                    continue  # one round has warmed up what takes so long
                 image = rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), dtype=np.uint8)
                 faces: dict[str, Faces] = {}
-                for name, restore in contenders.items():
-                    time.sleep(SETTLE)
-                    restore(image)
-                    started = time.perf_counter()
-                    faces[name] = restore(image)
+                for one in list(able):
+                    try:
+                        if one.name not in slow:
+                            time.sleep(SETTLE)
+                            one.run(image)
+                        given, wall, device = timed(one, image)
+                    except (EngineError, RuntimeError, MemoryError) as error:
+                        if one is contenders[0]:
+                            raise UserError(f"{one.name}, batch {batch}: {_line(error)}") from error
+                        left_out.append(f"{one.name}, batch {batch}: {_line(error)}")
+                        able.remove(one)
+                        del times[one.name], on_device[one.name]
+                        continue
+                    faces[one.name] = given["face"]
+                    slow |= {one.name} if wall > 1000 * LONG else set()
                     if turn >= WARM_UPS:
-                        times[name].append(1000 * (time.perf_counter() - started))
-                _compare(faces)
+                        times[one.name].append(wall)
+                        on_device[one.name] += [] if device is None else [device]
+                if same:
+                    compare(faces, able)
                 bar.update()
-            results += [Latency(name, batch, tuple(taken)) for name, taken in times.items()]
-    return results
+            base = times[contenders[0].name]
+            for name, taken in times.items():
+                speed = statistics.ratios(base, taken)
+                found.append(Latency(name, batch, taken, on_device[name], speed))
+    return found, left_out
 
 
-def _compare(faces: dict[str, Faces]) -> None:
-    first, *others = faces
-    for name in others:
-        off = int(np.abs(faces[name].astype(int) - faces[first]).max())
-        if off > 1:
-            raise UserError(f"{name} differs from {first} by {off} grey levels on the same input")
+def timed(one: Contender, image: Faces) -> tuple[Outputs, float, float | None]:
+    """Outputs of a run, its milliseconds, and on a GPU those between two CUDA events.
 
-
-def reference(
-    network: DIC, landmarks: bool = True, device: str = "cpu", steps: int | None = None
-) -> Callable[[Faces], dict[str, NDArray[Any]]]:
-    """The PyTorch network as an engine: pictures in, the same outputs as an `--io image` engine.
-
-    Args:
-        steps: how many to take; the network's own number without it.
+    Runs end when their results are in the computer's memory, so both times hold all of the work;
+    that of the events begins when the GPU has nothing else to do.
     """
-    signature = Signature(Io.IMAGE, steps or network.config.steps, landmarks)
-    module = wrap(network, signature).to(device)
+    if one.device == "cpu":
+        started = time.perf_counter()
+        given = one.run(image)
+        return given, 1000 * (time.perf_counter() - started), None
+    import torch
 
-    def run(image: Faces) -> dict[str, NDArray[Any]]:
-        with torch.inference_mode():
-            given = module(torch.from_numpy(image).to(device))
-        return dict(zip(signature.outputs, (t.cpu().numpy() for t in given), strict=True))
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(one.device)
+    started = time.perf_counter()
+    first.record()
+    given = one.run(image)
+    last.record()
+    wall = 1000 * (time.perf_counter() - started)
+    torch.cuda.synchronize(one.device)
+    return given, wall, first.elapsed_time(last)
 
-    return run
+
+def compare(faces: dict[str, Faces], contenders: Sequence[Contender]) -> None:
+    """Raise UserError where faces differ from the first's by more than a precision explains."""
+    first = next(iter(faces))
+    for one in contenders:
+        off = int(np.abs(faces[one.name].astype(int) - faces[first]).max())
+        if off > APART[one.precision]:
+            raise UserError(
+                f"{one.name} differs from {first} by {off} grey levels on the same input"
+            )
 
 
-def as_engine(engine: Engine) -> Callable[[Faces], dict[str, NDArray[Any]]]:
-    return lambda image: engine.run({"image": image})
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

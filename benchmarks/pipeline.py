@@ -14,13 +14,15 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
-from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
+from benchmarks.machine import machine
+from benchmarks.tables import table
 from runtime.batching import overlapped
 from runtime.console import Parser, Progress, UserError, run, write_whole
 from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError, cores
@@ -28,6 +30,7 @@ from runtime.images import Picture, encode_picture
 from runtime.load import load_engine
 from train.faces import draw_faces
 
+JSON_VERSION = 1
 SEED = 5
 BATCH = 8
 RECORDS = 10  # of the memory, over the runs
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if min(options.faces, options.rounds) < 1 or options.runs < 0:
         parser.error("--faces and --rounds must be at least 1, --runs at least 0")
-    busy = warn_if_busy()
+    here = machine("benchmarks.pipeline")
     with (
         load_engine(options.engine, options.device) as engine,
         load_engine(options.engine, options.device, lanes=cores()) as shared,
@@ -60,7 +63,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         results = {
             "version": JSON_VERSION,
-            "machine": machine([engine], "benchmarks.pipeline") | {"busy": busy},
+            "machine": asdict(here),
             "faces": options.faces,
             "seconds": speed,
             "runs": options.runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.__main__ import JSON_VERSION, machine, table, warn_if_busy
+from benchmarks.machine import machine
+from benchmarks.tables import table
 from runtime.console import Parser, Progress, run, write_whole
 from train.console import UserError as TrainError
 from train.data import FacePairs
@@ -26,6 +27,7 @@ from train.recipe import Recipe, load_recipe
 from train.state import start
 
 PLAIN = "plain eager loop, fp32"
+JSON_VERSION = 1
 WARM_UPS = 3
 FACES = 200  # to train on; more would only take longer to draw
 
@@ -48,13 +50,13 @@ def main(arguments: list[str]) -> int:
     data = ["data.kind=synthetic", "data.validation=1", f"data.count={FACES}"]
     settings = [*data, *options.overrides]
     recipe = load_recipe(options.recipe, settings)
-    busy = warn_if_busy()
+    here = machine("benchmarks.training")
     times = measure(recipe, options.rounds)
     print(speed_table(times, options.rounds))
     if options.json:
         results = {
             "version": JSON_VERSION,
-            "machine": machine([], "benchmarks.training") | {"busy": busy},
+            "machine": asdict(here),
             "training": [{"name": name, "seconds": taken} for name, taken in times.items()],
         }
         write_whole(options.json, json.dumps(results, indent=1).encode())

@@ -51,7 +51,10 @@ def test_operations_by_hand(model: onnx.ModelProto, count: int) -> None:
 
 
 def test_a_networks_operations_are_pytorchs() -> None:
-    """And packing the projections leaves just the multiplications that meet no padding."""
+    """And packing the projections leaves just the multiplications that meet no padding, but for
+    the last 3×3 convolution, whose kernels in phases are mostly zeros: 16 phases of 3 channels,
+    each of four classes of 4 phases, 2×2 offsets. Carrying a leaky ReLU costs one a number.
+    """
     network = DIC(replace(TINY, projection=8)).eval()
     signature = Signature(Io.TENSOR, 2, True, all_steps=True)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -59,7 +62,9 @@ def test_a_networks_operations_are_pytorchs() -> None:
     plain = sum(flops(unroll(network, signature)).values())
     assert plain == pytest.approx(counter.get_total_flops(), rel=0.01)
     packed = sum(flops(unroll(pack(network), signature)).values())
-    assert packed == pytest.approx(plain, rel=0.01)
+    last = 2 * 4 * (16 * 3) * (4 * TINY.channels) * 4 * 32**2
+    instead_of = 2 * 3 * TINY.channels * 9 * 128**2
+    assert packed == pytest.approx(plain + 2 * (last - instead_of), rel=0.01)
 
 
 def test_the_command_tells_what_is_in_an_engine(

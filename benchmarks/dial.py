@@ -1,0 +1,67 @@
+"""Steps as a dial: what each further step gains in quality, and costs in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.accuracy import Accuracy
+from benchmarks.builds import built
+from benchmarks.contenders import REFERENCE, Contender, engine_contender
+from benchmarks.latency import measure_latency
+from export.engine_io import Io, Signature
+from export.limits import Precision
+from export.unroll import Choices, Target
+from runtime.engine import Engine
+from train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The network unrolled for fewer steps, or all.
+
+    Attributes:
+        steps: how many.
+        milliseconds: of every timed run, of one face.
+        psnr: dB after so many steps.
+        ssim: likewise.
+        nme: likewise; None without landmarks.
+    """
+
+    steps: int
+    milliseconds: list[float]
+    psnr: float
+    ssim: float
+    nme: float | None
+
+
+def measure_dial(
+    checkpoint: Checkpoint, like: Engine, rows: Sequence[Accuracy], rounds: int, seconds: float
+) -> list[Setting]:
+    """Export the network for each number of steps as `like` was, and time one face in turns.
+
+    Args:
+        like: an engine whose target, precision and device are taken.
+        rows: the reference's accuracy after each step (`measure_accuracy`).
+        rounds: as of `measure_latency`.
+        seconds: likewise.
+    """
+    metadata, device = like.metadata, like.device
+    choices = Choices(Target(metadata.target), Precision(metadata.precision))
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(TemporaryDirectory()))
+        contenders: list[Contender] = []
+        for steps in range(1, metadata.steps + 1):
+            signature = Signature(Io.IMAGE, steps, metadata.landmarks > 0)
+            path = built(checkpoint, signature, choices, folder / f"{steps}.onnx")
+            contenders.append(engine_contender(path, device, opened))
+        times, _ = measure_latency(contenders, [1], rounds, seconds, same=False)
+    quality = {row.step: row for row in rows if row.name.startswith(REFERENCE)}
+    found = []
+    for steps, time in enumerate(times, start=1):
+        row = quality[steps]
+        found.append(Setting(steps, time.milliseconds, row.psnr, row.ssim, row.nme))
+    return found

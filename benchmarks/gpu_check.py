@@ -1,0 +1,387 @@
+"""`python -m benchmarks.gpu_check`, or `make gpu-check`: everything said about GPUs, run on one.
+
+For a machine with an NVIDIA GPU and no network. What it lacks is brought along in a folder of
+wheels (tensorrt-rtx, onnxruntime-gpu) and sources (PyCUDA, built there by its own compiler).
+Stages are processes of their own, each with its share of the time: what cannot be installed or
+does not run is written down with its exact message, and the rest goes on. What comes out:
+
+    summary.md, summary.json   every stage: how it ended, how long it took, and its answer
+    log.txt                    all that the stages printed
+    compact.json, full.json    results as of `python -m benchmarks`; *.html their reports
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from benchmarks.tables import table
+from runtime.console import Parser, UserError, run, write_whole
+
+PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CAPABILITIES = ("default", "8.0", "current")
+RUNS = 10_000
+DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclass
+class Stage:
+    """A stage that has run.
+
+    Attributes:
+        name: what it did.
+        status: "passed", "failed" or "skipped".
+        seconds: that it took.
+        said: its last lines; where it failed, why.
+    """
+
+    name: str
+    status: str
+    seconds: float
+    said: str
+
+
+@dataclass
+class Check:
+    """A check under way.
+
+    Attributes:
+        out: where results go.
+        work: where engines and installed packages go; kept, so that a second check is quicker.
+        wheels: what was brought along, if anything.
+        checkpoint: of the compact network.
+        deadline: when it should be over, by `time.monotonic`.
+    """
+
+    out: Path
+    work: Path
+    wheels: Path | None
+    checkpoint: Path
+    deadline: float
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def site(self) -> Path:
+        return self.work / "site"
+
+    def python(self, name: str, arguments: Sequence[object], seconds: float) -> bool:
+        """A stage that is `python -m …`; whether it passed."""
+        return self.command(name, [sys.executable, "-m", *map(str, arguments)], seconds)
+
+    def command(self, name: str, command: Sequence[str], seconds: float) -> bool:
+        left = min(seconds, self.deadline - time.monotonic())
+        if left < 5:
+            self.note(name, SKIPPED, "no time left")
+            return False
+        print(f"[{name}] {' '.join(command)}", file=sys.stderr, flush=True)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.site), os.getcwd()])}
+        began = time.monotonic()
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                errors="replace", timeout=left, env=environment, check=False,
+            )  # fmt: skip
+            text, status = done.stdout, PASSED if done.returncode == 0 else FAILED
+            text += "" if done.returncode == 0 else f"\nstatus {done.returncode}\n"
+        except subprocess.TimeoutExpired as late:
+            held = late.stdout or b""
+            text = held.decode(errors="replace") if isinstance(held, bytes) else held
+            text, status = f"{text}\nstopped after {left:.0f} s\n", FAILED
+        except OSError as error:
+            text, status = f"{error.filename}: {error.strerror}\n", FAILED
+        with (self.out / "log.txt").open("a") as log:
+            log.write(f"\n===== {name}: {' '.join(command)}\n{text}")
+        lines = [line for line in text.strip().splitlines() if line.strip()]
+        told = [line for line in lines if line.startswith(("error", "answer: "))] or lines[-2:]
+        self.note(name, status, " ".join(told[-2:]), time.monotonic() - began)
+        return status == PASSED
+
+    def note(self, name: str, status: str, said: str, seconds: float = 0.0) -> None:
+        """Keep how a stage ended, in files that are whole after each."""
+        self.stages.append(Stage(name, status, round(seconds, 1), said[:500]))
+        print(f"[{name}] {status}: {said[:200]}", file=sys.stderr, flush=True)
+        rows = [
+            (s.name, s.status, f"{s.seconds:.0f}", s.said.replace("|", "/")) for s in self.stages
+        ]
+        text = "# GPU check\n\n" + table(("stage", "", "s", "answer"), rows) + "\n"
+        write_whole(self.out / "summary.md", text.encode())
+        stages = [asdict(stage) for stage in self.stages]
+        write_whole(self.out / "summary.json", json.dumps(stages, indent=1).encode())
+
+
+def machine(check: Check) -> None:
+    check.command("driver", ["nvidia-smi"], 30)
+    check.python("machine", ["benchmarks.gpu_check", "--part", "machine"], 60)
+
+
+def install(check: Check) -> None:
+    """Each package on its own: one that fails does not take the others along."""
+    if check.wheels is None:
+        check.note("install", SKIPPED, "nothing was brought along (--wheels DIR)")
+        return
+    pip = [sys.executable, "-m", "pip"]
+    offline = ["--no-index", "--no-build-isolation", "--find-links", str(check.wheels)]
+    for package in PACKAGES:
+        found = sorted(check.wheels.glob(f"{package}*"))
+        if not found:
+            check.note(f"install {package}", SKIPPED, f"not in {check.wheels}")
+            continue
+        command = [*pip, "install", "-q", "--upgrade", "--target", str(check.site), *offline]
+        # Their wheels ask for what the machine's image has in other versions.
+        check.command(f"install {package}", [*command, "--no-deps", *map(str, found)], 240)
+
+
+def engines(check: Check) -> None:
+    part = ["benchmarks.gpu_check", "--part"]
+    for precision in PRECISIONS:
+        path = check.work / f"compact-{precision}.onnx"
+        check.python(f"export compact {precision}", [*part, "export", check.checkpoint, path], 120)
+    full = check.work / "full.pth"
+    if not full.exists():
+        check.python("full-size checkpoint, random weights", [*part, "random", full], 60)
+    for precision in ("fp32", "fp16"):
+        path = check.work / f"full-{precision}.onnx"
+        check.python(f"export full {precision}", [*part, "export", full, path], 150)
+
+
+def plans(check: Check) -> None:
+    build = ["export.tensorrt", "--flavour", "auto", "--max-batch", 256]
+    for source in sorted(check.work.glob("*.onnx")):
+        check.python(
+            f"plan of {source.name}", [*build, source, "-o", source.with_suffix(".trt")], 90
+        )
+    source = check.work / "compact-fp32.onnx"
+    for capability in CAPABILITIES[1:]:
+        target = check.work / f"compact-{capability}.trt"
+        chosen = ["--compute-capability", capability]
+        check.python(f"plan for {capability}", [*build, source, "-o", target, *chosen], 90)
+
+
+def load(check: Check) -> None:
+    """Does each engine run here, and give PyTorch's faces? The runtime's own check."""
+    for path in [*sorted(check.work.glob("*.trt")), *sorted(check.work.glob("*.onnx"))]:
+        part = ["benchmarks.gpu_check", "--part", "load", path]
+        if check.python(f"run {path.name}", part, 60):
+            _loaded(path).touch()
+        else:
+            _loaded(path).unlink(missing_ok=True)
+
+
+def tests(check: Check) -> None:
+    check.python("tests marked gpu", ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"], 120)
+
+
+def endurance(check: Check) -> None:
+    path = next(iter(_running(check, "compact", ".trt", ".onnx")), None)
+    if path is None:
+        check.note(f"{RUNS} runs", SKIPPED, "no engine runs on the GPU here")
+        return
+    part = ["benchmarks.gpu_check", "--part", "endure", path]
+    check.python(f"{RUNS} runs of {path.name}", part, 120)
+
+
+def measure(check: Check) -> None:
+    for size, checkpoint, batches, faces in (
+        ("compact", check.checkpoint, (1, 4, 16, 64, 256), 200),
+        ("full", check.work / "full.pth", (1, 8, 64), 16),
+    ):
+        paths = _running(check, size, ".trt", ".onnx")
+        if not paths or not checkpoint.exists():
+            check.note(f"benchmarks {size}", SKIPPED, "no engine runs on the GPU here")
+            continue
+        line = ["benchmarks", "all", "--device", "cuda", "--peers", "--starts", 1]
+        line += ["--engine", *paths, "--reference", checkpoint, "--batch", *batches]
+        line += ["--rounds", 20, "--seconds", 12, "--faces", faces]
+        line += ["--json", check.out / f"{size}.json", "--report", check.work / size]
+        if check.python(f"benchmarks {size}", line, 200):
+            page = check.work / size / "report.html"
+            write_whole(check.out / f"{size}.html", page.read_bytes())
+
+
+STAGES: dict[str, Callable[[Check], None]] = {
+    stage.__name__: stage
+    for stage in (machine, install, engines, plans, load, tests, endurance, measure)
+}
+
+
+def _loaded(path: Path) -> Path:
+    return path.with_name(f".{path.name}.runs")
+
+
+def _running(check: Check, size: str, *suffixes: str) -> list[Path]:
+    """Engines of a size that have run here, plans first."""
+    found = [path for end in suffixes for path in sorted(check.work.glob(f"{size}*{end}"))]
+    return [path for path in found if _loaded(path).exists()]
+
+
+# What a stage's own process does
+
+
+def part_machine() -> None:
+    import torch
+
+    from benchmarks import machine as here
+
+    print(json.dumps(asdict(here.machine("benchmarks.gpu_check")), indent=1))
+    if not torch.cuda.is_available():
+        raise UserError("PyTorch sees no GPU")
+    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    print(f"answer: {name}, compute capability {capability[0]}.{capability[1]}")
+
+
+def part_random(path: str) -> None:
+    import torch
+
+    from train.checkpoint import save_checkpoint
+    from train.network import DIC, NetworkConfig
+
+    torch.manual_seed(0)
+    save_checkpoint(Path(path), DIC(NetworkConfig()), {"recipe": "none: random weights"})
+
+
+def part_export(checkpoint: str, path: str) -> None:
+    from benchmarks.builds import built
+    from export.engine_io import Io, Signature
+    from export.limits import Precision
+    from export.unroll import Choices
+    from train.checkpoint import load_checkpoint
+
+    found = load_checkpoint(Path(checkpoint))
+    trained = "random" not in str(found.provenance.get("recipe"))
+    # Random weights make heatmaps of noise, whose peaks jump: there faces alone are compared.
+    signature = Signature(Io.IMAGE, found.network.config.steps, trained)
+    precision = Precision(Path(path).stem.rpartition("-")[2])
+    built(found, signature, Choices(precision=precision), Path(path))
+
+
+def part_load(path: str) -> None:
+    import logging
+
+    from runtime.load import load_engine
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    with load_engine(path, "cuda") as engine:
+        print(f"answer: runs by {engine.backend} on {engine.device}, as PyTorch does")
+
+
+def part_endure(path: str) -> None:
+    """Many runs of changing batches from four threads; results against the first, memory."""
+    import numpy as np
+    import torch
+
+    from runtime.load import load_engine
+
+    def memory() -> tuple[float, float]:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        free, total = torch.cuda.mem_get_info()
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, (total - free) / 1e6
+
+    with load_engine(path, "cuda") as engine:
+        given = engine.inputs[0].name
+        batches = [b for b in (1, 2, 8, 32) if b <= (engine.max_batch or b)]
+        rng = np.random.default_rng(0)
+        images = {b: rng.integers(0, 256, (b, 16, 16, 3), np.uint8) for b in batches}
+        wanted = {b: engine.run({given: image})["face"] for b, image in images.items()}
+        wrong: list[str] = []
+
+        def work(seed: int, runs: int) -> None:
+            order = np.random.default_rng(seed).choice(batches, runs)
+            try:
+                for n, b in enumerate(order):
+                    face = engine.run({given: images[b]})["face"]
+                    if n % 50 == 0 and np.abs(face.astype(int) - wanted[b]).max() > 1:
+                        wrong.append(f"run {n} of thread {seed}: other faces")
+            except Exception as error:
+                wrong.append(f"thread {seed}: {error}")
+
+        def all_threads(runs: int) -> None:
+            threads = [threading.Thread(target=work, args=(n, runs // 4)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        all_threads(RUNS // 10)
+        before = memory()
+        all_threads(RUNS)
+        after = memory()
+    grown = [b - a for a, b in zip(before, after, strict=True)]
+    said = f"host {grown[0]:+.1f} MB, GPU {grown[1]:+.1f} MB over {RUNS} runs"
+    print(f"answer: {said}; {wrong or 'all right'}")
+    if wrong or max(grown) > 20:
+        raise UserError(f"grew by {grown} MB; {'; '.join(wrong) or 'a leak'}")
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "machine": part_machine,
+    "random": part_random,
+    "export": part_export,
+    "load": part_load,
+    "endure": part_endure,
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(prog="python -m benchmarks.gpu_check", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("build/gpu-check/out"), metavar="DIR")
+    add("--work", type=Path, default=Path("build/gpu-check/work"), metavar="DIR")
+    add("--wheels", type=Path, metavar="DIR", help="packages that were brought along")
+    add("--checkpoint", type=Path, metavar="CKPT", help="of the compact network (default: shipped)")
+    add("--minutes", type=float, default=8.0, help="for all of it (default: %(default)s)")
+    add("--only", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    add("--part", nargs="+", help="what a stage's own process does")
+    options = parser.parse_args(arguments)
+    if options.part:
+        from export.gate import GateError
+
+        name, *rest = options.part
+        try:
+            PARTS[name](*rest)
+        except GateError as error:
+            raise UserError(error) from error
+        return DONE
+    if options.wheels and not options.wheels.is_dir():
+        raise UserError(f"{options.wheels}: is no folder")
+    from train.checkpoint import SHIPPED_WEIGHTS
+
+    for folder in (options.out, options.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        (options.out / "log.txt").unlink()
+    deadline = time.monotonic() + 60 * options.minutes
+    checkpoint = options.checkpoint or SHIPPED_WEIGHTS
+    check = Check(options.out, options.work, options.wheels, checkpoint, deadline)
+    for name in options.only or STAGES:
+        STAGES[name](check)
+    print((options.out / "summary.md").read_text())
+    return _status(check.stages)
+
+
+def _status(stages: Sequence[Stage]) -> int:
+    passed = {stage.status == PASSED for stage in stages}
+    if passed == {True}:
+        return DONE
+    return SOME_FAILED if True in passed else NOTHING_DONE
+
+
+def cli() -> NoReturn:
+    from runtime.engine import EngineError
+    from train.console import UserError as TrainError
+
+    run(main, "benchmarks", EngineError, TrainError)
+
+
+if __name__ == "__main__":
+    cli()
