@@ -120,7 +120,8 @@ def summary(results: Results) -> str:
         rows = {row.name: row for row in results.accuracy}
         if one.name in rows and REFERENCE in rows:
             mine, theirs = rows[one.name], rows[REFERENCE]
-            lost = f"{theirs.psnr - mine.psnr:+.4f} dB lost, {mine.largest} grey levels off at most"
+            decibels = round(theirs.psnr - mine.psnr, 4) + 0.0  # -0.0 reads oddly
+            lost = f"{decibels:.4f} dB lost, {mine.largest} grey levels off at most"
         lines.append(
             f"- **{one.name}** ({one.precision}): " + "; ".join(filter(None, [speed, lost]))
         )

@@ -123,33 +123,33 @@ def same_kernels(weight: Tensor, factor: int) -> dict[tuple[int, int], Tensor]:
     """A 3×3 convolution at the high resolution, which pads by 1, as ordinary ones at the low.
 
     Args:
-        weight: (out, in, 3, 3).
+        weight: (out, in, 4, 4), the kernel with a row and a column of zeros behind it.
 
     Returns:
         (row class, column class) of what they read → (out · factor², phases · in, rows, columns),
         their results to be summed. Output channels are in `pixel_shuffle`'s order. A row of the
         result meets at most three, so most weights are zero: at few outputs that is cheap.
     """
-    rows_of_result = torch.arange(factor)
 
     def taps(one: Class) -> Tensor:
-        """(result's phases, phases, offsets): the kernel's row between them, 3 where there is none.
+        """(result's phases · phases · offsets): the kernel's row between them, 3 for none.
 
         As in `_mirrored`: phase s at offset -d is the row s - factor·d, seen from row r.
         """
-        offsets = torch.tensor([-d for d in reversed(one.offsets)])
-        read = torch.tensor(list(one.phases))[:, None] + factor * offsets
-        tap = read[None] - rows_of_result[:, None, None] + 1
-        return torch.where((tap >= 0) & (tap <= 2), tap, 3)
+        offsets = [-d for d in reversed(one.offsets)]
+        found = [s + factor * d - r + 1 for r in range(factor) for s in one.phases for d in offsets]
+        return torch.tensor([tap if 0 <= tap <= 2 else 3 for tap in found])
 
-    padded = F.pad(weight, (0, 1, 0, 1))
     found = {}
+    out, taken = weight.shape[:2]
     for (a, rows), (b, columns) in itertools.product(enumerate(classes(factor)), repeat=2):
-        kernel = padded[:, :, taps(rows)][..., taps(columns)]
-        # (out, in, result's row, row, row tap, result's column, column, column tap)
+        kernel = weight.index_select(2, taps(rows)).index_select(3, taps(columns))
+        high, wide = (len(one.phases) for one in (rows, columns))
+        tall, broad = (len(one.offsets) for one in (rows, columns))
+        kernel = kernel.reshape(out, taken, factor, high, tall, factor, wide, broad)
+        # The result's channels, row and column; then row, column and channel that are read.
         kernel = kernel.permute(0, 2, 5, 3, 6, 1, 4, 7)
-        shape = (len(weight) * factor**2, -1, len(rows.offsets), len(columns.offsets))
-        found[a, b] = kernel.reshape(shape)
+        found[a, b] = kernel.reshape(out * factor**2, high * wide * taken, tall, broad)
     return found
 
 
@@ -159,6 +159,8 @@ class UnevenConv(nn.Module):
     Args:
         kernel: (out, in / groups, rows, columns).
         padding: before the first row, after the last, before the first column, after the last.
+        copies: groups that all have this kernel and this bias, one after the other. A graph keeps
+            the weights once; engines repeat them when they load it.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class UnevenConv(nn.Module):
         bias: Tensor | None,
         padding: tuple[int, int, int, int] = (0, 0, 0, 0),
         groups: int = 1,
+        copies: int = 1,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(kernel.detach().contiguous(), requires_grad=False)
@@ -175,17 +178,21 @@ class UnevenConv(nn.Module):
             # each convolution a bias of its own out of four nodes, and folding them takes longest.
             bias = kernel.new_zeros(len(kernel))
         self.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
-        self.padding, self.groups = padding, groups
+        self.padding, self.groups, self.copies = padding, groups * copies, copies
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom, left, right = self.padding
         if any(self.padding):
             x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, groups=self.groups)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if self.copies > 1:
+            weight, bias = weight.repeat(self.copies, 1, 1, 1), bias.repeat(self.copies)
+        return F.conv2d(x, weight, bias, groups=self.groups)
 
 
 class SumOfConvs(nn.Module):
-    """A convolution for each input, their sum, and a leaky ReLU (a slope of 1 is none).
+    """A convolution for each input, their sum, and a leaky ReLU.
 
     What a 1×1 convolution makes of concatenated features, or a strided one of all phases. Each
     term is added as it is made: engines do that in the convolution itself.
@@ -199,9 +206,9 @@ class SumOfConvs(nn.Module):
         super().__init__()
         self.parts, self.slope = nn.ModuleList(parts), slope
         self.carrier: UnevenConv | None = None
-        if len(parts) > 1 and slope != 1:
+        if len(parts) > 1:
             weight = parts[0].weight
-            channels = len(weight)
+            channels = len(weight) * parts[0].copies
             self.carrier = UnevenConv(weight.new_ones(channels, 1, 1, 1), None, groups=channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -211,7 +218,7 @@ class SumOfConvs(nn.Module):
         assert total is not None
         if self.carrier is not None:
             total = self.carrier(total)
-        return total if self.slope == 1 else F.leaky_relu(total, self.slope)
+        return F.leaky_relu(total, self.slope)
 
 
 class PackedProjections(nn.Module):
@@ -228,7 +235,11 @@ class PackedProjections(nn.Module):
             return nn.ModuleList(SumOfConvs(_mix(conv, n), _slope(prelu)) for n in phases)
 
         def down(conv: Any, prelu: Any) -> SumOfConvs:
-            return _gather(down_kernels(conv.weight, factor), conv.bias, factor, _slope(prelu))
+            kernels = down_kernels(conv.weight, factor).values()
+            mirrored = [(bottom, top, right, left) for top, bottom, left, right in _edges(factor)]
+            biases = [conv.bias] + [None] * (len(kernels) - 1)
+            each = zip(kernels, biases, mirrored, strict=True)
+            return SumOfConvs([UnevenConv(*one) for one in each], _slope(prelu))
 
         layers: Any = block  # each a convolution and its PReLU
         self.ups = nn.ModuleList(_ups(conv, prelu, factor) for conv, prelu in layers.up_blocks)
@@ -265,36 +276,36 @@ def _ups(conv: Any, prelu: Any, factor: int) -> nn.ModuleList:
     )
 
 
-def _gather(
-    kernels: dict[tuple[int, int], Tensor], bias: Tensor, factor: int, slope: float
-) -> SumOfConvs:
-    """A convolution that reads all pairs of classes: what they reach out is mirrored."""
-    mirrored = [(bottom, top, right, left) for top, bottom, left, right in _edges(factor)]
-    biases = [bias] + [None] * (len(kernels) - 1)
-    each = zip(kernels.values(), biases, mirrored, strict=True)
-    return SumOfConvs([UnevenConv(*one) for one in each], slope)
-
-
 class PackedTail(nn.Module):
     """`DIC.conv_last`: four times the resolution, a leaky ReLU, and a convolution to RGB.
 
-    (B, C, h, w) → (B, 3, 4h, 4w). Only the face itself is spread out.
+    (B, C, h, w) → (B, 3, 4h, 4w). Only the face itself is spread out. A graph keeps the
+    convolution's weights as they are; engines spread them over the phases when they load it.
     """
 
     FACTOR = 4
 
-    def __init__(self, tail: nn.Sequential) -> None:
+    def __init__(self, tail: Any) -> None:
         super().__init__()
         up, prelu, last = tail
-        kernels = same_kernels(last.weight, self.FACTOR)  # type: ignore[arg-type]
-        bias: Any = last.bias
-        bias = bias.repeat_interleave(self.FACTOR**2)
         self.ups = _ups(up, prelu, self.FACTOR)
-        self.last = _gather(kernels, bias, self.FACTOR, slope=1.0)
+        weight = F.pad(last.weight.detach(), (0, 1, 0, 1))
+        bias = last.bias.detach().repeat_interleave(self.FACTOR**2)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.none = nn.Parameter(torch.zeros_like(bias), requires_grad=False)  # see UnevenConv
 
     def forward(self, x: Tensor) -> Tensor:
-        phases = [up([x]) for up in self.ups]
-        return F.pixel_shuffle(self.last(phases), self.FACTOR)
+        kernels = same_kernels(self.weight, self.FACTOR).values()
+        total: Tensor | None = None
+        for up, kernel, (top, bottom, left, right) in zip(
+            self.ups, kernels, _edges(self.FACTOR), strict=True
+        ):
+            phases = F.pad(up([x]), (right, left, bottom, top))  # reads what `up` does, mirrored
+            part = F.conv2d(phases, kernel, self.bias if total is None else self.none)
+            total = part if total is None else total + part
+        assert total is not None
+        return F.pixel_shuffle(total, self.FACTOR)
 
 
 def _slope(prelu: nn.PReLU) -> float:
@@ -307,12 +318,7 @@ def _mix(conv: nn.Conv2d, phases: int) -> list[UnevenConv]:
     """A 1×1 convolution of concatenated features as one for each, the same for every phase."""
     parts = conv.weight.split(conv.out_channels, dim=1)
     biases = [conv.bias] + [None] * (len(parts) - 1)
-    return [
-        UnevenConv(
-            part.repeat(phases, 1, 1, 1), None if b is None else b.repeat(phases), groups=phases
-        )
-        for part, b in zip(parts, biases, strict=True)
-    ]
+    return [UnevenConv(part, b, copies=phases) for part, b in zip(parts, biases, strict=True)]
 
 
 class PackedBlock(nn.Module):

@@ -44,6 +44,9 @@ OPSET = 20  # what TensorRT 10.0 reads
 BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
 # protobuf's limit on one message; the full-size network takes 88 MB.
 PROTOBUF_LIMIT = 2**31 - 1
+# Numbers of the largest constant that is computed on: shapes, biases, Helen's 5×194 components.
+# What repeats weights (`export.packed`) stays in the graph; engines compute it once, at their load.
+FOLDED = 1000
 SMALL = 1024  # bytes of a tensor that stays in the graph: shapes and slopes
 PAGE = 4096  # external weights begin at whole ones, so that they can be mapped
 
@@ -163,7 +166,7 @@ def _simplify(model: onnx_ir.Model) -> None:
     their number: half of an export's time, for what this does in half a second.
     """
     onnxscript.optimizer.inline(model)
-    onnxscript.optimizer.fold_constants(model)
+    onnxscript.optimizer.fold_constants(model, input_size_limit=FOLDED)
     rules = [
         materialize_reshape_shape_rule,  # engines then know all sizes but the batch
         normalize_pad_format_conv_rule,

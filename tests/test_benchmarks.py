@@ -375,6 +375,9 @@ def test_the_readmes_tables_are_the_results() -> None:
 # Commands
 
 
+one_process = pytest.mark.xdist_group("whole")  # the run below is made once
+
+
 @pytest.fixture(scope="module")
 def whole(
     tiny_checkpoint: Path, tiny_engine: Path, tmp_path_factory: pytest.TempPathFactory
@@ -395,6 +398,7 @@ def whole(
     return folder, done.stdout
 
 
+@one_process
 def test_everything_is_measured(whole: tuple[Path, str]) -> None:
     folder, told = whole
     found = results.read(folder / "run.json")
@@ -418,6 +422,7 @@ def test_everything_is_measured(whole: tuple[Path, str]) -> None:
         assert f"\n{title}" in told
 
 
+@one_process
 def test_the_report_stands_on_its_own(whole: tuple[Path, str]) -> None:
     report = whole[0] / "report"
     page = (report / "report.html").read_text()
@@ -437,6 +442,7 @@ def test_the_report_stands_on_its_own(whole: tuple[Path, str]) -> None:
     assert "tiny.onnx" in (report / "report.md").read_text()
 
 
+@one_process
 def test_a_slowdown_is_told_by_the_status(
     whole: tuple[Path, str],
     command: Command,

@@ -86,7 +86,6 @@ def test_sums_carry_their_leaky_relu_in_a_convolution() -> None:
     assert summed.carrier is not None
     assert torch.equal(summed(inputs), nn.functional.leaky_relu(total, 0.2))
     assert SumOfConvs(parts[:1], 0.2).carrier is None
-    assert torch.equal(SumOfConvs(parts, 1.0)(inputs), total)
 
 
 @torch.no_grad()

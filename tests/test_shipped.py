@@ -10,7 +10,8 @@ import pytest
 from conftest import Command
 
 from benchmarks.accuracy import measure_accuracy
-from benchmarks.latency import as_engine, reference
+from benchmarks.contenders import Contender, as_engine
+from benchmarks.data import synthetic
 from runtime import load_engine
 from runtime.engine import SHIPPED
 from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
@@ -45,13 +46,11 @@ def test_its_record_tells_how_it_was_made_and_what_it_reaches() -> None:
 
 def test_it_does_what_its_record_says() -> None:
     network = load_checkpoint(SHIPPED_WEIGHTS).network
-    steps = network.config.steps
-    earlier = {f"step {n}": reference(network, steps=n) for n in range(1, steps)}
     with load_engine(device="cpu") as engine:
-        runs = {"last": reference(network), "engine": as_engine(engine)}
-        floor, *rows, shipped = measure_accuracy(runs, FACES, earlier)
-    assert shipped.difference is not None
-    assert shipped.difference <= 1
+        one = Contender("engine", as_engine(engine), engine.backend, "cpu")
+        (floor, *rows, shipped), _ = measure_accuracy(network, "cpu", [one], synthetic(FACES))
+    assert shipped.largest is not None
+    assert shipped.largest <= 1
     assert shipped.nme is not None
     assert_meets_figures(floor.psnr, [row.psnr for row in rows], shipped.psnr, shipped.nme)
 
