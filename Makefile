@@ -65,9 +65,10 @@ RESULTS := benchmarks/results
 results: $(READY)
 	$(BIN)/python -m benchmarks.gpu_check --part random $(FULL).pth
 	$(BIN)/python -m export.onnx $(FULL).pth --target cpu --no-landmarks -o $(FULL)-cpu.onnx
-	$(BIN)/python -m benchmarks latency --engine $(FULL)-cpu.onnx --reference $(FULL).pth --peers \
-		--batch 1 8 --rounds 7 --seconds 420 --json $(RESULTS)/latency-full-cpu.json
-	$(BIN)/python -m benchmarks all --peers --json $(RESULTS)/synthetic-cpu.json
+	$(BIN)/python -m benchmarks latency profile --engine $(FULL)-cpu.onnx --reference $(FULL).pth \
+		--peers --batch 1 8 --rounds 7 --seconds 420 --json $(RESULTS)/latency-full-cpu.json
+	$(BIN)/python -m benchmarks all --peers --batch 1 4 16 64 --seconds 40 \
+		--json $(RESULTS)/synthetic-cpu.json
 	$(BIN)/python -m benchmarks.readme
 
 clean:

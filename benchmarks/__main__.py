@@ -29,17 +29,19 @@ def main(arguments: list[str]) -> int:
     old = results.read(options.compare) if options.compare else None
     for path in filter(None, (options.json, options.report and options.report / "report.md")):
         check_writable(path)
-    checkpoint = load_checkpoint(options.reference)
+    checkpoint = load_checkpoint(options.reference, options.steps)
+    if options.report:
+        from benchmarks.report import write_report  # its libraries are missed before, not after
     with ExitStack() as opened:
         whole = Run(options, checkpoint, opened)
-        for part in PARTS if options.what == "all" else (options.what,):
-            getattr(whole, part)()
+        try:
+            for part in options.what:
+                getattr(whole, part)()
+        finally:  # what was measured is kept, whatever stops the rest
+            if options.json:
+                results.write(whole.found, options.json)
     measured = whole.found
-    if options.json:
-        results.write(measured, options.json)
     if options.report:
-        from benchmarks.report import write_report
-
         write_report(measured, whole.strip, options.report)
         print(f"\nRead {options.report / 'report.html'}")
     if measured.missing:
@@ -52,6 +54,8 @@ def main(arguments: list[str]) -> int:
             f"{options.compare}: has no contender, batch or data in common with this run"
         )
     worse = compare.regressions(measured, old, options.threshold / 100)
+    for line in compare.differences(measured, old):
+        print(f"differs: {line}")
     against = f"{options.compare} ({old.machine.date}, {old.machine.commit or 'no commit'})"
     for line in worse:
         print(f"worse: {line}")
@@ -62,14 +66,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The options and what is wrong with them."""
+    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m benchmarks",
         description="What an engine gains and loses against the PyTorch reference, in one run: "
         "latency, start and memory, a profile, accuracy, and steps as a dial.",
     )
     add = parser.add_argument
-    add("what", choices=(*PARTS, "all"))
+    add("what", nargs="+", choices=(*PARTS, "all"), metavar="WHAT", help=f"{', '.join(PARTS)}; all")
     add(
         *("--engine", "-e"),
         type=Path,
@@ -84,6 +88,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="CKPT",
         help="the checkpoint they were exported from (default: the shipped one's)",
     )
+    add("--steps", type=int, metavar="N", help="of the reference (default: as its file says, or 4)")
     add("--device", default="auto", help="of the engines (default: %(default)s)")
     add(
         "--peers",
@@ -109,7 +114,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     group = parser.add_argument_group("latency")
     add = group.add_argument
     add("--batch", type=int, nargs="+", default=BATCHES, metavar="N", help="(default: 1 … 64)")
-    add("--rounds", type=int, default=30, help="timed runs at most (default: %(default)s)")
+    add("--rounds", type=int, default=100, help="timed runs at most (default: %(default)s)")
     add(
         "--seconds",
         type=float,
@@ -130,12 +135,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     counts = [*options.batch, options.rounds, options.starts]
-    if min([*counts, 1 if options.faces is None else options.faces]) < 1:
-        parser.error("--batch, --rounds, --starts and --faces must be at least 1")
+    counts += [count for count in (options.faces, options.steps) if count is not None]
+    if min(counts) < 1:
+        parser.error("--batch, --rounds, --starts, --faces and --steps must be at least 1")
     if not (options.seconds >= 0 and 0 <= options.threshold < 100):
         parser.error("--seconds must be at least 0, --threshold a percentage")
     if not options.data and (options.landmarks or options.published):
         parser.error("--landmarks and --published go with --data")
+    options.what = [part for part in PARTS if {part, "all"} & set(options.what)]
     if options.reference is None:
         if options.engine != [SHIPPED]:
             parser.error("--reference CKPT is needed beside --engine")

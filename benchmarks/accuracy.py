@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,7 @@ def measure_accuracy(
         pictures of them.
     """
     count = network.config.steps
+    network = copy.deepcopy(network).to(device)
     floor = np.stack([_bicubic(small) for small in faces.lq])
     shown = slice(SHOWN)
     columns = {"input": _nearest(faces.lq[shown]), FLOOR: floor[shown]}
@@ -115,7 +117,7 @@ def measure_accuracy(
 @torch.inference_mode()
 def _by_step(network: DIC, device: str, lq: Faces) -> Iterator[Outputs]:
     """What PyTorch gives after each step."""
-    given = network.to(device)(torch.from_numpy(normalise(lq)).to(device))
+    given = network(torch.from_numpy(normalise(lq)).to(device))
     for sr, heatmap in zip(given.sr, given.heatmaps, strict=True):
         points, scores = decode(heatmap.float().cpu().numpy())
         yield {"face": denormalise(sr.cpu()), "landmarks": points, "scores": scores}

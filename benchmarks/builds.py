@@ -22,13 +22,13 @@ def built(checkpoint: Checkpoint, signature: Signature, choices: Choices, path: 
     model = build(checkpoint.network, signature, choices)
     known = reference(checkpoint.network, synthetic(SEED, SAMPLES), signature.steps)
     agreement = check(model, known, signature, choices.precision, choices.tolerance)
-    stamp(model, checkpoint, signature, choices, agreement, known)
+    stamp(model, checkpoint, signature, choices, agreement, known, SAMPLES)
     write(model, path)
     return path
 
 
-def plain_export(checkpoint: Checkpoint, landmarks: bool, folder: Path) -> Path:
+def plain_export(checkpoint: Checkpoint, landmarks: bool, path: Path) -> Path:
     """The network as it is, in fp32: what others' runtimes are measured on."""
     signature = Signature(Io.IMAGE, checkpoint.network.config.steps, landmarks)
     choices = Choices(target=Target.GPU, precision=Precision.FP32)
-    return built(checkpoint, signature, choices, folder / "plain.onnx")
+    return built(checkpoint, signature, choices, path)

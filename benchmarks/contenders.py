@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.builds import plain_export
 from export.engine_io import Io, Signature, wrap
 from runtime import tensors
 from runtime.console import UserError
@@ -67,17 +66,16 @@ def reference(
     network: DIC,
     landmarks: bool = True,
     device: str = "cpu",
-    steps: int | None = None,
     convert: Callable[[Any], Any] = lambda module: module,
 ) -> Run:
     """The PyTorch network as an engine.
 
     Args:
-        steps: how many to take; the network's own number without it.
+        network: is left where it is.
         convert: makes something else of the module, such as a compiled one.
     """
-    signature = Signature(Io.IMAGE, steps or network.config.steps, landmarks)
-    module = convert(wrap(network, signature).to(device))
+    signature = Signature(Io.IMAGE, network.config.steps, landmarks)
+    module = convert(wrap(copy.deepcopy(network), signature).to(device))
 
     def run(image: Faces) -> Outputs:
         with torch.inference_mode():
@@ -108,10 +106,11 @@ def as_engine(engine: Engine) -> Run:
 def engine_contender(
     path: Path, device: str, opened: ExitStack, name: str = "", peer: bool = False
 ) -> Contender:
-    """An engine file, as the runtime runs it: one face on all cores of a CPU, several a core each
-    (`load_engine(lanes=…)`, as `runtime.infer` does).
+    """An engine file, as the runtime runs it: on a CPU few faces on all cores, and as many as cores
+    or more one a core (`load_engine(lanes=…)`, as `runtime.infer` does with many pictures).
 
     Args:
+        peer: somebody else's: always all cores for one run.
         opened: closes what is loaded.
 
     Raises:
@@ -119,11 +118,11 @@ def engine_contender(
     """
     engine = opened.enter_context(load_engine(path, device))
     one = several = as_engine(engine)
-    if engine.device == "cpu" and cores() > 1:
+    if engine.device == "cpu" and cores() > 1 and not peer:
         several = as_engine(opened.enter_context(load_engine(path, device, lanes=cores())))
     return Contender(
         name or path.name,
-        lambda image: (one if len(image) == 1 else several)(image),
+        lambda image: (several if 1 < len(image) >= cores() else one)(image),
         engine.backend,
         engine.device,
         engine.metadata.precision,
@@ -155,10 +154,14 @@ def gather(
         engine = engine_contender(path, device, opened)
         assert engine.engine is not None
         made_for, taken = engine.engine.metadata.steps, checkpoint.network.config.steps
-        if made_for != taken:
-            raise UserError(f"{path}: unrolls {made_for} steps, the reference takes {taken}")
+        if made_for not in (0, taken):  # a plan alone does not know
+            raise UserError(
+                f"{path}: unrolls {made_for} steps, the reference takes {taken}; --steps {made_for}"
+            )
         engines.append(engine)
     where = engines[0].device
+    if where != "cpu":  # fp32 means fp32 for everybody: TF32 has 10 bits of mantissa
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     landmarks = any(e.engine is not None and e.engine.metadata.landmarks > 0 for e in engines)
     run = reference(checkpoint.network, landmarks, where)
     found = [Contender(REFERENCE, run, f"PyTorch {torch.__version__}", where), *engines]
@@ -183,7 +186,7 @@ def _peers(
     """
 
     def pytorch(name: str, convert: Callable[[Any], Any], precision: str) -> Contender:
-        run = reference(copy.deepcopy(checkpoint.network), landmarks, device, convert=convert)
+        run = reference(checkpoint.network, landmarks, device, convert)
         run(np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8))  # it fails here if it fails
         return Contender(name, run, f"PyTorch {torch.__version__}", device, precision, True)
 
@@ -195,6 +198,9 @@ def _peers(
 
     def compiled(module: Any, **options: Any) -> Any:
         # Of static shapes, the fastest: compiled anew for each batch, in the run that warms up.
+        # Without these, some batches on it would run eagerly under the compiler's name.
+        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         return torch.compile(module, dynamic=False, **options)
 
     ways: list[tuple[str, Callable[[Any], Any], str]] = [
@@ -204,10 +210,10 @@ def _peers(
     if device != "cpu":
         graphs = {"mode": "reduce-overhead"}
         ways += [
-            ("PyTorch fp16", half, "fp16"),
-            ("torch.compile, fp16", lambda module: compiled(half(module)), "fp16"),
+            ("PyTorch, fp16 autocast", half, "fp16"),
+            ("torch.compile, fp16 autocast", lambda module: compiled(half(module)), "fp16"),
             (
-                "torch.compile, fp16, graphs",
+                "torch.compile, fp16 autocast, CUDA graphs",
                 lambda module: compiled(half(module), **graphs),
                 "fp16",
             ),
@@ -215,11 +221,19 @@ def _peers(
     for name, convert, precision in ways:
         yield name, partial(pytorch, name, convert, precision)
 
-    plain = plain_export(checkpoint, landmarks, Path(opened.enter_context(TemporaryDirectory())))
-    for label, where in (("ONNX Runtime", device), ("OpenVINO", "openvino")):
-        if where == device or device == "cpu":
-            name = f"{label} on a plain export"
-            yield name, partial(engine_contender, plain, where, opened, name, True)
+    folder = Path(opened.enter_context(TemporaryDirectory()))
+
+    def plain(name: str, where: str) -> Contender:
+        from benchmarks.builds import plain_export
+
+        path = folder / "plain.onnx"
+        if not path.exists():
+            plain_export(checkpoint, landmarks, path)
+        return engine_contender(path, where, opened, name, peer=True)
+
+    yield "ONNX Runtime on a plain export", lambda: plain("ONNX Runtime on a plain export", device)
+    if device == "cpu":
+        yield "OpenVINO on a plain export", lambda: plain("OpenVINO on a plain export", "openvino")
 
 
 class _Autocast(torch.nn.Module):

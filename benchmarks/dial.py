@@ -15,7 +15,7 @@ from benchmarks.latency import measure_latency
 from export.engine_io import Io, Signature
 from export.limits import Precision
 from export.unroll import Choices, Target
-from runtime.engine import Engine
+from runtime.engine import Metadata
 from train.checkpoint import Checkpoint
 
 
@@ -39,29 +39,38 @@ class Setting:
 
 
 def measure_dial(
-    checkpoint: Checkpoint, like: Engine, rows: Sequence[Accuracy], rounds: int, seconds: float
+    checkpoint: Checkpoint,
+    metadata: Metadata,
+    device: str,
+    rows: Sequence[Accuracy],
+    rounds: int,
+    seconds: float,
 ) -> list[Setting]:
-    """Export the network for each number of steps as `like` was, and time one face in turns.
+    """Export the network for each number of steps, and time one face in turns.
 
     Args:
-        like: an engine whose target, precision and device are taken.
-        rows: the reference's accuracy after each step (`measure_accuracy`).
+        metadata: of an engine whose target, precision and landmarks are taken.
+        device: as a user names it.
+        rows: the reference's accuracy after each step (`measure_accuracy`), which an engine's of a
+            lower precision differs from by as little as its export's gate allows.
         rounds: as of `measure_latency`.
         seconds: likewise.
+
+    Raises:
+        UserError: an export fails its gate.
     """
-    metadata, device = like.metadata, like.device
     choices = Choices(Target(metadata.target), Precision(metadata.precision))
     with ExitStack() as opened:
         folder = Path(opened.enter_context(TemporaryDirectory()))
         contenders: list[Contender] = []
-        for steps in range(1, metadata.steps + 1):
+        for steps in range(1, checkpoint.network.config.steps + 1):
             signature = Signature(Io.IMAGE, steps, metadata.landmarks > 0)
             path = built(checkpoint, signature, choices, folder / f"{steps}.onnx")
             contenders.append(engine_contender(path, device, opened))
         times, _ = measure_latency(contenders, [1], rounds, seconds, same=False)
     quality = {row.step: row for row in rows if row.name.startswith(REFERENCE)}
     found = []
-    for steps, time in enumerate(times, start=1):
-        row = quality[steps]
-        found.append(Setting(steps, time.milliseconds, row.psnr, row.ssim, row.nme))
+    for time in times:
+        row = quality[int(Path(time.name).stem)]
+        found.append(Setting(row.step, time.milliseconds, row.psnr, row.ssim, row.nme))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import statistics
 from runtime.console import Progress, UserError
+from runtime.engine import LQ_SIZE
 
 BATCH = 8
 FIRST = "first"
@@ -42,13 +44,11 @@ class Footprint:
         return statistics.median(self.first_face)
 
 
-def measure_footprints(
-    sources: dict[str, tuple[str, Path]], device: str, rounds: int
-) -> list[Footprint]:
+def measure_footprints(sources: dict[str, tuple[str, Path, str]], rounds: int) -> list[Footprint]:
     """Start each in turns.
 
     Args:
-        sources: name → ("engine" or "pytorch", its file).
+        sources: name → ("engine" or "pytorch", its file, the device as a user names it).
 
     Raises:
         UserError: one fails.
@@ -56,8 +56,8 @@ def measure_footprints(
     found = {name: Footprint(name, [], [], []) for name in sources}
     with Progress(total=rounds * len(sources), desc="starts", unit="start") as bar:
         for _ in range(rounds):
-            for name, (kind, path) in sources.items():
-                _start(found[name], [kind, str(path), device])
+            for name, (kind, path, device) in sources.items():
+                _start(found[name], [kind, str(path.resolve()), device])
                 bar.update()
     return list(found.values())
 
@@ -66,24 +66,28 @@ def _start(into: Footprint, what: Sequence[str]) -> None:
     command = [sys.executable, "-m", "benchmarks.footprint", *what]
     before = _used_on_gpu(what[-1])
     began = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,  # a pipe would fill, and stop who writes into it
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stderr is not None
         said = process.stdout.readline().strip()
         seconds = time.perf_counter() - began
         peak = process.stdout.readline().strip()
         after = _used_on_gpu(what[-1])
         process.stdin.close()  # which it waits for
         if said != FIRST or not peak:
-            lines = process.stderr.read().strip().splitlines()
+            process.wait()
+            errors.seek(0)
+            lines = errors.read().strip().splitlines()
             raise UserError(f"{into.name}: did not start: {lines[-1] if lines else 'no word'}")
     into.first_face.append(seconds)
     into.host_megabytes.append(float(peak))
@@ -92,18 +96,19 @@ def _start(into: Footprint, what: Sequence[str]) -> None:
 
 
 def _used_on_gpu(device: str) -> int | None:
-    """Bytes of a GPU's memory in use by all processes."""
-    if device == "cpu":
-        return None
+    """Bytes of a GPU's memory in use by all processes; None where there is none."""
     import torch
 
-    free, total = torch.cuda.mem_get_info(device)
+    if device in ("cpu", "openvino") or not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info(None if device == "auto" else device)
     return total - free
 
 
 def _child(kind: str, path: str, device: str) -> None:
     import numpy as np
 
+    rng = np.random.default_rng()
     if kind == "engine":
         from runtime.load import load_engine
 
@@ -112,7 +117,10 @@ def _child(kind: str, path: str, device: str) -> None:
         most = min(BATCH, engine.max_batch or BATCH)
 
         def restore(batch: int) -> None:
-            engine.run({given.name: np.zeros((batch, *given.shape[1:]), given.dtype)})
+            shape = [batch, *(size or 1 for size in given.shape[1:])]
+            pixels = rng.integers(0, 256, shape)
+            scaled = pixels if given.dtype == "uint8" else pixels / 255 - 0.5
+            engine.run({given.name: scaled.astype(given.dtype)})
     else:
         from benchmarks.contenders import reference
         from train.checkpoint import load_checkpoint
@@ -120,7 +128,7 @@ def _child(kind: str, path: str, device: str) -> None:
         run, most = reference(load_checkpoint(Path(path)).network, device=device), BATCH
 
         def restore(batch: int) -> None:
-            run(np.zeros((batch, 16, 16, 3), np.uint8))
+            run(rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), np.uint8))
 
     restore(1)
     print(FIRST, flush=True)

@@ -7,13 +7,14 @@ does not run is written down with its exact message, and the rest goes on. What 
 
     summary.md, summary.json   every stage: how it ended, how long it took, and its answer
     log.txt                    all that the stages printed
-    compact.json, full.json    results as of `python -m benchmarks`; *.html their reports
+    compact.json, full.json    results as of `python -m benchmarks`; compact/, full/ their reports
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from runtime.console import Parser, UserError, run, write_whole
 
 PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-CAPABILITIES = ("default", "8.0", "current")
+CAPABILITIES = ("8.0", "current")  # beside the default
 RUNS = 10_000
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -73,7 +74,7 @@ class Check:
 
     @property
     def site(self) -> Path:
-        return self.work / "site"
+        return self.work.resolve() / "site"
 
     def python(self, name: str, arguments: Sequence[object], seconds: float) -> bool:
         """A stage that is `python -m …`; whether it passed."""
@@ -87,19 +88,22 @@ class Check:
         print(f"[{name}] {' '.join(command)}", file=sys.stderr, flush=True)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.site), os.getcwd()])}
         began = time.monotonic()
+        text, status = "", FAILED
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                errors="replace", timeout=left, env=environment, check=False,
-            )  # fmt: skip
-            text, status = done.stdout, PASSED if done.returncode == 0 else FAILED
-            text += "" if done.returncode == 0 else f"\nstatus {done.returncode}\n"
-        except subprocess.TimeoutExpired as late:
-            held = late.stdout or b""
-            text = held.decode(errors="replace") if isinstance(held, bytes) else held
-            text, status = f"{text}\nstopped after {left:.0f} s\n", FAILED
+                errors="replace", env=environment, start_new_session=True,
+            ) as process:  # fmt: skip
+                try:
+                    text, _ = process.communicate(timeout=left)
+                    status = PASSED if process.returncode == 0 else FAILED
+                    text += "" if process.returncode == 0 else f"\nstatus {process.returncode}\n"
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+                    text, _ = process.communicate()
+                    text += f"\nstopped after {left:.0f} s\n"
         except OSError as error:
-            text, status = f"{error.filename}: {error.strerror}\n", FAILED
+            text = f"{error.filename}: {error.strerror}\n"
         with (self.out / "log.txt").open("a") as log:
             log.write(f"\n===== {name}: {' '.join(command)}\n{text}")
         lines = [line for line in text.strip().splitlines() if line.strip()]
@@ -126,20 +130,19 @@ def machine(check: Check) -> None:
 
 
 def install(check: Check) -> None:
-    """Each package on its own: one that fails does not take the others along."""
+    """Each file on its own: one that fails does not take the others along. Sources come last."""
     if check.wheels is None:
         check.note("install", SKIPPED, "nothing was brought along (--wheels DIR)")
         return
-    pip = [sys.executable, "-m", "pip"]
-    offline = ["--no-index", "--no-build-isolation", "--find-links", str(check.wheels)]
+    files = [*sorted(check.wheels.glob("*.whl")), *sorted(check.wheels.glob("*.tar.gz"))]
     for package in PACKAGES:
-        found = sorted(check.wheels.glob(f"{package}*"))
-        if not found:
+        if not any(file.name.lower().startswith(package) for file in files):
             check.note(f"install {package}", SKIPPED, f"not in {check.wheels}")
-            continue
-        command = [*pip, "install", "-q", "--upgrade", "--target", str(check.site), *offline]
-        # Their wheels ask for what the machine's image has in other versions.
-        check.command(f"install {package}", [*command, "--no-deps", *map(str, found)], 240)
+    # Their wheels ask for what the machine's image has in other versions: --no-deps.
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade"]
+    pip += ["--no-build-isolation", "--target", str(check.site)]
+    for file in files:
+        check.command(f"install {file.name}", [*pip, str(file)], 240)
 
 
 def engines(check: Check) -> None:
@@ -162,7 +165,7 @@ def plans(check: Check) -> None:
             f"plan of {source.name}", [*build, source, "-o", source.with_suffix(".trt")], 90
         )
     source = check.work / "compact-fp32.onnx"
-    for capability in CAPABILITIES[1:]:
+    for capability in CAPABILITIES:
         target = check.work / f"compact-{capability}.trt"
         chosen = ["--compute-capability", capability]
         check.python(f"plan for {capability}", [*build, source, "-o", target, *chosen], 90)
@@ -203,10 +206,11 @@ def measure(check: Check) -> None:
         line = ["benchmarks", "all", "--device", "cuda", "--peers", "--starts", 1]
         line += ["--engine", *paths, "--reference", checkpoint, "--batch", *batches]
         line += ["--rounds", 20, "--seconds", 12, "--faces", faces]
-        line += ["--json", check.out / f"{size}.json", "--report", check.work / size]
-        if check.python(f"benchmarks {size}", line, 200):
-            page = check.work / size / "report.html"
-            write_whole(check.out / f"{size}.html", page.read_bytes())
+        found = check.out / f"{size}.json"
+        check.python(f"benchmarks {size}", [*line, "--json", found], 200)
+        if found.exists():
+            part = ["benchmarks.gpu_check", "--part", "report", found]
+            check.python(f"report {size}", part, 60)
 
 
 STAGES: dict[str, Callable[[Check], None]] = {
@@ -323,12 +327,22 @@ def part_endure(path: str) -> None:
         raise UserError(f"grew by {grown} MB; {'; '.join(wrong) or 'a leak'}")
 
 
+def part_report(path: str) -> None:
+    """A report in a process of its own: its libraries may be missing where the figures are not."""
+    from benchmarks import results
+    from benchmarks.report import write_report
+
+    found = Path(path)
+    write_report(results.read(found), None, found.with_suffix(""))
+
+
 PARTS: dict[str, Callable[..., None]] = {
     "machine": part_machine,
     "random": part_random,
     "export": part_export,
     "load": part_load,
     "endure": part_endure,
+    "report": part_report,
 }
 
 
@@ -344,13 +358,8 @@ def main(arguments: list[str]) -> int:
     add("--part", nargs="+", help="what a stage's own process does")
     options = parser.parse_args(arguments)
     if options.part:
-        from export.gate import GateError
-
         name, *rest = options.part
-        try:
-            PARTS[name](*rest)
-        except GateError as error:
-            raise UserError(error) from error
+        PARTS[name](*rest)
         return DONE
     if options.wheels and not options.wheels.is_dir():
         raise UserError(f"{options.wheels}: is no folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def machine(program: str = "benchmarks") -> Machine:
         versions=_versions(),
         commit=_commit(),
         date=time.strftime("%Y-%m-%d"),
-        command=" ".join([f"python -m {program}", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", program, *sys.argv[1:]]),
     )
 
 

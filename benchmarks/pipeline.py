@@ -30,7 +30,7 @@ from runtime.images import Picture, encode_picture
 from runtime.load import load_engine
 from train.faces import draw_faces
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 SEED = 5
 BATCH = 8
 RECORDS = 10  # of the memory, over the runs

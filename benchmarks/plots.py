@@ -31,7 +31,8 @@ def pictures(results: Results, strip: Strip | None) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     if results.latency:
         found["latency.png"] = _drawn(lambda axes: latency(axes, results), (WIDTH, 4.5))
-    if results.limits and any(results.operators.values()):
+    counted = [one for found in results.operators.values() for one in found if one.intensity > 0]
+    if results.limits and counted:
         found["roofline.png"] = _drawn(lambda axes: roofline(axes, results), (WIDTH, 5))
     if results.dial:
         found["steps.png"] = _drawn(lambda axes: dial(axes, results), (WIDTH, 4))
@@ -67,7 +68,9 @@ def _looks(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def latency(axes: Axes, results: Results) -> None:
-    """Faces a second by batch, with the 95 % intervals and the machine's limits."""
+    """Faces a second by batch, and the machine's limits. Bars are the median's 95 % intervals; of
+    too few runs, from the slowest to the fastest.
+    """
     looks = _looks(results)
     for name in dict.fromkeys(row.name for row in results.latency):
         rows = [row for row in results.latency if row.name == name]
@@ -124,7 +127,7 @@ def roofline(axes: Axes, results: Results) -> None:
     limits = results.limits
     assert limits is not None
     looks = _looks(results)
-    seen = [one for found in results.operators.values() for one in found if one.gflop > 0]
+    seen = [one for found in results.operators.values() for one in found if one.intensity > 0]
     low = min(one.intensity for one in seen) / 2
     high = max(one.intensity for one in seen) * 2
     x = np.geomspace(low, high, 200)
@@ -140,7 +143,7 @@ def roofline(axes: Axes, results: Results) -> None:
     )  # fmt: skip
     for name, found in results.operators.items():
         total = sum(one.milliseconds for one in found)
-        shown = [one for one in found if one.gflop > 0]
+        shown = [one for one in found if one.intensity > 0]
         axes.scatter(
             [one.intensity for one in shown],
             [one.rate for one in shown],

@@ -60,6 +60,8 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
         yield tables.latency(results)
         yield from (f"- {note}" for note in tables.latency_notes(results))
         yield from picture("latency.png", "Faces a second by batch")
+        if "latency.png" in drawn:
+            yield "Bars: 95 % intervals of the medians; of fewer than 6 runs, slowest to fastest."
     if results.footprints:
         yield "## Start and memory"
         yield tables.footprints(results)
@@ -75,7 +77,7 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
         yield "## Accuracy"
         yield (
             f"On {results.faces}; uint8 RGB, 8 pixels cropped at every edge, SSIM of an 11×11 "
-            "Gaussian window; NME over the distance of the eyes' outer corners."
+            "Gaussian window; NME over the distance between the eyes."
         )
         yield tables.accuracy(results)
         yield from picture("errors.png", "Grey levels off PyTorch's")

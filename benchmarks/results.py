@@ -33,8 +33,6 @@ class Named:
     device: str
     precision: str
     peer: bool
-    megabytes: float | None = None  # of its file
-    verified: dict[str, Any] = field(default_factory=dict)  # the export's own check
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,9 @@ class Results:
         machine: what it ran on, and the command.
         reference: the checkpoint's name, SHA-256 and what its training said of itself.
         contenders: the reference first.
-        missing: peers that could not be measured, and what was left out; name → why.
+        landmarks: whether any engine gives them. Where none does, the last landmark pass is not
+            counted in `limits`; PyTorch eager computes it all the same.
+        missing: what could not be measured, or was left out, and why; a line each.
         latency: a row for each contender and batch.
         footprints: start and memory.
         limits: of the machine; None where not measured.
@@ -61,6 +61,7 @@ class Results:
     machine: Machine
     reference: dict[str, Any]
     contenders: list[Named]
+    landmarks: bool = True
     missing: list[str] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)

@@ -42,15 +42,12 @@ class Limits:
     bandwidth: float
     network: float
 
-    def milliseconds(self, precision: str) -> float | None:
-        """A face at the machine's rate; None where that was not measured."""
+    def share(self, row: Latency, device: str, precision: str) -> float | None:
+        """Of the machine's rate, what a contender's useful operations a second are; None where that
+        rate was not measured.
+        """
         rate = self.gflops.get(precision)
-        return None if rate is None else 1000 * self.network / rate
-
-    def share(self, row: Latency, precision: str) -> float | None:
-        """Of the machine's rate, what a contender's useful operations a second are."""
-        rate = self.gflops.get(precision)
-        if rate is None:
+        if rate is None or device != self.device:
             return None
         return self.network * row.faces_a_second / rate
 

@@ -23,7 +23,7 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     """A percentile, interpolated between neighbours as NumPy does; None where so few values have
     none: with less than one value expected beyond it, it is just the largest.
     """
-    if len(values) * (1 - percent / 100) < 1:
+    if len(values) * (100 - percent) < 100:
         return None
     return float(np.percentile(values, percent))
 

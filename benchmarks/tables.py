@@ -33,11 +33,10 @@ def latency(results: Results) -> str:
     machine's rate that is.
     """
     rows = results.latency
-    on_gpu = any(row.device_milliseconds for row in rows)
     cells = []
     for row in sorted(rows, key=lambda row: row.batch):
-        precision = results.contender(row.name).precision
-        share = results.limits and results.limits.share(row, precision)
+        one = results.contender(row.name)
+        share = results.limits and results.limits.share(row, one.device, one.precision)
         cells.append(
             [
                 row.name,
@@ -46,13 +45,11 @@ def latency(results: Results) -> str:
                 _span(statistics.interval(row.speed), ".2f"),
                 f"{row.median:.1f}",
                 *(_percentile(row, percent) for percent in (90, 99)),
-                *([_gpu(row)] if on_gpu else []),
                 f"{row.faces_a_second:.1f}",
                 "" if share is None else f"{share:.0%}",
             ]
         )
-    head = ["", "batch", "speed", "95 %", "ms", "p90", "p99"]
-    head += [*(["ms on GPU"] if on_gpu else []), "faces/s", "of limit"]
+    head = ("", "batch", "speed", "95 %", "ms", "p90", "p99", "faces/s", "of limit")
     return table(head, cells)
 
 
@@ -65,6 +62,19 @@ def latency_notes(results: Results) -> list[str]:
         "results were compared; *speed* is the median over the rounds of how many times as fast as "
         f"{REFERENCE} in the same round."
     ]
+    notes += _beside_peers(results)
+    if not results.landmarks:
+        notes.append(
+            "The engines give faces only, and leave the last landmark pass out; "
+            f"{REFERENCE} computes it all the same."
+        )
+    if any(
+        row.batch > 1 and results.contender(row.name).device == "cpu" for row in results.latency
+    ):
+        notes.append(
+            "On the CPU engines run as many faces as cores, or more, one a core (`load_engine` "
+            "with `lanes`); peers run a batch as it is."
+        )
     if min(runs) < FOR_INTERVAL:
         notes.append(f"Fewer than {FOR_INTERVAL} runs have no 95 % interval.")
     notes.append("p90 takes 10 runs and p99 takes 100; of fewer there are none.")
@@ -79,6 +89,25 @@ def latency_notes(results: Results) -> list[str]:
     return notes
 
 
+def _beside_peers(results: Results) -> list[str]:
+    """How many times as fast as the fastest peer each engine is, round by round."""
+    lines = []
+    for batch in sorted({row.batch for row in results.latency}):
+        rows = [row for row in results.latency if row.batch == batch]
+        peers = [row for row in rows if results.contender(row.name).peer]
+        for row in rows:
+            if not peers or results.contender(row.name).peer or row.name == REFERENCE:
+                continue
+            best = min(peers, key=lambda peer: peer.median)
+            found = statistics.ratios(best.milliseconds, row.milliseconds)
+            span = _span(statistics.interval(found), ".2f")
+            lines.append(
+                f"{row.name} at batch {batch}: **{statistics.median(found):.2f}×** as fast as the "
+                f"fastest peer, {best.name}{f' (95 %: {span})' if span else ''}."
+            )
+    return lines
+
+
 def _span(found: Interval | None, form: str) -> str:
     return "" if found is None else f"{found[0]:{form}}–{found[1]:{form}}"
 
@@ -86,11 +115,6 @@ def _span(found: Interval | None, form: str) -> str:
 def _percentile(row: Latency, percent: float) -> str:
     found = statistics.percentile(row.milliseconds, percent)
     return "" if found is None else f"{found:.1f}"
-
-
-def _gpu(row: Latency) -> str:
-    times = row.device_milliseconds
-    return f"{statistics.median(times):.2f}" if times else ""
 
 
 def accuracy(results: Results) -> str:
@@ -124,7 +148,8 @@ def footprints(results: Results) -> str:
         ]
         for row in results.footprints
     ]
-    head = ["", "start to first face, s", "memory at most, MB"]
+    starts = len(results.footprints[0].first_face)
+    head = ["", f"start to first face, s, median of {starts}", "memory at most, MB"]
     return table([*head, *(["GPU memory, MB"] if on_gpu else [])], cells)
 
 

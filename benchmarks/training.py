@@ -27,7 +27,7 @@ from train.recipe import Recipe, load_recipe
 from train.state import start
 
 PLAIN = "plain eager loop, fp32"
-JSON_VERSION = 1
+JSON_VERSION = 2
 WARM_UPS = 3
 FACES = 200  # to train on; more would only take longer to draw
 

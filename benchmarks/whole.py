@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.accuracy import Strip, measure_accuracy
-from benchmarks.contenders import Contender, gather
+from benchmarks.contenders import gather
 from benchmarks.data import FaceSet, from_files, synthetic
 from benchmarks.dial import measure_dial
 from benchmarks.footprint import measure_footprints
@@ -21,6 +19,7 @@ from benchmarks.operators import profile
 from benchmarks.results import VERSION, Named, Results
 from benchmarks.roofline import measure_limits
 from runtime.engine import Engine
+from runtime.ort import CPU
 from train.checkpoint import Checkpoint
 
 FACES = 1000
@@ -69,7 +68,11 @@ class Run:
                 "parameters": sum(p.numel() for p in checkpoint.network.parameters()),
                 "training": dict(checkpoint.provenance),
             },
-            [_named(one) for one in self._contenders],
+            [
+                Named(one.name, one.backend, one.device, one.precision, one.peer)
+                for one in self._contenders
+            ],
+            self._landmarks,
             [f"{name}: {why}" for name, why in missing.items()],
         )
         for name, engine in self._engines.items():
@@ -81,28 +84,29 @@ class Run:
         rows, left_out = measure_latency(
             self._contenders, self._options.batch, self._options.rounds, self._options.seconds
         )
-        missing = [*self.found.missing, *left_out]
-        self.found = replace(self.found, latency=rows, missing=missing)
+        self.found = replace(self.found, latency=rows)
+        self._leave_out(*left_out)
         _print("Latency", tables.latency(self.found), *tables.latency_notes(self.found))
 
     def start(self) -> None:
-        sources: dict[str, tuple[str, Path]] = {
-            self._contenders[0].name: ("pytorch", self._options.reference)
-        }
-        sources |= {name: ("engine", engine.path) for name, engine in self._engines.items()}
-        found = measure_footprints(sources, self._device, self._options.starts)
+        sources = {self._contenders[0].name: ("pytorch", self._options.reference, self._device)}
+        for name, engine in self._engines.items():
+            sources[name] = ("engine", engine.path, self._options.device)
+        found = measure_footprints(sources, self._options.starts)
         self.found = replace(self.found, footprints=found)
         _print("Start and memory", tables.footprints(self.found))
 
     def profile(self) -> None:
         self._limits()
         for name, engine in self._engines.items():
-            if not engine.backend.startswith("ONNX Runtime"):
-                why = f"{engine.backend} runs it, and profiles are ONNX Runtime's"
-                self.found.missing.append(f"a profile of {name}: {why}")
+            if not engine.backend.endswith(CPU):
+                self._leave_out(
+                    f"a profile of {name}: only ONNX Runtime on CPUs has one that tells operators' "
+                    f"times, not {engine.backend}"
+                )
                 continue
-            found = profile(engine.path, [engine.backend.split()[-1]])
-            self.found.operators[name] = found
+            found = profile(engine.path, [CPU])
+            self.found = replace(self.found, operators={**self.found.operators, name: found})
             _print(f"Operators of {name}, one face", tables.operators(found))
 
     def accuracy(self) -> None:
@@ -117,13 +121,24 @@ class Run:
     def steps(self) -> None:
         if not self.found.accuracy:
             self.accuracy()
-        like = next(iter(self._engines.values()))
         options = self._options
+        name, like = next(iter(self._engines.items()))
+        if like.path.suffix != ".onnx":
+            self._leave_out(f"steps as a dial: {name} is a plan; name an ONNX engine first")
+            return
         dial = measure_dial(
-            self._checkpoint, like, self.found.accuracy, options.rounds, options.seconds
+            self._checkpoint,
+            like.metadata,
+            options.device,
+            self.found.accuracy,
+            options.rounds,
+            options.seconds,
         )
         self.found = replace(self.found, dial=dial)
         _print("Steps as a dial", tables.dial(self.found))
+
+    def _leave_out(self, *lines: str) -> None:
+        self.found = replace(self.found, missing=[*self.found.missing, *lines])
 
     def _limits(self) -> None:
         """Of the machine; measured once."""
@@ -135,18 +150,9 @@ class Run:
 
 
 def _given_faces(options: argparse.Namespace) -> FaceSet | None:
-    scored = options.what in ("accuracy", "steps", "all")
-    if not (scored and options.data):
+    if not options.data or not {"accuracy", "steps"} & set(options.what):
         return None
     return from_files(options.data, options.landmarks or "", options.faces)
-
-
-def _named(one: Contender) -> Named:
-    size, verified = None, {}
-    if one.engine is not None:
-        size = round(one.engine.path.stat().st_size / 1e6, 1)
-        verified = json.loads(one.engine.metadata.rest.get("export_error", "{}"))
-    return Named(one.name, one.backend, one.device, one.precision, one.peer, size, verified)
 
 
 def _print(title: str, *parts: str) -> None:

@@ -12,6 +12,7 @@ activation or an addition, sees the convolution's full result, and TensorRT fuse
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,12 @@ CALIBRATION = 32  # faces
 CHUNK = 4
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Three channels in or out, the heatmaps themselves, and the attention's sums over them (a
-# convolution of no block): little to compute and much to lose.
-KEPT = ("conv_first", "conv_last/2", "hour_glass/pre_conv_block/0", "hour_glass/last/3", "Conv")
+# convolution of no block): little to compute and much to lose. The last layer has another name
+# where it is packed.
+KEPT = (
+    *("conv_first", "conv_last/2", "conv_last/Conv"),
+    *("hour_glass/pre_conv_block/0", "hour_glass/last/3", "Conv"),
+)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -59,7 +64,7 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
         node.name
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
-        and any(f"{split_name(node.name)[1]}/".startswith(f"{block}/") for block in KEPT)
+        and any(f"{_unnumbered(node.name)}/".startswith(f"{block}/") for block in KEPT)
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -88,6 +93,11 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
     for part in (result, result.graph, *result.graph.node):
         del part.metadata_props[:]
     return result
+
+
+def _unnumbered(name: str) -> str:
+    """A node's name within its step, without the number that tells it from others of that name."""
+    return re.sub(r"_\d+$", "", split_name(name)[1])
 
 
 @contextmanager

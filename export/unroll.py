@@ -47,6 +47,7 @@ PROTOBUF_LIMIT = 2**31 - 1
 # Numbers of the largest constant that is computed on: shapes, biases, Helen's 5×194 components.
 # What repeats weights (`export.packed`) stays in the graph; engines compute it once, at their load.
 FOLDED = 1000
+LARGEST_WEIGHT = 10_000_000  # numbers, beyond those of any convolution
 SMALL = 1024  # bytes of a tensor that stays in the graph: shapes and slopes
 PAGE = 4096  # external weights begin at whole ones, so that they can be mapped
 
@@ -124,7 +125,9 @@ def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelPro
         network = lower(network, DTYPES[choices.precision])
     say(f"unrolling {signature.steps} steps")
     opset = BF16_OPSET if choices.precision is Precision.BF16 else OPSET
-    model = unroll(network, signature, opset)
+    # A quantiser takes weights, and not what will become weights.
+    fold = FOLDED if calibration is None else LARGEST_WEIGHT
+    model = unroll(network, signature, opset, fold)
     if model.ByteSize() > PROTOBUF_LIMIT:
         raise UserError("the network is over 2 GB, more than can be checked as one graph")
     if calibration is not None:
@@ -132,8 +135,14 @@ def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelPro
     return model
 
 
-def unroll(network: DIC, signature: Signature, opset: int = OPSET) -> onnx.ModelProto:
-    """Trace the recurrence into one graph with a dynamic batch; weights are stored once."""
+def unroll(
+    network: DIC, signature: Signature, opset: int = OPSET, fold: int = FOLDED
+) -> onnx.ModelProto:
+    """Trace the recurrence into one graph with a dynamic batch; weights are stored once.
+
+    Args:
+        fold: numbers of the largest constant that is computed on.
+    """
     # The sample batch is 2: with 1, the exporter would take the batch for a constant.
     sample = signature.sample(2, torch.Generator().manual_seed(0))
     with _quiet():
@@ -149,7 +158,7 @@ def unroll(network: DIC, signature: Signature, opset: int = OPSET) -> onnx.Model
             optimize=False,
         )
         assert program is not None
-        _simplify(program.model)
+        _simplify(program.model, fold)
     model: onnx.ModelProto = program.model_proto
     name_nodes(model)
     # The exporter notes on every node which line of which file it came from: as large as a small
@@ -159,14 +168,16 @@ def unroll(network: DIC, signature: Signature, opset: int = OPSET) -> onnx.Model
     return model
 
 
-def _simplify(model: onnx_ir.Model) -> None:
+def _simplify(model: onnx_ir.Model, fold: int) -> None:
     """What of onnxscript's optimiser changes such a graph.
 
     The whole of it tries every rule at every node, some in time that grows with the square of
     their number: half of an export's time, for what this does in half a second.
     """
     onnxscript.optimizer.inline(model)
-    onnxscript.optimizer.fold_constants(model, input_size_limit=FOLDED)
+    onnxscript.optimizer.fold_constants(
+        model, input_size_limit=fold, output_size_limit=LARGEST_WEIGHT
+    )
     rules = [
         materialize_reshape_shape_rule,  # engines then know all sizes but the batch
         normalize_pad_format_conv_rule,
@@ -208,8 +219,14 @@ def stamp(
     choices: Choices,
     agreement: Agreement,
     carried: Reference,
+    faces: int = FACES,
 ) -> None:
-    """Write what the runtime and a later reader need to know into the file's metadata."""
+    """Write what the runtime and a later reader need to know into the file's metadata.
+
+    Args:
+        carried: faces that go along.
+        faces: on how many it was compared.
+    """
     versions = {
         "torch": torch.__version__.split("+")[0],
         "onnx": onnx.__version__,
@@ -217,7 +234,7 @@ def stamp(
     }
     error = {
         **asdict(agreement),
-        "faces": FACES,
+        "faces": faces,
         "source": "the user's" if choices.faces else carried.faces.source,
         "tolerance": choices.tolerance,
         "limits": LIMITS[choices.precision].times(choices.tolerance).finite(),

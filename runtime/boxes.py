@@ -97,7 +97,7 @@ def _from_json(path: Path, text: str) -> Iterator[Row]:
                 yield from ((name, name, list(box)) for box in boxes)
             return
         for document in content if isinstance(content, list) else [content]:
-            name = document["image"]
+            name = str(document["image"])
             yield name, name, None
             for face in document["faces"]:
                 yield name, name, [*face["box"], face.get("angle", 0)]

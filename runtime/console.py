@@ -60,7 +60,7 @@ def _keep_telling() -> None:
     elif isinstance(sys.stderr, io.TextIOWrapper):
         told = sys.stderr
         options = {"encoding": told.encoding, "errors": told.errors, "line_buffering": True}
-        sys.stderr = _Told(told.detach(), **options)  # type: ignore[arg-type]
+        sys.stderr = _Told(told.buffer, **options)  # type: ignore[arg-type]
 
 
 def complain(message: object) -> None:
@@ -197,6 +197,8 @@ def sweep(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise UserError where a file could not be written, before long work for it."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; a file is to be written there")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):

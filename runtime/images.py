@@ -33,6 +33,7 @@ COLOUR_SPACES = {3: b"RGB ", 1: b"GRAY"}
 ORIENTATION = 0x0112  # EXIF's tag
 # TIFF 6.0, NewSubfileType: bit 0 a reduced version of another page, bit 2 its mask.
 NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 0x00FE, 0b101
+MOST_TAGS, MOST_PAGES = 500, 1000  # of a page, and counted; a crafted file has no end of them
 
 Pixels = NDArray[Any]
 
@@ -146,9 +147,9 @@ def _pages(data: NDArray[np.uint8]) -> int:
         return int.from_bytes(content[at : at + size], order)
 
     pages, seen, at = 0, set[int](), number(4, 4)
-    while 0 < at < len(content) - 2 and at not in seen:
+    while 0 < at < len(content) - 2 and at not in seen and len(seen) < MOST_PAGES:
         seen.add(at)
-        entries, kind = number(at, 2), 0
+        entries, kind = min(number(at, 2), MOST_TAGS), 0
         for entry in range(at + 2, at + 2 + 12 * entries, 12):
             if number(entry, 2) == NEW_SUBFILE_TYPE:
                 kind = number(entry + 8, 4)
