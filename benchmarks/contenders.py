@@ -46,6 +46,8 @@ class Contender:
         precision: what it computes in.
         peer: measured for comparison only.
         engine: what runs it, if it is one.
+        run_there: on a GPU, the same from a PyTorch tensor there with results left there; None on a
+            CPU, and of engines with `--io tensor`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Contender:
     precision: str = "fp32"
     peer: bool = False
     engine: Engine | None = None
+    run_there: Callable[[torch.Tensor], object] | None = None
 
     @property
     def max_batch(self) -> int | None:
@@ -62,27 +65,40 @@ class Contender:
         return self.engine.max_batch if self.engine else None
 
 
-def reference(
+def pytorch(
     network: DIC,
     landmarks: bool = True,
     device: str = "cpu",
+    name: str = REFERENCE,
     convert: Callable[[Any], Any] = lambda module: module,
-) -> Run:
-    """The PyTorch network as an engine.
+    precision: str = "fp32",
+) -> Contender:
+    """The PyTorch network, which is left where it is, as an engine; as a peer under another name.
 
     Args:
-        network: is left where it is.
         convert: makes something else of the module, such as a compiled one.
     """
     signature = Signature(Io.IMAGE, network.config.steps, landmarks)
     module = convert(wrap(copy.deepcopy(network), signature).to(device))
 
-    def run(image: Faces) -> Outputs:
+    def run_there(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
-            given = module(torch.from_numpy(image).to(device))
+            given: tuple[torch.Tensor, ...] = module(image)
+        return given
+
+    def run(image: Faces) -> Outputs:
+        given = run_there(torch.from_numpy(image).to(device))
         return dict(zip(signature.outputs, (t.cpu().numpy() for t in given), strict=True))
 
-    return run
+    return Contender(
+        name,
+        run,
+        f"PyTorch {torch.__version__}",
+        device,
+        precision,
+        peer=name != REFERENCE,
+        run_there=None if device == "cpu" else run_there,
+    )
 
 
 def as_engine(engine: Engine) -> Run:
@@ -128,6 +144,9 @@ def engine_contender(
         engine.metadata.precision,
         peer,
         engine,
+        None
+        if engine.device == "cpu" or engine.metadata.io != "image"
+        else lambda image: engine.run({"image": image}),
     )
 
 
@@ -163,8 +182,7 @@ def gather(
     if where != "cpu":  # fp32 means fp32 for everybody: TF32 has 10 bits of mantissa
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     landmarks = any(e.engine is not None and e.engine.metadata.landmarks > 0 for e in engines)
-    run = reference(checkpoint.network, landmarks, where)
-    found = [Contender(REFERENCE, run, f"PyTorch {torch.__version__}", where), *engines]
+    found = [pytorch(checkpoint.network, landmarks, where), *engines]
     missing: dict[str, str] = {}
     for name, make in _peers(checkpoint, landmarks, where, opened) if with_peers else ():
         print(f"preparing {name}", file=sys.stderr)
@@ -185,10 +203,10 @@ def _peers(
     Making one raises what its library raises where it does not work here.
     """
 
-    def pytorch(name: str, convert: Callable[[Any], Any], precision: str) -> Contender:
-        run = reference(checkpoint.network, landmarks, device, convert)
-        run(np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8))  # it fails here if it fails
-        return Contender(name, run, f"PyTorch {torch.__version__}", device, precision, True)
+    def in_pytorch(name: str, convert: Callable[[Any], Any], precision: str) -> Contender:
+        found = pytorch(checkpoint.network, landmarks, device, name, convert, precision)
+        found.run(np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8))  # it fails here if it fails
+        return found
 
     def channels_last(module: Any) -> Any:
         return module.to(memory_format=torch.channels_last)
@@ -219,7 +237,7 @@ def _peers(
             ),
         ]
     for name, convert, precision in ways:
-        yield name, partial(pytorch, name, convert, precision)
+        yield name, partial(in_pytorch, name, convert, precision)
 
     folder = Path(opened.enter_context(TemporaryDirectory()))
 

@@ -122,13 +122,14 @@ def _child(kind: str, path: str, device: str) -> None:
             scaled = pixels if given.dtype == "uint8" else pixels / 255 - 0.5
             engine.run({given.name: scaled.astype(given.dtype)})
     else:
-        from benchmarks.contenders import reference
+        from benchmarks.contenders import pytorch
         from train.checkpoint import load_checkpoint
 
-        run, most = reference(load_checkpoint(Path(path)).network, device=device), BATCH
+        contender = pytorch(load_checkpoint(Path(path)).network, device=device)
+        most = BATCH
 
         def restore(batch: int) -> None:
-            run(rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), np.uint8))
+            contender.run(rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), np.uint8))
 
     restore(1)
     print(FIRST, flush=True)

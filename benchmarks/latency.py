@@ -36,12 +36,15 @@ class Latency:
         milliseconds: of every timed run, in the order of the rounds, from pictures in the
             computer's memory to faces there.
         speed: of each round, how many times as fast as the reference.
+        gpu_milliseconds: on a GPU, of as many runs from pictures there to results there, between
+            two CUDA events; empty elsewhere.
     """
 
     name: str
     batch: int
     milliseconds: list[float]
     speed: list[float]
+    gpu_milliseconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -64,6 +67,7 @@ class _Turns:
     batch: int
     same: bool
     times: dict[str, list[float]] = field(default_factory=dict)
+    gpu_times: dict[str, list[float]] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)  # once all of them have warmed up
     left_out: list[str] = field(default_factory=list)
 
@@ -81,6 +85,7 @@ class _Turns:
                 started = time.perf_counter()
                 given = one.run(image)
                 taken = time.perf_counter() - started
+                there = between_events(one, image)
             except (EngineError, RuntimeError, MemoryError) as error:
                 self._leave_out(one, " ".join(str(error).split())[:200] or type(error).__name__)
                 continue
@@ -89,6 +94,7 @@ class _Turns:
                 self.slow |= {one.name} if taken > LONG else set()
             else:
                 self.times.setdefault(one.name, []).append(1000 * taken)
+                self.gpu_times.setdefault(one.name, []).extend(there)
         if self.same and self.able and self.able[0].name in faces:
             self._compare(faces)
 
@@ -172,5 +178,27 @@ def measure_latency(
             for one in turns.able if base else ():
                 taken = turns.times[one.name]
                 speed = statistics.ratios(base or [], taken)
-                found.append(Latency(one.name, batch, taken, speed))
+                gpu = turns.gpu_times[one.name]
+                found.append(Latency(one.name, batch, taken, speed, gpu))
     return found, left_out
+
+
+def between_events(one: Contender, image: Faces) -> list[float]:
+    """Milliseconds of a run on a GPU that copies nothing to it or from it; none on a CPU.
+
+    PyTorch queues its work on the current stream, where the events are. Engines have streams of
+    their own and return when those have finished: the second event then follows at once.
+    """
+    if one.run_there is None:
+        return []
+    import torch
+
+    with torch.cuda.device(one.device):
+        given = torch.from_numpy(image).to(one.device)
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+        one.run_there(given)
+        last.record()
+        last.synchronize()
+        return [float(first.elapsed_time(last))]

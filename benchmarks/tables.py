@@ -33,6 +33,7 @@ def latency(results: Results) -> str:
     machine's rate that is.
     """
     rows = results.latency
+    on_gpu = any(row.gpu_milliseconds for row in rows)
     cells = []
     for row in sorted(rows, key=lambda row: row.batch):
         one = results.contender(row.name)
@@ -45,11 +46,13 @@ def latency(results: Results) -> str:
                 _span(statistics.interval(row.speed), ".2f"),
                 f"{row.median:.1f}",
                 *(_percentile(row, percent) for percent in (90, 99)),
+                *([_gpu(row)] if on_gpu else []),
                 f"{row.faces_a_second:.1f}",
                 "" if share is None else f"{share:.0%}",
             ]
         )
-    head = ("", "batch", "speed", "95 %", "ms", "p90", "p99", "faces/s", "of limit")
+    head = ["", "batch", "speed", "95 %", "ms", "p90", "p99"]
+    head += [*(["ms within GPU"] if on_gpu else []), "faces/s", "of limit"]
     return table(head, cells)
 
 
@@ -115,6 +118,11 @@ def _span(found: Interval | None, form: str) -> str:
 def _percentile(row: Latency, percent: float) -> str:
     found = statistics.percentile(row.milliseconds, percent)
     return "" if found is None else f"{found:.1f}"
+
+
+def _gpu(row: Latency) -> str:
+    times = row.gpu_milliseconds
+    return f"{statistics.median(times):.2f}" if times else ""
 
 
 def accuracy(results: Results) -> str:

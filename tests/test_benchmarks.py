@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks import compare, data, operators, readme, results, statistics, tables
 from benchmarks.accuracy import REFERENCE, Accuracy, measure_accuracy
-from benchmarks.contenders import Contender, as_engine, reference
+from benchmarks.contenders import Contender, as_engine, pytorch
 from benchmarks.footprint import measure_footprints
 from benchmarks.latency import FEWEST, Latency, measure_latency
 from benchmarks.machine import Machine
@@ -281,7 +281,7 @@ def test_accuracy_sees_the_truth(tiny_checkpoint: Path, tiny_engine: Path) -> No
 def test_differences_are_counted(tiny_checkpoint: Path) -> None:
     network = load_checkpoint(tiny_checkpoint).network
     faces = data.synthetic(1)
-    run = reference(network)
+    run = pytorch(network).run
 
     def spoiled(image: Faces) -> dict[str, Faces]:
         face = run(image)["face"].astype(int)
@@ -596,3 +596,20 @@ def test_the_demo_command(command: Command, tiny_engine: Path, tmp_path: Path) -
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["comparison.png", "restored.png", "small.png"]
     assert "dB" in done.stdout
+
+
+@pytest.mark.gpu
+def test_events_hold_the_work_of_a_gpu(tiny_checkpoint: Path, tiny_engine: Path) -> None:
+    """A network's time within the GPU grows with its batch, and is part of the whole time."""
+    network = load_checkpoint(tiny_checkpoint).network
+    one = pytorch(network, device="cuda:0")
+    (small, large), _ = measure_latency([one], [1, 2048], rounds=5)
+    for row in (small, large):
+        assert len(row.gpu_milliseconds) == 5
+        assert 0 < statistics.median(row.gpu_milliseconds) < 1.2 * row.median
+    times = [statistics.median(row.gpu_milliseconds) for row in (small, large)]
+    assert times[1] > 3 * times[0]
+    with load_engine(tiny_engine, "cuda") as engine:
+        there = replace(one, name="engine", run_there=lambda image: engine.run({"image": image}))
+        (row,), _ = measure_latency([there], [1], rounds=5)
+    assert statistics.median(row.gpu_milliseconds) > 0
