@@ -98,7 +98,7 @@ def test_weights_that_phases_share_are_kept_once() -> None:
     model = unroll(pack(network), Signature(Io.TENSOR, 2, True))
     held = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     plain = sum(p.numel() * p.element_size() for p in network.parameters())
-    assert held < 1.02 * plain + 10_000 * 4
+    assert held < 1.05 * plain, "biases and the hourglass's merged convolution, 3 %; not 30 %"
     repeated = [node for node in model.graph.node if node.op_type == "Tile"]
     assert repeated, "by the engine, when it loads the graph"
 
@@ -138,8 +138,8 @@ def test_a_graph_that_differs_is_not_put_in_place(
     """Plant an error in one weight; the check must name an output and write nothing."""
     checkpoint = load_checkpoint(tiny_checkpoint)
 
-    def planted(network: DIC, signature: Signature, opset: int) -> onnx.ModelProto:
-        model = unroll(network, signature, opset)
+    def planted(network: DIC, signature: Signature, opset: int, fold: int) -> onnx.ModelProto:
+        model = unroll(network, signature, opset, fold)
         bias = next(t for t in model.graph.initializer if t.name.endswith("conv_last.2.bias"))
         value = onnx.numpy_helper.to_array(bias) + 2e-3
         bias.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), bias.name))
@@ -157,8 +157,8 @@ def test_a_graph_with_wrong_landmarks_is_not_put_in_place(
 ) -> None:
     """Move the landmarks by a pixel, and nothing else."""
 
-    def moved(network: DIC, signature: Signature, opset: int) -> onnx.ModelProto:
-        model = unroll(network, signature, opset)
+    def moved(network: DIC, signature: Signature, opset: int, fold: int) -> onnx.ModelProto:
+        model = unroll(network, signature, opset, fold)
         for node in model.graph.node:
             for i, name in enumerate(node.output):
                 if name == "landmarks":
