@@ -141,7 +141,8 @@ def _child(kind: str, path: str, device: str) -> None:
 def _peak() -> float:
     """Megabytes of this process's memory, resident at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM")) / 1024 * 1.048576)
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return round(kilobytes * 1024 / 1e6)
 
 
 if __name__ == "__main__":

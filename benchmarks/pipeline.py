@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from benchmarks import statistics
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from runtime.batching import overlapped
@@ -159,7 +160,7 @@ def _report(speed: dict[str, list[float]], memory: list[float], options: Namespa
 
 def _share(bare: list[float], taken: list[float]) -> str:
     """How much of a bare engine's throughput was reached, the median over the rounds."""
-    return f"{100 * float(np.median(np.divide(bare, taken))):.0f} %"
+    return f"{100 * statistics.median(statistics.ratios(bare, taken)):.0f} %"
 
 
 def cli() -> NoReturn:

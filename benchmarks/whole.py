@@ -18,6 +18,7 @@ from benchmarks.machine import machine
 from benchmarks.operators import profile
 from benchmarks.results import VERSION, Named, Results
 from benchmarks.roofline import measure_limits
+from runtime.console import UserError
 from runtime.engine import Engine
 from runtime.ort import CPU
 from train.checkpoint import Checkpoint
@@ -86,6 +87,8 @@ class Run:
         )
         self.found = replace(self.found, latency=rows)
         self._leave_out(*left_out)
+        if not rows:
+            raise UserError(f"no latency could be measured: {'; '.join(left_out)}")
         _print("Latency", tables.latency(self.found), *tables.latency_notes(self.found))
 
     def start(self) -> None:
