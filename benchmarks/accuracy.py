@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.contenders import REFERENCE, Contender, Faces, Outputs
 from benchmarks.data import FaceSet
-from runtime.console import Progress
+from runtime.progress import Progress
 from runtime.tensors import normalise
 from train.data import denormalise
 from train.landmarks import decode

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.console import Progress, UserError
+from runtime.console import UserError
+from runtime.progress import Progress
 from train.data import shrink
 from train.datasets import annotation_of, cut, find_faces, read_picture
 from train.faces import draw_faces

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import statistics
-from runtime.console import Progress, UserError
+from runtime.console import UserError
 from runtime.engine import LQ_SIZE
+from runtime.progress import Progress
 
 BATCH = 8
 FIRST = "first"

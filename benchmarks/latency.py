@@ -11,8 +11,9 @@ import numpy as np
 from benchmarks import statistics
 from benchmarks.contenders import Contender, Faces
 from benchmarks.statistics import Interval
-from runtime.console import Progress, UserError
+from runtime.console import UserError
 from runtime.engine import LQ_SIZE, EngineError
+from runtime.progress import Progress
 
 WARM_UPS = 2
 FEWEST = 3  # rounds, however long they take

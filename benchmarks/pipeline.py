@@ -25,10 +25,11 @@ from benchmarks import statistics
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from runtime.batching import overlapped
-from runtime.console import Parser, Progress, UserError, run, write_whole
+from runtime.console import Parser, UserError, run, write_whole
 from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError, cores
 from runtime.images import Picture, encode_picture
 from runtime.load import load_engine
+from runtime.progress import Progress
 from train.faces import draw_faces
 
 JSON_VERSION = 2

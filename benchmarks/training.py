@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from runtime.console import Parser, Progress, run, write_whole
+from runtime.console import Parser, run, write_whole
+from runtime.progress import Progress
 from train.console import UserError as TrainError
 from train.data import FacePairs
 from train.datasets import load_data

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train.console import Progress, UserError
+from train.console import UserError
 from train.data import shrink
 from train.datasets import PICTURES, cut, read_picture
 from train.faces import draw_faces
+from train.progress import Progress
 
 NOTHING = np.zeros((0, 2), np.float32)  # landmarks of a face that has none
 

@@ -24,11 +24,12 @@ from export.emulate import LOW, emulated
 from export.engine_io import Io, Signature, to_levels
 from export.faces import Faces
 from export.limits import LIMITS, UNLIMITED, Limits, Precision
-from train.console import Progress, UserError
+from train.console import UserError
 from train.data import denormalise, normalise
 from train.landmarks import decode
 from train.metrics import landmark_error, psnr
 from train.network import DIC, Steps
+from train.progress import Progress
 
 FACES = 64
 SAMPLES = 8  # of them, which an engine carries

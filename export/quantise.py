@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from export.blocks import split_name
-from train.console import Progress
+from train.progress import Progress
 
 CALIBRATION = 32  # faces
 CHUNK = 4

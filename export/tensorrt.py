@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from train.console import Parser, Progress, UserError, check_writable, run, write_together
+from train.console import Parser, UserError, check_writable, run, write_together
+from train.progress import Progress
 
 if TYPE_CHECKING:
     from export.flavour import Flavour, PlanChoices

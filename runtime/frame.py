@@ -92,7 +92,10 @@ class Crop:
 
 
 def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
-    """A crop's pixels (size, size, C), upright; beyond the picture, its edge is repeated."""
+    """A crop's pixels (size, size, C), upright; beyond the picture, its edge is repeated.
+
+    A view into the picture where it can be one.
+    """
     height, width = image.shape[:2]
     if crop.angle:
         # Only what it reaches: OpenCV warps no pictures of over 32,767 pixels.
@@ -108,6 +111,8 @@ def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
             flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
+    if min(crop.x, crop.y) >= 0 and max(crop.x - width, crop.y - height) + crop.size <= 0:
+        return image[crop.y : crop.y + crop.size, crop.x : crop.x + crop.size]
     rows = np.clip(np.arange(crop.y, crop.y + crop.size), 0, height - 1)
     columns = np.clip(np.arange(crop.x, crop.x + crop.size), 0, width - 1)
     return image[rows[:, None], columns]

@@ -242,7 +242,7 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
     if suffix == ".ppm":
         pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
     if pixels.shape[2] == 3:
-        pixels = pixels[:, :, ::-1]
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     if alpha is not None and suffix in WITH_ALPHA:
         colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
         pixels = np.dstack((colour, alpha))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import importlib.util
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.console import Parser, Progress, UserError, check_writable, run, sweep, write_whole
+from runtime.console import Parser, UserError, check_writable, run, sweep, write_whole
 from runtime.engine import SHIPPED, EngineError, cores
 from runtime.jobs import STREAM, WRITABLE, Job, Outcome, Wishes, finished, plan
 
 if TYPE_CHECKING:
+    from runtime.boxes import Boxes
     from runtime.detect import Detector
     from runtime.pictures import PictureWork
     from runtime.restore import FaceRestorer
@@ -68,25 +72,19 @@ def main(arguments: list[str]) -> int:
         raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
 
     # OpenCV takes a while to import; --help and usage errors need none of it.
-    import cv2
-
-    from runtime.boxes import Boxes
-    from runtime.detect import DetectorError
+    boxes, detector = _places(options) if photos else (None, None)
+    # First what loads the engine: while two threads import, each waits for the other.
+    first = ["runtime.ort"] if options.engine.suffix == ".onnx" else []
+    _import_beside(*first, "runtime.pictures", "runtime.progress")
     from runtime.load import load_engine
-    from runtime.pictures import PictureWork
-    from runtime.restore import FaceRestorer
 
-    # What OpenCV would print about a damaged file is in our own error.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    boxes = Boxes(options.boxes) if options.boxes else None
-    try:
-        detector = _detector(options) if photos and boxes is None else None
-    except DetectorError as error:
-        raise UserError(error) from error
     started = time.monotonic()
     pictures = [job for job in jobs if not job.is_video]
     lanes = _lanes(len(pictures), photos, options.threads)
     with load_engine(options.engine, options.device, options.threads, lanes) as engine:
+        from runtime.pictures import PictureWork
+        from runtime.restore import FaceRestorer
+
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
         workers = _workers(photos, engine.lanes, options.batch)
@@ -109,12 +107,30 @@ def _check_summary(path: Path, jobs: list[Job]) -> None:
     check_writable(path)
 
 
-def _detector(options: argparse.Namespace) -> Detector:
-    from runtime.detect import HaarDetector, YuNetDetector
+def _places(options: argparse.Namespace) -> tuple[Boxes | None, Detector | None]:
+    """Where photographs' faces are: as a file says, or as a detector finds them."""
+    from runtime.boxes import Boxes
+    from runtime.detect import DetectorError, HaarDetector, YuNetDetector
 
-    if options.yunet:
-        return YuNetDetector(options.yunet)
-    return HaarDetector(options.smallest_face)
+    if options.boxes:
+        return Boxes(options.boxes), None
+    try:
+        if options.yunet:
+            return None, YuNetDetector(options.yunet)
+        return None, HaarDetector(options.smallest_face)
+    except DetectorError as error:
+        raise UserError(error) from error
+
+
+def _import_beside(*modules: str) -> None:
+    """Begin to import what is needed later: while an engine is loaded, a core would be idle."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # whoever needs it says what is wrong
+            for module in modules:
+                importlib.import_module(module)
+
+    threading.Thread(target=work).start()
 
 
 def _wishes(options: argparse.Namespace, photos: bool) -> Wishes:
@@ -145,6 +161,7 @@ def _workers(photos: bool, lanes: int, batch: int) -> int:
 def _pictures(jobs: list[Job], workers: int, work: PictureWork) -> Iterator[Outcome]:
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
     from runtime.batching import overlapped
+    from runtime.progress import Progress
 
     faces, started = 0, time.monotonic()
     results = overlapped(work, jobs, max(1, min(workers, len(jobs))))
@@ -327,7 +344,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def cli() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
-    run(main, "cpu", EngineError)
+    # What OpenCV would print about a damaged file is in our own error.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    # NumPy's own threads would spin beside the engine's: all that is multiplied here is small.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    run(_main_and_leave, "cpu", EngineError)
+
+
+def _main_and_leave(arguments: list[str]) -> int:
+    """`main`, and out of the process at once: all is written, and to take the libraries down piece
+    by piece would take another 35 ms.
+    """
+    status = main(arguments)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from runtime import blend
 from runtime.batching import overlapped
 from runtime.blend import enlarged
-from runtime.console import Progress, UserError, beside, write_whole
+from runtime.console import UserError, beside, write_whole
 from runtime.frame import Crop
 from runtime.images import Picture
 from runtime.jobs import Job, Outcome
 from runtime.outputs import face_entry, video_json
+from runtime.progress import Progress
 from runtime.restore import Face, FaceRestorer, enlargement
 from runtime.tracks import Sighting, Track, join, sightings
 

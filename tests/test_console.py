@@ -11,8 +11,9 @@ from conftest import ROOT
 from train.console import UserError, check_writable, write_together, write_whole
 
 
-def test_both_consoles_are_one_text() -> None:
-    texts = [(ROOT / stage / "console.py").read_text() for stage in ("train", "runtime")]
+@pytest.mark.parametrize("name", ["console.py", "progress.py"])
+def test_both_stages_have_one_text(name: str) -> None:
+    texts = [(ROOT / stage / name).read_text() for stage in ("train", "runtime")]
     bodies = [text.split("from __future__", 1)[1] for text in texts]
     assert bodies[0] == bodies[1]
 
@@ -39,7 +40,7 @@ def test_what_a_user_can_cause_ends_in_one_line(raised: str, said: str) -> None:
 
 def test_plain_progress_is_few_lines() -> None:
     code = (
-        "from runtime.console import Progress\n"
+        "from runtime.progress import Progress\n"
         "with Progress(range(300), desc='work') as bar:\n"
         "    for i in bar:\n"
         "        if i % 100 == 0: bar.say(f'at {i}')"

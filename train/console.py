@@ -1,4 +1,4 @@
-"""What every command does alike: errors, whole files, progress.
+"""What every command does alike: errors and whole files.
 
 `runtime.console` is the same text: the runtime shares no code with the stages that need PyTorch,
 and both should greet a user alike. A test holds them equal.
@@ -17,9 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-from tqdm import tqdm
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -118,24 +116,21 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
     Raises:
         UserError: the folder or the disk does not take one; older files stay as they were.
     """
-    written: dict[Path, str] = {}
+    written: dict[Path, Path] = {}
     made: list[Path] = []  # folders, outermost first
     path = Path()
-    mask = os.umask(0)
-    os.umask(mask)
     try:
         for path, data in files.items():
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; a file is to be written there")
-            missing = [folder for folder in path.parents if not folder.exists()]
-            made += reversed(missing)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=_mark(path))
-            with os.fdopen(handle, "wb") as file:
+            if not path.parent.is_dir():
+                made += reversed([folder for folder in path.parents if not folder.exists()])
+                path.parent.mkdir(parents=True, exist_ok=True)
+            written[path] = _unfinished(path)
+            with written[path].open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(written[path], 0o666 & ~mask)
         for path in files:
             os.replace(written[path], path)
             del written[path]
@@ -145,7 +140,7 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
     finally:
         for temporary in written.values():
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -162,22 +157,24 @@ def beside(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: is a folder; a file is to be written there")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_mark(path), suffix=path.suffix)
-        os.close(handle)
+        temporary = _unfinished(path, path.suffix)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     try:
-        yield Path(name)
-        mask = os.umask(0)
-        os.umask(mask)
+        yield temporary
         try:
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
+            os.replace(temporary, path)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
+
+
+def _unfinished(path: Path, suffix: str = "") -> Path:
+    """A new name beside `path` for what is not whole yet."""
+    return path.with_name(f"{_mark(path)}{os.urandom(4).hex()}{suffix}")
 
 
 def _mark(path: Path) -> str:
@@ -188,7 +185,7 @@ def _mark(path: Path) -> str:
 def sweep(path: Path) -> None:
     """Remove what a killed process left half-written beside `path`. No other may be writing it."""
     if path.parent.is_dir():
-        named = glob.escape(_mark(path)) + "[a-z0-9_]" * 8  # as tempfile does
+        named = glob.escape(_mark(path)) + "[0-9a-f]" * 8  # as `_unfinished` names them
         for ending in ("", glob.escape(path.suffix)):
             for left in path.parent.glob(named + ending):
                 with contextlib.suppress(OSError):
@@ -222,32 +219,3 @@ def importing() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
     else:
         yield
-
-
-class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A bar on a terminal; elsewhere a plain line at most every ten seconds, and one at the end."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.plain = not sys.stderr.isatty()
-        if self.plain:
-            options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
-        super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
-
-    def say(self, line: str) -> None:
-        """Print a line to standard error without disturbing the bar."""
-        if self.plain or self.disable:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self.write(line, file=sys.stderr)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if not self.plain:
-            super().display(msg, pos)
-        elif self.n:
-            print(self, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.plain and not self.disable:
-            self.display()
-            self.disable = True
-        super().close()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train.console import Progress, UserError
+from train.console import UserError
 from train.data import Batches, FacePairs
 from train.datasets import load_data
 from train.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
@@ -28,6 +28,7 @@ from train.processes import (
     together,
     watch_signals,
 )
+from train.progress import Progress
 from train.recipe import Recipe
 from train.report import Report
 from train.state import State, resume, save, start

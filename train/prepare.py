@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from PIL import Image
 
 from train.annotations import pts
-from train.console import Parser, Progress, UserError, run, write_whole
+from train.console import Parser, UserError, run, write_whole
 from train.crop import CROPS, Detector, RejectedError, Wishes, cut_face
 from train.datasets import SETTINGS
+from train.progress import Progress
 from train.sizes import SR_SIZE
 
 if TYPE_CHECKING:

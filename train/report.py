@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from train.checkpoint import save_checkpoint
-from train.console import Progress, write_whole
+from train.console import write_whole
 from train.data import FacePairs
 from train.events import Events
 from train.picture import progress_picture
 from train.processes import together
+from train.progress import Progress
 from train.state import State
 from train.validate import Validation
 

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.console import Progress
 from train.faces.canvas import SUPERSAMPLING, Floats
 from train.faces.head import Head
 from train.faces.painter import Painter
+from train.progress import Progress
 from train.sizes import SR_SIZE
 
 WORTH_A_POOL = 100  # faces; fewer are drawn before the workers have started
