@@ -10,11 +10,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime import png, tiff
 
 COLOURS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
@@ -24,16 +26,12 @@ JPEG_OPTIONS = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
+DAMAGED = "not a picture, or a damaged one"
 JPEG_START = b"\xff\xd8\xff"
-TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 # What OpenCV writes them into.
 WITH_PROFILE = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 # Which profile describes pictures of so many channels; a CMYK one does not describe what is read.
 COLOUR_SPACES = {3: b"RGB ", 1: b"GRAY"}
-ORIENTATION = 0x0112  # EXIF's tag
-# TIFF 6.0, NewSubfileType: bit 0 a reduced version of another page, bit 2 its mask.
-NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 0x00FE, 0b101
-MOST_TAGS, MOST_PAGES = 500, 1000  # of a page, and counted; a crafted file has no end of them
 
 Pixels = NDArray[Any]
 
@@ -50,7 +48,7 @@ class Picture:
         pixels: (H, W, 3) RGB or (H, W, 1) grey; uint8 or uint16.
         alpha: (H, W) of the same type, or None.
         profile: the ICC profile of its colours; none is sRGB.
-        exif: EXIF data, which say that it is upright.
+        exif: EXIF data as they were read; written, they say that it is upright.
     """
 
     pixels: Pixels
@@ -92,21 +90,26 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
     """
     if not data.size:
         raise ImageError(f"{name}: the file is empty")
-    if _is_animated(data):
+    head = data[:64].tobytes()
+    is_tiff, is_png = head.startswith(tiff.STARTS), head.startswith(png.START)
+    notable = png.examine(data.tobytes()) if is_png else frozenset[str]()
+    if "damaged" in notable:
+        raise ImageError(f"{name}: {DAMAGED}")
+    if "animated" in notable or _is_animated(head, data):
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
-    if data[:4].tobytes() in TIFF_STARTS and (pages := _pages(data)) > 1:
+    if is_tiff and (pages := tiff.pages(data.tobytes())) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
     upright, profile, exif = _decode(name, data, COLOURS)
     if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
         profile = b""
-    picture = Picture(upright, None, profile, _said_upright(exif))
-    if not _may_have_alpha(data):
+    picture = Picture(upright, None, profile, exif)
+    if head.startswith(JPEG_START) or (is_png and "alpha" not in notable):
         return picture  # spared the second decoding
     raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
     if raw.shape[2] != 4:
         return picture
-    if data[:4].tobytes() in TIFF_STARTS and raw.dtype == np.uint8:
+    if is_tiff and raw.dtype == np.uint8:
         raw = _unmultiplied(raw)
     # The mode that keeps alpha ignores EXIF: find out how the other one turned the picture.
     lying, *_ = _decode(name, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -119,59 +122,12 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
     )
 
 
-def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    head = data[:4096].tobytes()
-    if head.startswith(b"\x89PNG"):  # by its colour type, or a transparent colour
-        before, pixels, _ = head.partition(b"IDAT")
-        return head[25] in (3, 4, 6) or not pixels or b"tRNS" in before
-    return not head.startswith(JPEG_START)
-
-
-def _is_animated(data: NDArray[np.uint8]) -> bool:
-    """Whether it is a GIF, PNG or WebP of several frames, of which OpenCV reads the first."""
-    head = data[:4096].tobytes()
+def _is_animated(head: bytes, data: NDArray[np.uint8]) -> bool:
+    """Whether it is a GIF or WebP of several frames, of which OpenCV reads the first."""
     if head.startswith(b"GIF8"):
         decoded, animation = cv2.imdecodeanimation(data)
         return bool(decoded and len(animation.frames) > 1)
-    if head.startswith(b"\x89PNG"):
-        return b"acTL" in head.partition(b"IDAT")[0]
-    return head[8:12] == b"WEBP" and b"ANIM" in head[:64]
-
-
-def _pages(data: NDArray[np.uint8]) -> int:
-    """The pages of a TIFF, without thumbnails and masks; 1 of one that is damaged."""
-    content = data.tobytes()
-    order: Literal["little", "big"] = "little" if content[:2] == b"II" else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(content[at : at + size], order)
-
-    pages, seen, at = 0, set[int](), number(4, 4)
-    while 0 < at < len(content) - 2 and at not in seen and len(seen) < MOST_PAGES:
-        seen.add(at)
-        entries, kind = min(number(at, 2), MOST_TAGS), 0
-        for entry in range(at + 2, at + 2 + 12 * entries, 12):
-            if number(entry, 2) == NEW_SUBFILE_TYPE:
-                kind = number(entry + 8, 4)
-        pages += not kind & REDUCED_OR_MASK
-        at = number(at + 2 + 12 * entries, 4)
-    return max(1, pages)
-
-
-def _said_upright(exif: bytes) -> bytes:
-    """EXIF data, a small TIFF, with orientation 1: the pixels have been turned."""
-    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(exif[at : at + size], order)
-
-    start = number(4, 4)
-    for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
-        if entry + 12 > len(exif):
-            return b""  # damaged
-        if number(entry, 2) == ORIENTATION:
-            return exif[: entry + 8] + (1).to_bytes(2, order) + exif[entry + 10 :]
-    return exif
+    return head[8:12] == b"WEBP" and b"ANIM" in head
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -211,7 +167,7 @@ def _decode(name: str, data: NDArray[np.uint8], flags: int) -> tuple[Pixels, byt
             ) from error
         raise ImageError(f"{name}: cannot be decoded") from error
     if image is None:
-        raise ImageError(f"{name}: not a picture, or a damaged one")
+        raise ImageError(f"{name}: {DAMAGED}")
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name}: {image.dtype} pixels; 8 or 16 bits a channel are supported")
     found = {
@@ -250,7 +206,8 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
     grey = pixels.shape[2] == 1 and suffix != ".webp"  # which holds RGB only
     describes = picture.profile[16:20] == COLOUR_SPACES[1 if grey else 3]
     profile = picture.profile if describes else b""
-    carried = {cv2.IMAGE_METADATA_ICCP: profile, cv2.IMAGE_METADATA_EXIF: picture.exif}
+    exif = tiff.renewed(picture.exif, pixels.shape[1], pixels.shape[0])
+    carried = {cv2.IMAGE_METADATA_ICCP: profile, cv2.IMAGE_METADATA_EXIF: exif}
     kinds = [kind for kind, entry in carried.items() if entry and suffix in WITH_PROFILE]
     entries = [np.frombuffer(carried[kind], np.uint8) for kind in kinds]
     try:

@@ -88,9 +88,11 @@ def main(arguments: list[str]) -> int:
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
         workers = _workers(photos, engine.lanes, options.batch)
-        done += _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options))
-        done += [_video(job, restorer, options) for job in jobs if job.is_video]
-        _summarise(done, time.monotonic() - started, engine, options)
+        try:
+            done += _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options))
+            done += (_video(job, restorer, options) for job in jobs if job.is_video)
+        finally:  # also of what was done before Ctrl-C
+            _summarise(done, time.monotonic() - started, engine, options)
     failed = sum(outcome.status == "failed" for outcome in done)
     if failed == len(done):
         return NOTHING_DONE

@@ -17,9 +17,10 @@ from runtime.blend import Interpolation, agree, belief, enlarged, face_mask, pas
 from runtime.detect import Detector, HaarDetector
 from runtime.engine import LQ_SIZE, SHIPPED, Engine
 from runtime.frame import Crop, cut, refine
-from runtime.images import ORIENTATION, Picture, read_picture, upright
+from runtime.images import Picture, read_picture, upright
 from runtime.load import load_engine
 from runtime.resample import shrink
+from runtime.tiff import ORIENTATION
 
 Bytes = NDArray[np.uint8]
 

@@ -279,20 +279,27 @@ def test_a_square_outside_of_the_picture_is_an_error(
     assert not (tmp_path / "o.png").exists()
 
 
-def test_sigterm_leaves_nothing_half_written(photo_file: Path, tmp_path: Path) -> None:
-    folder, out = tmp_path / "in", tmp_path / "out"
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGTERM, 128 + 15), (signal.SIGINT, 130)])
+def test_an_interruption_leaves_whole_files_and_a_summary(
+    sign: signal.Signals, status: int, photo_file: Path, tmp_path: Path
+) -> None:
+    folder, out, summary = tmp_path / "in", tmp_path / "out", tmp_path / "done.json"
     folder.mkdir()
     for n in range(60):
         shutil.copy(photo_file, folder / f"{n}.png")
     line = [sys.executable, "-m", "runtime.infer", "--faces", str(folder), "-o", str(out)]
+    line += ["--summary", str(summary)]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    while process.poll() is None and (not out.exists() or not list(out.iterdir())):
+    while process.poll() is None and (not out.exists() or len(list(out.iterdir())) < 12):
         time.sleep(0.02)
-    process.terminate()
+    process.send_signal(sign)
     _, told = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == status
     assert "Traceback" not in told
     assert [p for p in out.iterdir() if p.name.startswith(".")] == []
+    done = json.loads(summary.read_text())
+    assert 0 < done["restored"] == len(done["files"]) < 60
+    assert all(Path(entry["target"]).is_file() for entry in done["files"])
 
 
 def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from runtime.images import ImageError, decode_picture
+from runtime.png import examine
+
+
+def saved(mode: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert(mode).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def with_header(*fields: int) -> bytes:
+    """A PNG whose header says something else, with the right check sum."""
+    header = b"IHDR" + struct.pack(">II5B", *fields)
+    whole = saved("RGB")
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+WHOLE = saved("RGB")
+DAMAGED = {
+    "no width": with_header(0, 256, 8, 2, 0, 0, 0),
+    "no height": with_header(256, 0, 8, 2, 0, 0, 0),
+    "no such size": with_header(2**31 + 5, 256, 8, 2, 0, 0, 0),
+    "no such depth": with_header(256, 256, 3, 2, 0, 0, 0),
+    "no such colours": with_header(256, 256, 8, 5, 0, 0, 0),
+    "no such packing": with_header(256, 256, 8, 2, 1, 0, 0),
+    "no such filter": with_header(256, 256, 8, 2, 0, 9, 0),
+    "no such interlace": with_header(256, 256, 8, 2, 0, 0, 7),
+    "a changed byte": WHOLE[:100] + bytes([WHOLE[100] ^ 1]) + WHOLE[101:],
+    "a changed header": WHOLE[:20] + bytes([WHOLE[20] ^ 1]) + WHOLE[21:],
+    "cut off": WHOLE[: len(WHOLE) // 2],
+    "its first bytes": WHOLE[:8],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damage_is_told_by_us_alone(what: str, capfd: pytest.CaptureFixture[str]) -> None:
+    # OpenCV's own lines are silenced by the command; libpng's cannot be.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    with pytest.raises(ImageError, match=r"^a\.png: not a picture, or a damaged one$"):
+        decode_picture("a.png", np.frombuffer(DAMAGED[what], np.uint8))
+    assert capfd.readouterr().err == "", "libpng prints lines of its own"
+
+
+def test_what_is_found_in_whole_files() -> None:
+    assert examine(WHOLE) == set()
+    assert examine(saved("L")) == examine(saved("1")) == set()
+    for mode in ("RGBA", "LA", "P"):
+        assert examine(saved(mode)) == {"alpha"}
+    assert examine(saved("RGB", transparency=(1, 2, 3))) == {"alpha"}
+    more = {"save_all": True, "append_images": [Image.radial_gradient("L").convert("RGB")]}
+    assert examine(saved("RGB", **more)) == {"animated"}
+    assert examine(WHOLE + b"and more") == set()
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_have_an_answer(content: bytes) -> None:
+    assert examine(WHOLE[:8] + content) <= {"damaged", "alpha", "animated"}

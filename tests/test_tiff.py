@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from runtime.tiff import pages, renewed
+
+
+def exif_with_thumbnail(order: str, kind: int) -> bytes:
+    """As a camera writes it: turned, with its size as SHORT (3) or LONG (4), and a thumbnail."""
+
+    def directory(tags: dict[int, tuple[int, int]], following: int) -> bytes:
+        content = struct.pack(f"{order}H", len(tags))
+        for tag, (type_, value) in tags.items():
+            form = f"{order}HHIHxx" if type_ == 3 else f"{order}HHII"
+            content += struct.pack(form, tag, type_, 1, value)
+        return content + struct.pack(f"{order}I", following)
+
+    own_at, thumbnail_at = 8 + 2 + 2 * 12 + 4, 8 + 2 + 2 * 12 + 4 + 2 + 2 * 12 + 4
+    own = directory({0xA002: (kind, 640), 0xA003: (kind, 480)}, 0)
+    main = directory({0x0112: (3, 6), 0x8769: (4, own_at)}, thumbnail_at)
+    thumbnail = directory({0x0112: (3, 6), 0x0103: (3, 6)}, 0)
+    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    return start + main + own + thumbnail
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_exif_tells_about_the_result(order: str, kind: int) -> None:
+    before = exif_with_thumbnail(order, kind)
+    told = Image.Exif()
+    told.load(before)
+    assert told.get_ifd(ExifTags.IFD.IFD1), "the test has a thumbnail"
+    for marked in (b"", b"Exif\0\0"):
+        after = Image.Exif()
+        after.load(renewed(marked + before, 1920, 2560))
+        own = after.get_ifd(ExifTags.IFD.Exif)
+        assert (after[0x0112], own[0xA002], own[0xA003]) == (1, 1920, 2560)
+        assert not after.get_ifd(ExifTags.IFD.IFD1), "it showed the picture as it was"
+
+
+def test_a_size_that_does_not_fit_is_left() -> None:
+    after = Image.Exif()
+    after.load(renewed(exif_with_thumbnail("<", 3), 70_000, 2560))
+    own = after.get_ifd(ExifTags.IFD.Exif)
+    assert (own[0xA002], own[0xA003]) == (640, 2560)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
+def test_damaged_directories_are_no_error(content: bytes, start: bytes) -> None:
+    data = start + content
+    assert pages(data) >= 1
+    assert len(renewed(data, 100, 100)) in (0, len(data))
+
+
+def test_cut_off_exif_is_left_out() -> None:
+    whole = exif_with_thumbnail("<", 4)
+    assert renewed(whole[:20], 100, 100) == b""
+    assert renewed(b"", 100, 100) == b""
