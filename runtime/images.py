@@ -92,19 +92,19 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
         raise ImageError(f"{name}: the file is empty")
     head = data[:64].tobytes()
     is_tiff, is_png = head.startswith(tiff.STARTS), head.startswith(png.START)
-    notable = png.examine(data.tobytes()) if is_png else frozenset[str]()
-    if "damaged" in notable:
+    notable = png.examine(data.data) if is_png else png.Png()
+    if notable.damaged:
         raise ImageError(f"{name}: {DAMAGED}")
-    if "animated" in notable or _is_animated(head, data):
+    if notable.animated or _is_animated(head, data):
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
-    if is_tiff and (pages := tiff.pages(data.tobytes())) > 1:
+    if is_tiff and (pages := tiff.pages(data.data)) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
     upright, profile, exif = _decode(name, data, COLOURS)
     if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
         profile = b""
     picture = Picture(upright, None, profile, exif)
-    if head.startswith(JPEG_START) or (is_png and "alpha" not in notable):
+    if head.startswith(JPEG_START) or (is_png and not notable.alpha):
         return picture  # spared the second decoding
     raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
     if raw.shape[2] != 4:

@@ -6,22 +6,20 @@ import argparse
 import contextlib
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from runtime.console import Parser, UserError, check_writable, run, sweep, write_whole
+from runtime.console import Parser, UserError, check_writable, run, sweep
 from runtime.engine import SHIPPED, EngineError, cores
 from runtime.jobs import STREAM, WRITABLE, Job, Outcome, Wishes, finished, plan
+from runtime.load import load_engine
+from runtime.summary import Summary
 
 if TYPE_CHECKING:
     from runtime.boxes import Boxes
@@ -55,58 +53,46 @@ def main(arguments: list[str]) -> int:
     )
     photos = options.faces or options.boxes is not None
     jobs = plan(options.input, options.output, _wishes(options, photos))
-    if options.summary:
-        _check_summary(options.summary, jobs)
-    done = [Outcome(job.name, str(job.target), "skipped") for job in jobs if _skips(options, job)]
-    jobs = [job for job in jobs if not _skips(options, job)]
+    summary = Summary(jobs, options.output, options.summary)
+    for job in jobs:
+        if options.resume and finished(job):
+            summary.add(Outcome(job.name, str(job.target), "skipped"))
+    every, jobs = len(jobs), summary.left
     for output in [output for job in jobs if options.resume for output in job.outputs]:
         sweep(output)
     if not jobs:
-        print(f"nothing left to do: {len(done)} files are done", file=sys.stderr)
-        _write_summary(options, done, 0.0, {})
+        print(f"nothing left to do: {every} files are done", file=sys.stderr)
+        summary.write()
         return DONE
     for job in jobs[:1]:
         if job.target != STREAM:
             check_writable(job.target)
     if any(job.is_video for job in jobs) and photos and importlib.util.find_spec("av") is None:
         raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
-
-    # OpenCV takes a while to import; --help and usage errors need none of it.
     boxes, detector = _places(options) if photos else (None, None)
-    # First what loads the engine: while two threads import, each waits for the other.
+    # OpenCV takes a while to import, which --help and usage errors do without. First comes what
+    # loads the engine: while two threads import, each waits for the other.
     first = ["runtime.ort"] if options.engine.suffix == ".onnx" else []
     _import_beside(*first, "runtime.pictures", "runtime.progress")
-    from runtime.load import load_engine
-
-    started = time.monotonic()
     pictures = [job for job in jobs if not job.is_video]
     lanes = _lanes(len(pictures), photos, options.threads)
     with load_engine(options.engine, options.device, options.threads, lanes) as engine:
-        from runtime.pictures import PictureWork
+        from runtime.pictures import PictureWork  # by now the other thread has imported it
         from runtime.restore import FaceRestorer
 
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
+        summary.engine = engine
         restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
         workers = _workers(photos, engine.lanes, options.batch)
-        try:
-            done += _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options))
-            done += (_video(job, restorer, options) for job in jobs if job.is_video)
-        finally:  # also of what was done before Ctrl-C
-            _summarise(done, time.monotonic() - started, engine, options)
-    failed = sum(outcome.status == "failed" for outcome in done)
-    if failed == len(done):
+        with summary:
+            _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options), summary)
+            for job in jobs:
+                if job.is_video:
+                    summary.add(_video(job, restorer, options))
+    failed = summary.count("failed")
+    if failed == every:
         return NOTHING_DONE
     return SOME_FAILED if failed else DONE
-
-
-def _check_summary(path: Path, jobs: list[Job]) -> None:
-    used = {p.absolute() for job in jobs for p in (job.source, *job.outputs)}
-    real = {os.path.realpath(p) for p in used}
-    if path.absolute() in used or os.path.realpath(path) in real:
-        raise UserError(f"--summary {path}: is one of the files to restore, or of the results")
-    if path.is_dir():
-        raise UserError(f"--summary {path}: is a folder; a file is to be written there")
-    check_writable(path)
 
 
 def _places(options: argparse.Namespace) -> tuple[Boxes | None, Detector | None]:
@@ -128,8 +114,8 @@ def _import_beside(*modules: str) -> None:
     """Begin to import what is needed later: while an engine is loaded, a core would be idle."""
 
     def work() -> None:
-        with contextlib.suppress(Exception):  # whoever needs it says what is wrong
-            for module in modules:
+        for module in modules:
+            with contextlib.suppress(Exception):  # whoever needs it says what is wrong
                 importlib.import_module(module)
 
     threading.Thread(target=work).start()
@@ -140,10 +126,6 @@ def _wishes(options: argparse.Namespace, photos: bool) -> Wishes:
     for option, endings in EXTRAS.items():
         extras |= endings if getattr(options, option) else {}
     return Wishes(photos, options.format and f".{options.format}", extras)
-
-
-def _skips(options: argparse.Namespace, job: Job) -> bool:
-    return bool(options.resume) and finished(job)
 
 
 def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
@@ -160,13 +142,14 @@ def _workers(photos: bool, lanes: int, batch: int) -> int:
     return 2 * (lanes if lanes > 1 else batch)
 
 
-def _pictures(jobs: list[Job], workers: int, work: PictureWork) -> Iterator[Outcome]:
+def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary) -> None:
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
     from runtime.batching import overlapped
     from runtime.progress import Progress
 
     faces, started = 0, time.monotonic()
-    results = overlapped(work, jobs, max(1, min(workers, len(jobs))))
+    # Noted by the worker: what is under way when the call is interrupted is still finished.
+    results = overlapped(lambda job: summary.add(work(job)), jobs, max(1, min(workers, len(jobs))))
     with Progress(results, total=len(jobs), unit="file", disable=len(jobs) < 2) as bar:
         for outcome in bar:
             faces += outcome.faces
@@ -174,7 +157,6 @@ def _pictures(jobs: list[Job], workers: int, work: PictureWork) -> Iterator[Outc
             bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
             if outcome.message:
                 bar.say(" ".join(outcome.message.splitlines()))
-            yield outcome
 
 
 def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
@@ -203,39 +185,6 @@ def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Out
         message = f"{job.source}: too large for this machine's memory"
     print(f"error: {message}", file=sys.stderr)
     return Outcome(job.name, str(job.target), "failed", message=message)
-
-
-def _summarise(
-    done: list[Outcome], seconds: float, engine: Any, options: argparse.Namespace
-) -> None:
-    counts = Counter(outcome.status for outcome in done)
-    faces = sum(outcome.faces for outcome in done)
-    what = f"{faces} face{'' if faces == 1 else 's'}"
-    told = [f"{counts['restored']} restored ({what}, {faces / seconds:.1f} a second)"]
-    told += [f"{counts['copied']} without a face to restore, copied"] if counts["copied"] else []
-    told += [f"{counts['skipped']} done before"] if counts["skipped"] else []
-    told += [f"{counts['failed']} failed"] if counts["failed"] else []
-    if counts["restored"] or len(done) > 1:
-        where = "" if options.output == "-" else f"; in {options.output}"
-        print(", ".join(told) + where, file=sys.stderr)
-    ran = {"engine": str(engine.path), "device": engine.device, "backend": engine.backend}
-    _write_summary(options, done, seconds, ran)
-
-
-def _write_summary(
-    options: argparse.Namespace, done: list[Outcome], seconds: float, ran: dict[str, str]
-) -> None:
-    if not options.summary:
-        return
-    counts = Counter(outcome.status for outcome in done)
-    content = {
-        **ran,
-        "seconds": round(seconds, 3),
-        "faces": sum(outcome.faces for outcome in done),
-        **{status: counts[status] for status in ("restored", "copied", "skipped", "failed")},
-        "files": [asdict(outcome) for outcome in done],
-    }
-    write_whole(options.summary, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -348,14 +297,14 @@ def cli() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
     # What OpenCV would print about a damaged file is in our own error.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    # NumPy's own threads would spin beside the engine's: all that is multiplied here is small.
+    # NumPy's own threads spin beside the engine's, for longer than what a picture multiplies takes.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     run(_main_and_leave, "cpu", EngineError)
 
 
 def _main_and_leave(arguments: list[str]) -> int:
     """`main`, and out of the process at once: all is written, and to take the libraries down piece
-    by piece would take another 35 ms.
+    by piece would take another 35 ms. What waits for the interpreter's end (profilers) is not told.
     """
     status = main(arguments)
     if sys.stdout is not None:

@@ -5,53 +5,56 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 START = b"\x89PNG\r\n\x1a\n"
-HEADER = struct.Struct(">II5B")  # width, height, depth, colours, and three methods
+HEADER = struct.Struct(">4s II5B")  # IHDR, width, height, depth, colours, and three methods
+HEADER_AT = 12
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colours
-WITH_ALPHA = (3, 4, 6)  # kinds of colours: of a palette, and grey and RGB with alpha
-NEEDED = 0x20  # clear in the first letter of chunks without which there is no picture
+MAY_HAVE_ALPHA = (3, 4, 6)  # kinds of colours: of a palette, and grey and RGB with alpha
+CHECKED = (b"IHDR", b"IDAT")
 
 
-def examine(data: bytes) -> frozenset[str]:
-    """What is notable in a file: "damaged", "animated", "alpha" (may have transparent pixels).
+@dataclass(frozen=True)
+class Png:
+    """What is notable in a file.
 
-    libpng finds damage too, but prints lines of its own about it. A file that ends too soon is
-    for the decoder to judge.
+    Attributes:
+        damaged: its header means nothing, or its header or pixels have changed since they were
+            written. Other damage is for the decoder to find; libpng prints lines of its own about
+            these two, the commonest.
+        animated: it holds more than one picture.
+        alpha: its pixels may be transparent.
     """
-    found: set[str] = set()
-    header = b""
-    for kind, content in _chunks(data):
-        if kind == b"IHDR":
-            header = content
-        elif kind == b"acTL":
-            found.add("animated")
-        elif kind == b"tRNS":
-            found.add("alpha")
-        elif kind == b"":
-            found.add("damaged")
-    if len(header) != HEADER.size:
-        return frozenset(("damaged",))
-    width, height, depth, colours, packing, filtering, interlace = HEADER.unpack(header)
-    if depth not in DEPTHS.get(colours, ()) or packing or filtering or interlace > 1:
-        found.add("damaged")
-    if not 0 < width < 2**31 or not 0 < height < 2**31:
-        found.add("damaged")
-    if colours in WITH_ALPHA:
-        found.add("alpha")
-    return frozenset(found)
+
+    damaged: bool = False
+    animated: bool = False
+    alpha: bool = False
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each whole chunk; without a kind where a needed one does not check."""
-    at, view = len(START), memoryview(data)
+def examine(data: memoryview) -> Png:
+    """Find that out of a whole file."""
+    if len(data) < HEADER_AT + HEADER.size:
+        return Png(damaged=True)
+    kind, width, height, depth, colours, *methods = HEADER.unpack_from(data, HEADER_AT)
+    damaged = kind != b"IHDR" or depth not in DEPTHS.get(colours, ())
+    damaged |= not (0 < width < 2**31 and 0 < height < 2**31)
+    damaged |= methods not in ([0, 0, 0], [0, 0, 1])
+    kinds: set[bytes] = set()  # before the pixels, as decoders heed them
+    for kind, whole in _chunks(data):
+        damaged |= not whole
+        if b"IDAT" not in kinds:
+            kinds.add(kind)
+    return Png(damaged, b"acTL" in kinds, colours in MAY_HAVE_ALPHA or b"tRNS" in kinds)
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, bool]]:
+    """The kind of each chunk up to the last, and whether it is as it was written."""
+    at = len(START)
     while at + 12 <= len(data):
-        length = int.from_bytes(view[at : at + 4], "big")
-        kind, end = bytes(view[at + 4 : at + 8]), at + 8 + length
-        if end + 4 > len(data):
+        kind, end = bytes(data[at + 4 : at + 8]), at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IEND" or end + 4 > len(data):
             return
-        check = int.from_bytes(view[end : end + 4], "big")
-        if not kind[0] & NEEDED and zlib.crc32(view[at + 4 : end]) != check:
-            kind = b""
-        yield kind, bytes(view[at + 8 : end]) if kind == b"IHDR" else b""
+        told = int.from_bytes(data[end : end + 4], "big")
+        yield kind, kind not in CHECKED or zlib.crc32(data[at + 4 : end]) == told
         at = end + 4

@@ -199,3 +199,11 @@ def test_backgrounds_are_enlarged_as_asked(way: Interpolation) -> None:
     np.testing.assert_array_equal(done.pixels, wanted)
     assert done.alpha is not None
     assert done.alpha.shape == (240, 330)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (5, 3), (12, 8), (-1, 2), (13, 8), (12, 9)])
+def test_a_square_is_cut_alike_within_and_across_the_border(corner: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    padded = np.pad(image, ((8, 8), (8, 8), (0, 0)), "edge")
+    x, y = corner
+    np.testing.assert_array_equal(cut(image, Crop(x, y, 8)), padded[y + 8 : y + 16, x + 8 : x + 16])

@@ -25,6 +25,7 @@ from runtime.console import UserError
 from runtime.frame import Crop
 from runtime.infer import main
 from runtime.jobs import Wishes, finished, plan
+from runtime.summary import Summary
 
 PLAIN = Wishes(True, None, {})
 
@@ -286,10 +287,13 @@ def test_an_interruption_leaves_whole_files_and_a_summary(
     folder, out, summary = tmp_path / "in", tmp_path / "out", tmp_path / "done.json"
     folder.mkdir()
     for n in range(60):
-        shutil.copy(photo_file, folder / f"{n}.png")
+        shutil.copy(photo_file, folder / f"{n:02}.png")
     line = [sys.executable, "-m", "runtime.infer", "--faces", str(folder), "-o", str(out)]
     line += ["--summary", str(summary)]
+    # What began in the background ignores Ctrl-C otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    signal.signal(signal.SIGINT, before)
     while process.poll() is None and (not out.exists() or len(list(out.iterdir())) < 12):
         time.sleep(0.02)
     process.send_signal(sign)
@@ -298,8 +302,22 @@ def test_an_interruption_leaves_whole_files_and_a_summary(
     assert "Traceback" not in told
     assert [p for p in out.iterdir() if p.name.startswith(".")] == []
     done = json.loads(summary.read_text())
-    assert 0 < done["restored"] == len(done["files"]) < 60
-    assert all(Path(entry["target"]).is_file() for entry in done["files"])
+    assert 0 < done["restored"] == len(done["files"]) == 60 - done["left"] < 60
+    assert [entry["target"] for entry in done["files"]] == sorted(map(str, out.iterdir()))
+    assert f", {done['left']} left; in {out}" in told
+
+
+def test_a_summary_that_cannot_be_written_hides_no_interruption(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    summary = Summary([], "out", folder / "told.json")
+    folder.rmdir()
+    folder.write_text("a file now")
+    with pytest.raises(KeyboardInterrupt), summary:
+        raise KeyboardInterrupt
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:

@@ -7,18 +7,22 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.images import ImageError, decode_picture
-from runtime.png import examine
+from runtime.png import Png, examine
 
 
 def saved(mode: str, **options: object) -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").convert(mode).save(file, "PNG", **options)
     return file.getvalue()
+
+
+def found(data: bytes) -> Png:
+    return examine(memoryview(data))
 
 
 def with_header(*fields: int) -> bytes:
@@ -48,23 +52,41 @@ DAMAGED = {
 @pytest.mark.parametrize("what", DAMAGED)
 def test_damage_is_told_by_us_alone(what: str, capfd: pytest.CaptureFixture[str]) -> None:
     # OpenCV's own lines are silenced by the command; libpng's cannot be.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with pytest.raises(ImageError, match=r"^a\.png: not a picture, or a damaged one$"):
-        decode_picture("a.png", np.frombuffer(DAMAGED[what], np.uint8))
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        with pytest.raises(ImageError, match=r"^a\.png: not a picture, or a damaged one$"):
+            decode_picture("a.png", np.frombuffer(DAMAGED[what], np.uint8))
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     assert capfd.readouterr().err == "", "libpng prints lines of its own"
 
 
 def test_what_is_found_in_whole_files() -> None:
-    assert examine(WHOLE) == set()
-    assert examine(saved("L")) == examine(saved("1")) == set()
+    for mode in ("RGB", "L", "1"):
+        assert found(saved(mode)) == Png()
     for mode in ("RGBA", "LA", "P"):
-        assert examine(saved(mode)) == {"alpha"}
-    assert examine(saved("RGB", transparency=(1, 2, 3))) == {"alpha"}
+        assert found(saved(mode)) == Png(alpha=True)
+    assert found(saved("RGB", transparency=(1, 2, 3))) == Png(alpha=True)
     more = {"save_all": True, "append_images": [Image.radial_gradient("L").convert("RGB")]}
-    assert examine(saved("RGB", **more)) == {"animated"}
-    assert examine(WHOLE + b"and more") == set()
+    assert found(saved("RGB", **more)) == Png(animated=True)
+
+
+def test_what_comes_too_late_does_not_count() -> None:
+    animation = struct.pack(">I4sIII", 8, b"acTL", 2, 0, 0)
+    for late in (bytes(512), b"\0\0\0\x04HTML<br>....", animation):
+        assert found(WHOLE + late) == Png()
+    assert found(WHOLE[:-12] + animation + WHOLE[-12:]) == Png(), "after the pixels"
+    assert found(WHOLE[:-1] + b"!") == Png(), "the check sum of the end"
+
+
+@given(st.integers(8, len(WHOLE) - 1), st.integers(1, 255))
+@settings(max_examples=300)
+def test_what_can_be_decoded_is_not_called_damaged(at: int, change: int) -> None:
+    changed = WHOLE[:at] + bytes([WHOLE[at] ^ change]) + WHOLE[at + 1 :]
+    if found(changed).damaged:
+        assert cv2.imdecode(np.frombuffer(changed, np.uint8), cv2.IMREAD_COLOR) is None
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_have_an_answer(content: bytes) -> None:
-    assert examine(WHOLE[:8] + content) <= {"damaged", "alpha", "animated"}
+    assert isinstance(found(WHOLE[:8] + content), Png)

@@ -43,11 +43,21 @@ def test_exif_tells_about_the_result(order: str, kind: int) -> None:
         assert not after.get_ifd(ExifTags.IFD.IFD1), "it showed the picture as it was"
 
 
-def test_a_size_that_does_not_fit_is_left() -> None:
+def test_a_size_beyond_16_bits_is_told() -> None:
     after = Image.Exif()
     after.load(renewed(exif_with_thumbnail("<", 3), 70_000, 2560))
     own = after.get_ifd(ExifTags.IFD.Exif)
-    assert (own[0xA002], own[0xA003]) == (640, 2560)
+    assert (own[0xA002], own[0xA003]) == (70_000, 2560)
+
+
+def test_an_orientation_of_another_type_is_one_too() -> None:
+    for order in "<>":
+        start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+        # Without where the next directory is, as some writers leave it.
+        long = start + struct.pack(f"{order}HHHII", 1, 0x0112, 4, 1, 6)
+        after = Image.Exif()
+        after.load(renewed(long, 10, 10) + bytes(4))
+        assert after[0x0112] == 1
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
@@ -57,7 +67,19 @@ def test_damaged_directories_are_no_error(content: bytes, start: bytes) -> None:
     assert len(renewed(data, 100, 100)) in (0, len(data))
 
 
-def test_cut_off_exif_is_left_out() -> None:
+def test_damaged_exif_is_left_out() -> None:
     whole = exif_with_thumbnail("<", 4)
     assert renewed(whole[:20], 100, 100) == b""
     assert renewed(b"", 100, 100) == b""
+    assert renewed(whole[:4] + bytes(4) + whole[8:], 100, 100) == b"", "a directory in the header"
+    tags = struct.pack("<H", 501) + bytes(12 * 600)
+    assert renewed(whole[:8] + tags, 100, 100) == b"", "more tags than there are"
+
+
+def test_a_pointer_to_nowhere_changes_nothing_else() -> None:
+    whole = exif_with_thumbnail("<", 4)
+    at = whole.index(struct.pack("<H", 0x8769)) + 8
+    for where in (0, 4, len(whole), 2**32 - 1):
+        lost = whole[:at] + struct.pack("<I", where) + whole[at + 4 :]
+        kept = renewed(lost, 100, 100)
+        assert kept[at:] == lost[at : at + 4] + bytes(4) + lost[at + 8 :]
