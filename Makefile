@@ -24,14 +24,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# In two goes: a process that had trained, exported and run OpenVINO ended without a word later on
-# (twice of two runs in one go; neither part alone).
-RUNTIME := $(addprefix tests/test_,blend.py engines.py images.py infer.py jobs.py resample.py \
-	restorer.py runtime.py shipped.py video.py)
-
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadgroup $(RUNTIME)
-	$(BIN)/pytest --numprocesses auto --dist loadgroup $(addprefix --ignore=,$(RUNTIME))
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
 test-gpu: $(READY)

@@ -25,6 +25,10 @@ from runtime.engine import EngineError, Metadata, TensorInfo, check_contract, ch
 # Fastest for one batch at a time, unless lanes are asked for; and in the graph's own precision:
 # left to itself OpenVINO computes in bf16 where the CPU can.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
+# One for the process, which never goes: its plugin puts the thread that makes it on a stack for
+# signals of its own, and frees that when it goes. After another thread's freeing, or that of two
+# in the order in which they were made, the next signal (Ctrl-C, or a child's end) was a crash.
+_CORE = openvino.Core()
 DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
 
@@ -45,7 +49,7 @@ class OpenVinoEngine:
         settings = SETTINGS | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
         settings |= {"NUM_STREAMS": str(lanes)} if lanes > 1 else {}
         try:
-            model = openvino.Core().compile_model(str(path), "CPU", settings)
+            model = _CORE.compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise EngineError(f"{path}: OpenVINO does not take it: {reason}") from error

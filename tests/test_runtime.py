@@ -218,6 +218,30 @@ def test_running_an_engine_tells_nobody(device: str, tiny_engine: Path, tmp_path
     assert not list(tmp_path.iterdir()), "something was left in the home folder"
 
 
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+@pytest.mark.parametrize("how", ["in the order of loading", "by another thread"])
+def test_a_signal_after_closing_is_no_crash(device: str, how: str, tiny_engine: Path) -> None:
+    """OpenVINO leaves the thread that loads it on a signal stack of its own."""
+    code = (
+        "import signal, threading\n"
+        "from runtime import load_engine\n"
+        f"first, second = (load_engine({str(tiny_engine)!r}, {device!r}) for _ in range(2))\n"
+        "def close():\n"
+        "    first.close()\n"
+        "    second.close()\n"
+        + (
+            "close()\n"
+            if how == "in the order of loading"
+            else "thread = threading.Thread(target=close)\nthread.start()\nthread.join()\n"
+        )
+        + "del first, second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_the_runtime_needs_no_pytorch(tiny_engine: Path, face_file: Path, tmp_path: Path) -> None:
     """Run the command in a process where importing what a deployment machine lacks fails."""
     code = (
