@@ -6,6 +6,7 @@ import filecmp
 import glob
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
             yield _Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
             everything = list(_walk(path, output))
-            found = [p for p in everything if p.suffix.lower() in READABLE | VIDEOS]
+            found = [p for p in everything if _may_be_taken(p)]
             unread = [p for p in everything if p.suffix.lower() in UNREAD]
             if unread:
                 log.warning("%s: %d such files are not read; left out", unread[0], len(unread))
@@ -155,7 +156,7 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
             seen.update(found)
         elif any(sign in given for sign in PATTERN) and not _exists(path):
             matches = sorted(map(Path, glob.glob(given, recursive=True)))
-            matches = [p for p in matches if p.suffix.lower() in READABLE | VIDEOS]
+            matches = [p for p in matches if _may_be_taken(p)]
             if not matches:
                 raise UserError(f"{given}: no picture or video matches")
             yield from (_Source(p, Path(p.name), False) for p in matches if p not in seen)
@@ -165,6 +166,20 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
         elif path not in seen:
             seen.add(path)
             yield _Source(path, Path(path.name), True)
+
+
+def _may_be_taken(path: Path) -> bool:
+    """Whether a name that nobody gave is a picture's or video's, and not a pipe's or a device's."""
+    if path.suffix.lower() not in READABLE | VIDEOS:
+        return False
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return True  # what is wrong with it is told when it is read
+    if not stat.S_ISREG(kind):
+        log.warning("%s: is a folder, pipe or device; left out", path)
+        return False
+    return True
 
 
 def _exists(path: Path) -> bool:

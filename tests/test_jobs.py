@@ -87,6 +87,18 @@ def test_links_that_go_in_circles_end(album: Path) -> None:
     assert sorted(job.source.name for job in jobs) == ["a.png", "a.png", "me.png", "wall.png"]
 
 
+@pytest.mark.parametrize("given", ["", "*.png"])
+def test_pipes_in_a_folder_are_not_waited_for(
+    given: str, album: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(album / "pipe.png")
+    (album / "folder.png").mkdir()
+    jobs = plan([str(album / given)], str(album.parent / "out"), PLAIN)
+    assert "a.png" in {job.source.name for job in jobs}
+    assert "pipe.png" not in {job.source.name for job in jobs}
+    assert "pipe.png: is a folder, pipe or device; left out" in caplog.text
+
+
 def test_patterns_are_filled_in_where_the_shell_did_not(album: Path) -> None:
     wishes = Wishes(True, ".jpg", {})
     jobs = plan([str(album / "19*" / "*.png")], str(album.parent / "out"), wishes)
