@@ -9,6 +9,7 @@ with FaceRestorer() as restorer:  # or FaceRestorer("dic.onnx", device="cpu")
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,43 @@ from runtime.engine import Engine, EngineError
 from runtime.load import load_engine
 
 if TYPE_CHECKING:
-    from runtime.restore import Face, FaceRestorer
+    from runtime.blend import Interpolation
+    from runtime.detect import Detector, HaarDetector, YuNetDetector
+    from runtime.frame import Crop
+    from runtime.images import ImageError, Picture
+    from runtime.restore import Face, FaceRestorer, RestoredPhoto
 
-__all__ = ["Engine", "EngineError", "Face", "FaceRestorer", "load_engine"]
+__all__ = [
+    "Crop",
+    "Detector",
+    "Engine",
+    "EngineError",
+    "Face",
+    "FaceRestorer",
+    "HaarDetector",
+    "ImageError",
+    "Interpolation",
+    "Picture",
+    "RestoredPhoto",
+    "YuNetDetector",
+    "load_engine",
+]
+# NumPy and OpenCV take longest to import; --help must not wait for them.
+_LATER = {
+    "Crop": "frame",
+    "Detector": "detect",
+    "Face": "restore",
+    "FaceRestorer": "restore",
+    "HaarDetector": "detect",
+    "ImageError": "images",
+    "Interpolation": "blend",
+    "Picture": "images",
+    "RestoredPhoto": "restore",
+    "YuNetDetector": "detect",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # NumPy and OpenCV take longest to import; --help must not wait for them.
-    if name in ("Face", "FaceRestorer"):
-        import runtime.restore
-
-        return getattr(runtime.restore, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f"runtime.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,6 +99,8 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
     if is_tiff and (pages := tiff.pages(data.data)) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
+    if notable.misfit:
+        data = np.delete(data, notable.misfit)
     # This mode turns by EXIF and keeps depth and grey, but drops alpha.
     upright, profile, exif = _decode(name, data, COLOURS)
     if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
@@ -106,6 +108,8 @@ def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
     picture = Picture(upright, None, profile, exif)
     if head.startswith(JPEG_START) or (is_png and not notable.alpha):
         return picture  # spared the second decoding
+    if is_tiff and tiff.is_separated(data.data):
+        return picture
     raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
     if raw.shape[2] != 4:
         return picture

@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     failed = summary.count("failed")
     if failed == every:
         return NOTHING_DONE
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed or not summary.written else DONE
 
 
 def _places(options: argparse.Namespace) -> tuple[Boxes | None, Detector | None]:

@@ -14,15 +14,11 @@ from pathlib import Path
 from runtime.console import UserError
 
 STREAM = Path("-")  # standard input or output
-READABLE = frozenset(
-    (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
-)
-WRITABLE = READABLE - {".pgm", ".gif"}
+WRITABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"))
+READABLE = WRITABLE | {".pgm", ".gif", ".avif", ".jp2"}
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
 # Pictures and videos that a folder may well hold, and that are left out with a word.
-UNREAD = frozenset(
-    (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".wmv")
-)
+UNREAD = frozenset((".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".wmv"))
 PATTERN = "*?["
 
 log = logging.getLogger(__name__)
@@ -149,7 +145,8 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
             found = [p for p in everything if _may_be_taken(p)]
             unread = [p for p in everything if p.suffix.lower() in UNREAD]
             if unread:
-                log.warning("%s: %d such files are not read; left out", unread[0], len(unread))
+                more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
+                log.warning("%s: such files are not read%s; left out", unread[0], more)
             if not found:
                 raise UserError(f"{path}: no pictures or videos in this folder")
             yield from (_Source(p, p.relative_to(path), False) for p in found if p not in seen)

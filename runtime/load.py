@@ -83,7 +83,9 @@ def load_engine(
             log.log(level, "%s", reason)
         log.info("%s: on %s by %s", path, engine.device, engine.backend)
         return engine
-    raise EngineError("; ".join(map(str, failed)))
+    # What is not installed is told only where nothing was.
+    tried = [reason for reason in failed if not isinstance(reason, NotInstalledError)]
+    raise EngineError("; ".join(map(str, tried or failed)))
 
 
 def parse_device(device: str) -> tuple[str, int]:

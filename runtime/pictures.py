@@ -147,9 +147,14 @@ def _write(job: Job, result: Result) -> None:
         if sys.stdout is None:
             raise UserError("standard output is closed")
         left = memoryview(encode_picture(result.picture, ".png"))
-        while left:  # an unbuffered stream takes as much as it likes at a time
-            left = left[sys.stdout.buffer.write(left) :]
-        sys.stdout.buffer.flush()
+        try:
+            while left:  # an unbuffered stream takes as much as it likes at a time
+                left = left[sys.stdout.buffer.write(left) :]
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output: {error.strerror or error}") from error
         return
     suffix = job.target.suffix.lower()
     if not result.faces and suffix == job.source.suffix.lower():

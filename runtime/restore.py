@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +107,7 @@ class FaceRestorer:
 
     Raises:
         EngineError: as of `load_engine`.
+        ValueError: `batch` is less than 1, or `refine` less than 0.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class FaceRestorer:
         batch: int = BATCH,
         refine: int = 1,
     ) -> None:
+        if operator.index(batch) < 1 or operator.index(refine) < 0:
+            raise ValueError(f"batch is at least 1 and refine at least 0, not {batch} and {refine}")
         self._owned = isinstance(engine, str | Path)
         self.engine = load_engine(engine, device) if isinstance(engine, str | Path) else engine
         self.face_size = LQ_SIZE * self.engine.metadata.scale
@@ -254,7 +258,7 @@ class FaceRestorer:
         *,
         max_face: int = MAX_FACE,
         enlarge: int | None = None,
-        background: Interpolation = Interpolation.CUBIC,
+        background: Interpolation | str = Interpolation.CUBIC,
     ) -> RestoredPhoto:
         """Restore the faces of a photograph, and blend them back.
 
@@ -264,10 +268,18 @@ class FaceRestorer:
             crops: where they are; without it they are looked for.
             max_face: crops wider than this many pixels are left alone: the network sees 16×16
                 pixels of a face, and a sharp large face has nothing to gain.
-            enlarge: by how much to enlarge the photograph; None takes what its smallest
+            enlarge: by how much to enlarge the photograph, 1 to 8; None takes what its smallest
                 restored face needs to keep its detail, at most 8 and 64 megapixels.
-            background: how what lies around the faces is enlarged.
+            background: how what lies around the faces is enlarged: "nearest", "linear", "cubic"
+                or "lanczos".
+
+        Raises:
+            ValueError: `enlarge` or `background` is none of these, or what is given no picture.
+            ImageError: a file cannot be read.
         """
+        if enlarge is not None and not 1 <= operator.index(enlarge) <= MAX_ENLARGEMENT:
+            raise ValueError(f"enlarge is 1 to {MAX_ENLARGEMENT}, not {enlarge}")
+        background = Interpolation(background)
         photo = as_picture(photo)
         image = photo.rgb()
         found = self.detector.find(image) if crops is None else crops

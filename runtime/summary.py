@@ -47,6 +47,7 @@ class Summary:
         self._outcomes: dict[str, Outcome] = {}  # by target
         self._began = time.monotonic()
         self.engine: Engine | None = None
+        self.written = True
         if path is not None:
             _check(path, jobs)
 
@@ -65,15 +66,14 @@ class Summary:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         seconds = time.monotonic() - self._began
         self._tell(seconds)
         try:
             self.write(seconds)
-        except UserError as error:
-            if kind is None:
-                raise
-            complain(error)  # and leave with what has interrupted the work
+        except UserError as error:  # the pictures are done, or something else ended the work
+            complain(error)
+            self.written = False
 
     def _counts(self) -> Counter[str]:
         counts = Counter(outcome.status for outcome in self._outcomes.values())

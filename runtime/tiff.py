@@ -17,8 +17,10 @@ ORIENTATION = 0x0112
 # Width and height: of a directory's picture (TIFF), and of the one it tells about (EXIF 2.3).
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_DIRECTORY = 0x8769  # where EXIF's own tags are
+THUMBNAIL, JPEG = (0x0201, 0x0202), b"\xff\xd8"  # where it begins and its size; how it begins
 SHORT, LONG = 3, 4  # types of values, of 2 and 4 bytes
 # NewSubfileType: bit 0 a reduced version of another page, bit 2 its mask.
+PHOTOMETRIC, SEPARATED = 0x0106, 5  # what the channels are; inks, as CMYK
 NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 0x00FE, 0b101
 MOST_TAGS, MOST_PAGES = 500, 1000  # of a page, and counted; a crafted file has no end of them
 
@@ -60,11 +62,18 @@ def pages(data: Buffer) -> int:
     return max(1, found)
 
 
+def is_separated(data: Buffer) -> bool:
+    """Whether the first page of a TIFF file is of inks (CMYK), which OpenCV gives as RGBA."""
+    tiff = _Tiff(data)
+    page = tiff.directory(tiff.number(4, 4))
+    entry = page.entries.get(PHOTOMETRIC) if page else None
+    return entry is not None and tiff.number(entry + 8, 2) == SEPARATED
+
+
 def renewed(exif: bytes, width: int, height: int) -> bytes:
     """EXIF data for a picture that has been turned upright, restored and enlarged.
 
-    They say so: orientation 1, its size, and they refer to no thumbnail, which would show it as
-    it was.
+    They say so: orientation 1, its size, and no thumbnail, which would show it as it was.
 
     Returns:
         nothing where they are damaged.
@@ -85,6 +94,11 @@ def renewed(exif: bytes, width: int, height: int) -> bytes:
             data[at + 2 : at + 4] = kind.to_bytes(2, tiff.order)
             data[at + 4 : at + 8] = (1).to_bytes(4, tiff.order)
             data[at + 8 : at + 12] = value.to_bytes(size, tiff.order).ljust(4, b"\x00")
-    if main.end + 4 <= len(data):  # the thumbnail's directory is the next
+    if main.end + 4 <= len(data):
+        thumbnail = tiff.directory(tiff.number(main.end, 4))
+        if thumbnail and all(tag in thumbnail.entries for tag in THUMBNAIL):
+            start, size = (tiff.number(thumbnail.entries[tag] + 8, 4) for tag in THUMBNAIL)
+            if data[start : start + 2] == JPEG and start + size <= len(data):
+                data[start : start + size] = bytes(size)
         data[main.end : main.end + 4] = bytes(4)
     return bytes(data)

@@ -91,7 +91,8 @@ def verify(engine: Engine, quick: bool = False) -> Verification | None:
     if beyond:
         raise EngineError(
             f"{engine.path}: {engine.backend} computes other faces than PyTorch: "
-            f"{', '.join(beyond)}; use another device, or build the engine anew for this one"
+            f"{', '.join(beyond)}; the file is damaged, or made for another device: make it anew, "
+            "or use another device"
         )
     log.info("%s: verified on %s: %s", engine.path, engine.device, found)
     return found

@@ -49,7 +49,7 @@ def test_plain_progress_is_few_lines() -> None:
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("at ")] == ["at 0", "at 100", "at 200"]
     assert lines[-1].startswith("work: 100% 300/300")
-    assert len(lines) == 4
+    assert len(lines) == 4, "and the end is told once"
     assert "\r" not in done.stderr
 
 

@@ -133,6 +133,33 @@ def test_what_is_no_picture_says_why(image: np.ndarray, tmp_path: Path) -> None:
         read_picture(tmp_path)
 
 
+def test_inks_have_no_alpha(image: np.ndarray, tmp_path: Path) -> None:
+    inks = Image.fromarray(image).convert("CMYK")
+    inks.save(tmp_path / "inks.tif")
+    picture = read_picture(tmp_path / "inks.tif")
+    assert picture.alpha is None
+    wanted = np.asarray(Image.open(tmp_path / "inks.tif").convert("RGB")).astype(int)
+    assert np.abs(picture.pixels - wanted).max() <= 2
+
+
+def test_grey_with_alpha_keeps_both(image: np.ndarray, tmp_path: Path) -> None:
+    grey, alpha = image[:, :, 0], image[:, :, 1]
+    Image.fromarray(np.dstack((grey, alpha)), "LA").save(tmp_path / "veiled.png")
+    (tmp_path / "out.png").write_bytes(
+        encode_picture(read_picture(tmp_path / "veiled.png"), ".png")
+    )
+    again = np.asarray(Image.open(tmp_path / "out.png").convert("LA"))
+    np.testing.assert_array_equal(again, np.dstack((grey, alpha)))
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jp2"])
+def test_newer_formats_are_read(suffix: str, image: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{suffix}"
+    Image.fromarray(image).save(path)
+    wanted = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert np.abs(read_picture(path).rgb() - wanted).max() <= 3
+
+
 def test_pages_beyond_the_first_are_not_lost_in_silence(image: np.ndarray, tmp_path: Path) -> None:
     first, thumbnail = Image.fromarray(image), Image.fromarray(image[::4, ::4])
     path = tmp_path / "pages.tif"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, one_line_error
 
+from runtime.console import UserError
 from runtime.images import Picture, read_picture
 from runtime.infer import main
 from runtime.load import load_engine
@@ -277,6 +278,35 @@ def test_a_full_disk_leaves_nothing(
     assert "cannot be written" in one_line_error(done, 2)
     assert out.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_full_standard_output_is_named(
+    command: Command, tiny_engine: Path, face_file: Path
+) -> None:
+    line = [sys.executable, "-m", "runtime.infer", face_file, "-o", "-", "--engine", tiny_engine]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, cwd=ROOT
+        )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: standard output: No space left on device"]
+
+
+def test_a_summary_that_cannot_be_written_fails_but_not_the_pictures(
+    tiny_engine: Path, face_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out, summary = tmp_path / "out.png", tmp_path / "told.json"
+    line = arguments(face_file, "-o", out, "--engine", tiny_engine, "--summary", summary)
+
+    def full(path: Path, data: bytes) -> None:
+        raise UserError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr("runtime.summary.write_whole", full)
+    assert main(line) == 1
+    assert out.exists()
+    assert "told.json: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

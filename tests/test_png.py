@@ -71,6 +71,18 @@ def test_what_is_found_in_whole_files() -> None:
     assert found(saved("RGB", **more)) == Png(animated=True)
 
 
+def test_a_profile_that_does_not_fit_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    rgb, grey = (bytes(16) + space + bytes(200) for space in (b"RGB ", b"GRAY"))
+    for mode, fits, misfits in (("RGB", rgb, grey), ("L", grey, rgb), ("LA", grey, rgb)):
+        assert found(saved(mode, icc_profile=fits)).misfit is None
+        lying = saved(mode, icc_profile=misfits)
+        without = np.delete(np.frombuffer(lying, np.uint8), found(lying).misfit)
+        assert without.tobytes() == saved(mode)
+        capfd.readouterr()
+        assert decode_picture("a.png", np.frombuffer(lying, np.uint8)).profile == b""
+        assert capfd.readouterr().err == "", "libpng prints lines of its own"
+
+
 def test_what_comes_too_late_does_not_count() -> None:
     animation = struct.pack(">I4sIII", 8, b"acTL", 2, 0, 0)
     for late in (bytes(512), b"\0\0\0\x04HTML<br>....", animation):

@@ -359,3 +359,27 @@ def test_overlapping_faces_and_faces_at_the_border(family: np.ndarray) -> None:
     # nothing tears: steps in the picture are hardly larger than in the enlarged one
     steps = [np.abs(np.diff(i.astype(int), axis=1)).max() for i in (done.picture.pixels, plain)]
     assert steps[0] <= steps[1] + 60
+
+
+def test_wrong_wishes_are_refused_at_once(family: np.ndarray, tiny_engine: Path) -> None:
+    for wrong in ({"batch": 0}, {"batch": -3}, {"refine": -1}):
+        with pytest.raises(ValueError, match="at least"):
+            FaceRestorer(tiny_engine, **wrong)
+    with pytest.raises(TypeError):
+        FaceRestorer(tiny_engine, batch=2.5)  # type: ignore[arg-type]
+    with FaceRestorer(tiny_engine, detector=KnownFaces()) as restorer:
+        for enlarge in (0, 9, -1):
+            with pytest.raises(ValueError, match="enlarge is 1 to 8"):
+                restorer.restore_photo(family, enlarge=enlarge)
+        with pytest.raises(ValueError, match="sharp"):
+            restorer.restore_photo(family, background="sharp")
+        done = restorer.restore_photo(family, enlarge=2, background="nearest")
+    np.testing.assert_array_equal(done.image[:20:2, :20:2], family[:10, :10])
+
+
+def test_what_signatures_name_can_be_imported() -> None:
+    import runtime
+
+    for name in runtime.__all__:
+        assert getattr(runtime, name).__name__ == name
+    assert runtime.ImageError is ImageError

@@ -257,3 +257,20 @@ def test_the_runtime_needs_no_pytorch(tiny_engine: Path, face_file: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.png").is_file()
+
+
+def test_a_damaged_engine_is_not_blamed_on_a_missing_gpu(tiny_engine: Path, tmp_path: Path) -> None:
+    """One that is no ONNX any more, and one whose weights have changed."""
+    whole = tiny_engine.read_bytes()
+    at = len(whole) // 2
+    cut, changed = tmp_path / "cut.onnx", tmp_path / "changed.onnx"
+    cut.write_bytes(whole[:at] + bytes(1000) + whole[at + 1000 :])
+    model = onnx.load(tiny_engine)
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
+            weights.raw_data = bytes(len(weights.raw_data))
+    onnx.save(model, changed)
+    for path, why in ((cut, r"cut\.onnx: "), (changed, "the file is damaged, or made for another device")):
+        with pytest.raises(EngineError, match=why) as caught:
+            load_engine(path)
+        assert "no GPU" not in str(caught.value)

@@ -23,7 +23,9 @@ def exif_with_thumbnail(order: str, kind: int) -> bytes:
     own_at, thumbnail_at = 8 + 2 + 2 * 12 + 4, 8 + 2 + 2 * 12 + 4 + 2 + 2 * 12 + 4
     own = directory({0xA002: (kind, 640), 0xA003: (kind, 480)}, 0)
     main = directory({0x0112: (3, 6), 0x8769: (4, own_at)}, thumbnail_at)
-    thumbnail = directory({0x0112: (3, 6), 0x0103: (3, 6)}, 0)
+    picture_at = thumbnail_at + 2 + 3 * 12 + 4
+    thumbnail = directory({0x0112: (3, 6), 0x0201: (4, picture_at), 0x0202: (4, 9)}, 0)
+    thumbnail += b"\xff\xd8picture"
     start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
     return start + main + own + thumbnail
 
@@ -41,6 +43,8 @@ def test_exif_tells_about_the_result(order: str, kind: int) -> None:
         own = after.get_ifd(ExifTags.IFD.Exif)
         assert (after[0x0112], own[0xA002], own[0xA003]) == (1, 1920, 2560)
         assert not after.get_ifd(ExifTags.IFD.IFD1), "it showed the picture as it was"
+        assert b"picture" in before
+        assert b"picture" not in renewed(before, 1920, 2560)
 
 
 def test_a_size_beyond_16_bits_is_told() -> None:
@@ -82,4 +86,4 @@ def test_a_pointer_to_nowhere_changes_nothing_else() -> None:
     for where in (0, 4, len(whole), 2**32 - 1):
         lost = whole[:at] + struct.pack("<I", where) + whole[at + 4 :]
         kept = renewed(lost, 100, 100)
-        assert kept[at:] == lost[at : at + 4] + bytes(4) + lost[at + 8 :]
+        assert kept[at:] == lost[at : at + 4] + bytes(4) + lost[at + 8 : -9] + bytes(9)

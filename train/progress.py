@@ -13,6 +13,7 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.plain = not sys.stderr.isatty()
+        self._told: float = 0  # how far it was when it was last told
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
         super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
@@ -27,7 +28,8 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:
             super().display(msg, pos)
-        elif self.n:
+        elif self.n != self._told:
+            self._told = self.n
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
