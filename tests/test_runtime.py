@@ -270,7 +270,10 @@ def test_a_damaged_engine_is_not_blamed_on_a_missing_gpu(tiny_engine: Path, tmp_
         if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
             weights.raw_data = bytes(len(weights.raw_data))
     onnx.save(model, changed)
-    for path, why in ((cut, r"cut\.onnx: "), (changed, "the file is damaged, or made for another device")):
+    for path, why in (
+        (cut, r"cut\.onnx: "),
+        (changed, "the file is damaged, or made for another device"),
+    ):
         with pytest.raises(EngineError, match=why) as caught:
             load_engine(path)
         assert "no GPU" not in str(caught.value)
