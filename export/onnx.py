@@ -6,6 +6,7 @@ with PyTorch on it. What the runtime needs to know travels in the file's metadat
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,54 @@ ENGINES = (".onnx", ".trt", ".plan", ".engine")
 
 
 def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    source, output = options.checkpoint, options.output
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name a file in it")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"{output}: is the checkpoint; choose another output")
+
+    if source.suffix in ENGINES:
+        raise UserError(f"{source}: is an engine already; give the checkpoint it was made from")
+    check_writable(output)
+
+    # PyTorch takes seconds to import; --help and usage errors need none of it.
+    with importing():
+        import torch  # noqa: F401
+    from export.engine_io import Io, Signature
+    from export.limits import Precision
+    from export.unroll import Choices, Target, export, say
+    from train.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(source, options.steps)
+    signature = Signature(
+        io=Io(options.io),
+        steps=checkpoint.network.config.steps,
+        landmarks=not options.no_landmarks,
+        all_steps=options.all_steps,
+    )
+    choices = Choices(
+        target=Target(options.target),
+        precision=Precision(options.precision),
+        faces=options.faces,
+        calibration=options.calibration,
+        tolerance=options.tolerance,
+        external_data=options.external_data,
+    )
+    trained = checkpoint.trained_steps
+    if trained is not None and signature.steps != trained:
+        say(f"warning: {source} was trained with {trained} steps, and gets {signature.steps}")
+    say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
+    agreement = export(checkpoint, signature, output, choices)
+    beside = output.with_name(f"{output.name}.data") if choices.external_data else None
+    size = (output.stat().st_size + (beside.stat().st_size if beside else 0)) / 1e6
+    named = f"{output} and {beside.name}" if beside else output
+    say(f"wrote {named} ({size:.1f} MB); beside PyTorch: {agreement}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.onnx",
         description="Unroll a DIC checkpoint (ours, MMEditing's or the authors') into ONNX.",
@@ -82,50 +131,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"-o {options.output}: the file's name ends in .onnx")
     if not 0 < options.tolerance < float("inf"):
         parser.error("--tolerance must be over 0")
-
-    source, output = options.checkpoint, options.output
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name a file in it")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UserError(f"{output}: is the checkpoint; choose another output")
-
-    if source.suffix in ENGINES:
-        raise UserError(f"{source}: is an engine already; give the checkpoint it was made from")
-    check_writable(output)
-
-    # PyTorch takes seconds to import; --help and usage errors need none of it.
-    with importing():
-        import torch  # noqa: F401
-    from export.engine_io import Io, Signature
-    from export.limits import Precision
-    from export.unroll import Choices, Target, export, say
-    from train.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(source, options.steps)
-    signature = Signature(
-        io=Io(options.io),
-        steps=checkpoint.network.config.steps,
-        landmarks=not options.no_landmarks,
-        all_steps=options.all_steps,
-    )
-    choices = Choices(
-        target=Target(options.target),
-        precision=Precision(options.precision),
-        faces=options.faces,
-        calibration=options.calibration,
-        tolerance=options.tolerance,
-        external_data=options.external_data,
-    )
-    trained = checkpoint.trained_steps
-    if trained is not None and signature.steps != trained:
-        say(f"warning: {source} was trained with {trained} steps, and gets {signature.steps}")
-    say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
-    agreement = export(checkpoint, signature, output, choices)
-    beside = output.with_name(f"{output.name}.data") if choices.external_data else None
-    size = (output.stat().st_size + (beside.stat().st_size if beside else 0)) / 1e6
-    named = f"{output} and {beside.name}" if beside else output
-    say(f"wrote {named} ({size:.1f} MB); beside PyTorch: {agreement}")
-    return 0
+    return options
 
 
 def cli() -> NoReturn:

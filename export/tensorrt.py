@@ -7,6 +7,7 @@ PyTorch's results travel with it, to be compared where it is first loaded (`runt
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import signal
@@ -29,6 +30,35 @@ LEVELS = range(6)  # builder optimisation levels of both flavours
 
 
 def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    output = options.output
+    if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
+        raise UserError(f"{output}: is the ONNX file; choose another output")
+    for path in filter(None, (output, options.timing_cache)):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a file in it")
+
+    check_writable(output)
+
+    from export.flavour import PlanChoices
+
+    choices = PlanChoices(
+        batch=options.batch,
+        workspace=options.workspace,
+        optimization_level=options.optimization_level,
+        tf32=options.tf32,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        compute_capability=tuple(options.compute_capability or ()),
+        verbose=options.verbose,
+    )
+    build(options.onnx, output, options.flavour, choices)
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.tensorrt",
         description="Build a TensorRT plan from an ONNX file that export.onnx wrote.",
@@ -93,32 +123,11 @@ def main(arguments: list[str]) -> int:
         )
     if options.workspace is not None and options.workspace < 1:
         parser.error("--workspace must be at least 1")
-    output = options.output or Path(options.onnx.with_suffix(".trt").name)
-    if output.suffix not in SUFFIXES:
-        parser.error(f"-o {output}: the file's name ends in {', '.join(SUFFIXES)}")
-    if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
-        raise UserError(f"{output}: is the ONNX file; choose another output")
-    for path in filter(None, (output, options.timing_cache)):
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; name a file in it")
-
-    check_writable(output)
-
-    from export.flavour import PlanChoices
-
-    choices = PlanChoices(
-        batch=(least, opt, most),
-        workspace=options.workspace,
-        optimization_level=options.optimization_level,
-        tf32=options.tf32,
-        timing_cache=options.timing_cache,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
-        compute_capability=tuple(options.compute_capability or ()),
-        verbose=options.verbose,
-    )
-    build(options.onnx, output, options.flavour, choices)
-    return 0
+    options.batch = (least, opt, most)
+    options.output = options.output or Path(options.onnx.with_suffix(".trt").name)
+    if options.output.suffix not in SUFFIXES:
+        parser.error(f"-o {options.output}: the file's name ends in {', '.join(SUFFIXES)}")
+    return options
 
 
 def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -> None:

@@ -10,6 +10,7 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,32 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    from export.engine_file import read_engine_file
+
+    engine = read_engine_file(options.engine)
+    serving = Serving(
+        folder=options.output / options.name,
+        version=options.model_version,
+        keep=options.keep_versions,
+        device=options.device,
+        instances=options.instances,
+        max_batch=options.max_batch,
+        queue_delay=options.queue_delay,
+        cache=not options.no_cache,
+    )
+    write_together(repository(engine, serving))
+    print(f"wrote {serving.folder}: version {serving.version}, {CONFIG}")
+    newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
+    if newer >= serving.keep:
+        print(f"warning: {newer} newer versions are served in its place", file=sys.stderr)
+    cache = " --cache-config=local,size=67108864" if serving.cache else ""
+    print(f"serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.triton",
         description="Make a Triton model repository of an engine.",
@@ -82,28 +109,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--max-batch must be at least 1")
     if not NAME.fullmatch(options.name):
         parser.error("--name takes letters, digits, and . _ - after the first")
-
-    from export.engine_file import read_engine_file
-
-    engine = read_engine_file(options.engine)
-    serving = Serving(
-        folder=options.output / options.name,
-        version=options.model_version,
-        keep=options.keep_versions,
-        device=options.device,
-        instances=options.instances,
-        max_batch=options.max_batch,
-        queue_delay=options.queue_delay,
-        cache=not options.no_cache,
-    )
-    write_together(repository(engine, serving))
-    print(f"wrote {serving.folder}: version {serving.version}, {CONFIG}")
-    newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
-    if newer >= serving.keep:
-        print(f"warning: {newer} newer versions are served in its place", file=sys.stderr)
-    cache = " --cache-config=local,size=67108864" if serving.cache else ""
-    print(f"serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
-    return 0
+    return options
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,30 @@ def load_engine(
     if min(lanes, 1 if threads is None else threads) < 1:
         raise ValueError(f"threads and lanes are at least 1, not {threads} and {lanes}")
     path = Path(path)
+    failed: list[EngineError] = []
+    for opener in _openers(path, device, threads, lanes):
+        try:
+            engine = opener()
+        except EngineError as error:
+            failed.append(error)
+            continue
+        for reason in failed:
+            # What is not installed is no fault; what is and fails must not fall back unheard.
+            level = logging.INFO if isinstance(reason, NotInstalledError) else logging.WARNING
+            log.log(level, "%s", reason)
+        log.info("%s: on %s by %s", path, engine.device, engine.backend)
+        return engine
+    # What is not installed is told only where nothing was.
+    tried = [reason for reason in failed if not isinstance(reason, NotInstalledError)]
+    raise EngineError("; ".join(map(str, tried or failed)))
+
+
+def _openers(path: Path, device: str, threads: int | None, lanes: int) -> list[Opener]:
+    """What may run an engine file, by its kind and the device asked for, the fastest first.
+
+    Raises:
+        EngineError: the file is none, or nothing runs it on such a device.
+    """
     kind, index = parse_device(device)
     try:
         with path.open("rb") as file:
@@ -64,28 +88,11 @@ def load_engine(
                 f"{path}: a {PLAN_MAGICS[magic]} plan runs on NVIDIA GPUs only; for {device} give "
                 "the ONNX file it was built from"
             )
-        openers = [_plan(path, PLAN_MAGICS[magic], index)]
-    else:
-        from runtime.onnx_file import read_metadata
+        return [_plan(path, PLAN_MAGICS[magic], index)]
+    from runtime.onnx_file import read_metadata
 
-        metadata = Metadata.parse(path, read_metadata(path))
-        openers = list(_onnx(path, metadata, kind, index, threads, lanes))
-    failed: list[EngineError] = []
-    for opener in openers:
-        try:
-            engine = opener()
-        except EngineError as error:
-            failed.append(error)
-            continue
-        for reason in failed:
-            # What is not installed is no fault; what is and fails must not fall back unheard.
-            level = logging.INFO if isinstance(reason, NotInstalledError) else logging.WARNING
-            log.log(level, "%s", reason)
-        log.info("%s: on %s by %s", path, engine.device, engine.backend)
-        return engine
-    # What is not installed is told only where nothing was.
-    tried = [reason for reason in failed if not isinstance(reason, NotInstalledError)]
-    raise EngineError("; ".join(map(str, tried or failed)))
+    metadata = Metadata.parse(path, read_metadata(path))
+    return list(_onnx(path, metadata, kind, index, threads, lanes))
 
 
 def parse_device(device: str) -> tuple[str, int]:
