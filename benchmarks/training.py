@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 def measure(recipe: Recipe, rounds: int) -> dict[str, list[float]]:
     """Seconds of every timed iteration of every contender, loading of its batch included."""
     training, _ = load_data(recipe.data, recipe.network.landmarks)
-    pairs = FacePairs(training, recipe.data.flip, recipe.seed)
+    pairs = FacePairs.training(training, recipe)
     contenders = {PLAIN: plain_loop(recipe, pairs)}
     for precision in dict.fromkeys(("fp32", recipe.precision)):
         name = f"this project's loop, {precision}"

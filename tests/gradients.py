@@ -21,7 +21,7 @@ def main(out: str, *settings: str) -> None:
     fabric = launch(recipe)
     state = start(recipe, fabric)
     training, validation = load_data(recipe.data, recipe.network.landmarks)
-    batches = examples(state, FacePairs(training, recipe.data.flip, recipe.seed))
+    batches = examples(state, FacePairs.training(training, recipe))
     update(state, [next(batches) for _ in range(recipe.accumulate)])
     assert state.critic is not None
     result = validate(fabric, state.network, FacePairs(validation), 1)

@@ -86,6 +86,12 @@ def pts(landmarks: NDArray[np.floating[Any]]) -> bytes:
     return f"version: 1\nn_points: {len(landmarks)}\n{{\n{rows}\n}}\n".encode()
 
 
+def boxed(landmarks: NDArray[np.floating[Any]], box: tuple[float, float, float, float]) -> bytes:
+    """The content of a `.json` file for the (K, 2) landmarks and the box of one picture."""
+    points = [[round(float(x), 4), round(float(y), 4)] for x, y in landmarks]
+    return json.dumps({"landmarks": points, "bbox": list(box)}).encode()
+
+
 def _annotation(landmarks: Any, box: Any = None) -> Annotation:
     points = np.asarray(landmarks, np.float32)
     if points.ndim == 1 and points.size % 2 == 0:

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from train.annotations import Annotation, AnnotationError
 from train.console import UserError
-from train.datasets import Entry, Face, annotation_of, cut, read_picture
+from train.datasets import (
+    Entry,
+    Face,
+    Picture,
+    annotation_of,
+    check_box,
+    cut,
+    read_picture,
+)
 from train.landmarks import COMPONENT_GROUPS
 from train.sizes import SR_SIZE
 
@@ -29,11 +37,13 @@ class Wishes:
         points: landmarks a face.
         crop: cut by its "landmarks", by its "box", or "none" for pictures that are faces already.
         smallest: side of the cut-out in pixels under which it is rejected.
+        margin: share of the face's side that is kept on each side of it.
     """
 
     points: int = 68
     crop: str = "landmarks"
     smallest: int = SR_SIZE
+    margin: float = 0.0
 
 
 class RejectedError(Exception):
@@ -85,8 +95,12 @@ def crop_box(points: NDArray[np.float32]) -> tuple[float, float, float, float]:
     return left, top, left + side, top + side
 
 
-def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face:
-    """Read, check and cut one face; RejectedError where it is none."""
+def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face | Picture:
+    """Read, check and cut one face; RejectedError where it is none.
+
+    Returns:
+        the face, 128×128; with a margin a picture as large as it was, with the face's box.
+    """
     try:
         image = read_picture(entry.picture.read())
     except Exception as error:  # damaged pictures raise what they like
@@ -118,7 +132,23 @@ def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face:
         raise RejectedError("landmarks all in one place", f"within {_extent(inside):.0f} pixels")
     if not _upright(inside):
         raise RejectedError("not upright", "the mouth is not below the eyes; are x and y swapped?")
+    if wishes.margin:
+        return _with_margin(Picture(image, points, box), wishes.margin)
     return face, inside
+
+
+def _with_margin(picture: Picture, margin: float) -> Picture:
+    """The box and what the picture shows beside it, not resized."""
+    height, width = picture.image.shape[:2]
+    left, top, right, bottom = check_box(picture.box, width, height)
+    wide = round(margin * (right - left))
+    x, y = max(0, left - wide), max(0, top - wide)
+    part = picture.image[y : max(y + 1, bottom + wide), x : max(x + 1, right + wide)]
+    return Picture(
+        np.ascontiguousarray(part),
+        picture.landmarks - np.array([x, y], np.float32),
+        (left - x, top - y, right - x, bottom - y),
+    )
 
 
 def _annotation(entry: Entry, image: NDArray[np.uint8], detector: Detector | None) -> Annotation:

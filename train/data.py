@@ -12,10 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from train.augment import degraded, varied
 from train.console import UserError
-from train.datasets import BadFaceError, Faces
+from train.datasets import BadFaceError, Face, Faces
+from train.faces import draw_face
 from train.landmarks import FLIPS, heatmaps
 from train.network import RGB_MEAN
+from train.recipe import Augment, Degrade, Recipe
 from train.sizes import LQ_SIZE, SR_SIZE
 
 MOST_SKIPPED = 100  # unreadable faces in a row; more is no accident
@@ -61,43 +64,79 @@ class Example(Pair):
 class FacePairs(Dataset[Example]):
     """Training pairs from faces.
 
-    A key is (epoch, index): the flip is drawn from them and the seed, so that any pair of any
-    epoch can be made again. A face that cannot be read is skipped: the next that can be read
-    takes its place.
+    A key is (epoch, index): everything random about a pair is drawn from them and the seed, so
+    that any pair of any epoch can be made again. A face that cannot be read is skipped: the next
+    that can be read takes its place.
 
     Args:
         faces: where they come from.
         flip: mirror every other picture.
-        seed: of the flips.
+        seed: of whatever is drawn.
+        augment: how each face is varied.
+        degrade: how what the network sees of it is damaged.
+        drawn: share of the pairs that are drawn faces (`train.faces`), others in every epoch; they
+            are as varied as they are meant to be, and are not varied again.
     """
 
-    def __init__(self, faces: Faces, flip: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        faces: Faces,
+        flip: bool = False,
+        seed: int = 0,
+        augment: Augment | None = None,
+        degrade: Degrade | None = None,
+        drawn: float = 0.0,
+    ) -> None:
         self.faces, self.flip, self.seed = faces, flip, seed
+        self.augment, self.degrade = augment, degrade
+        self.drawn = round(len(faces) * drawn / (1 - drawn))  # in an epoch
         self.told: set[str] = set()  # unreadable faces that have been named
 
+    @staticmethod
+    def training(faces: Faces, recipe: Recipe) -> FacePairs:
+        """Pairs as a recipe trains on them."""
+        augment = None if recipe.augment == Augment() else recipe.augment
+        degrade = None if recipe.degrade == Degrade() else recipe.degrade
+        drawn = recipe.data.drawn if recipe.data.kind == "files" else 0.0
+        return FacePairs(faces, recipe.data.flip, recipe.seed, augment, degrade, drawn)
+
     def __len__(self) -> int:
-        return len(self.faces)
+        return len(self.faces) + self.drawn
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        flipped = self.flip and rng.random() < 0.5
         skipped: list[str] = []
-        for offset in range(min(MOST_SKIPPED, len(self))):
-            try:
-                image, points = self.faces[(index + offset) % len(self)]
-                break
-            except BadFaceError as error:
-                skipped.append(str(error))
+        if index >= len(self.faces):
+            drawn = draw_face(self.seed, epoch * self.drawn + index - len(self.faces))
+            image, points = drawn.image, drawn.landmarks
         else:
-            raise UserError(f"{len(skipped)} faces in a row cannot be read; first: {skipped[0]}")
-        if self.flip and np.random.default_rng((self.seed, epoch, index)).random() < 0.5:
+            image, points = self._face(index, rng, skipped)
+        if flipped:
             image, points = mirror(image, points)
+        small = shrink(image) if self.degrade is None else degraded(image, self.degrade, rng)
         return {
-            "lq": normalise(shrink(image)),
+            "lq": normalise(small),
             "gt": normalise(image),
             "heatmaps": torch.from_numpy(heatmaps(points)),
             "landmarks": torch.from_numpy(points),
             "skipped": "\n".join(skipped),
         }
+
+    def _face(self, index: int, rng: np.random.Generator, skipped: list[str]) -> Face:
+        """The first face from `index` on that can be read, varied; names those that cannot."""
+        for offset in range(min(MOST_SKIPPED, len(self.faces))):
+            number = (index + offset) % len(self.faces)
+            try:
+                if self.augment is None:
+                    return self.faces[number]
+                picture = self.faces.picture(number)
+            except BadFaceError as error:
+                skipped.append(str(error))
+            else:
+                return varied(picture, self.augment, rng)
+        raise UserError(f"{len(skipped)} faces in a row cannot be read; first: {skipped[0]}")
 
 
 class Batches(Sampler[list[tuple[int, int]]]):

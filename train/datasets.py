@@ -45,6 +45,30 @@ TABLES = tuple(f"landmarks{suffix}" for suffix in (".csv", ".json", ".npz", ".pk
 Face = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture with one face in it, which a square is yet to be cut around.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        landmarks: (K, 2) float32, (x, y) pixels of the picture; a whole number is a pixel's centre.
+        box: the face's square: left, top, right, bottom, the last two outside.
+    """
+
+    image: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    box: tuple[float, float, float, float]
+
+    @staticmethod
+    def of(face: Face) -> Picture:
+        """A face that is cut out already."""
+        return Picture(*face, (0, 0, SR_SIZE, SR_SIZE))
+
+    def face(self) -> Face:
+        """The box, 128×128."""
+        return cut(self.image, self.landmarks, self.box)
+
+
 class BadFaceError(Exception):
     """One face that cannot be read; the message names it and says why. Others may be fine."""
 
@@ -56,6 +80,13 @@ class Faces(Protocol):
 
     def fingerprint(self) -> str:
         """The same for the same faces in the same order, and for no others."""
+
+    def picture(self, index: int) -> Picture:
+        """A face with what was kept around it.
+
+        Raises:
+            BadFaceError: this one cannot be read.
+        """
 
     def __getitem__(self, index: int) -> Face:
         """A picture (128, 128, 3) uint8 RGB and its landmarks (K, 2), pixels of it.
@@ -77,6 +108,9 @@ class FacesInMemory:
 
     def fingerprint(self) -> str:
         return f"{len(self)} faces, {hashlib.sha256(self.landmarks.tobytes()).hexdigest()[:16]}"
+
+    def picture(self, index: int) -> Picture:
+        return Picture.of(self[index])
 
     def __getitem__(self, index: int) -> Face:
         return self.images[index], self.landmarks[index]
@@ -125,7 +159,7 @@ class FacesInFiles:
         keys = "\n".join(entry.key for entry in self.entries)
         return f"{len(self)} faces, {hashlib.sha256(keys.encode()).hexdigest()[:16]}"
 
-    def __getitem__(self, index: int) -> Face:
+    def picture(self, index: int) -> Picture:
         entry = self.entries[index]
         try:
             annotation = annotation_of(entry)
@@ -136,10 +170,14 @@ class FacesInFiles:
             if annotation.box is None and height != width:
                 raise ValueError(f"{width}×{height} is not square, and it has no box to cut by")
             box = annotation.box or (0, 0, width, height)
-            return cut(image, annotation.landmarks, box)
+            check_box(box, width, height)
+            return Picture(image, annotation.landmarks, box)
         except Exception as error:  # damaged pictures raise what they like
             what = str(error) or type(error).__name__
             raise BadFaceError(f"{entry.name}: {what.splitlines()[0]}") from error
+
+    def __getitem__(self, index: int) -> Face:
+        return self.picture(index).face()
 
 
 def annotation_of(entry: Entry) -> Annotation:
@@ -192,14 +230,10 @@ def cut(
         the face and its landmarks, pixels of it.
 
     Raises:
-        ValueError: the box is empty.
+        ValueError: the box is empty, or far larger than the picture.
     """
-    left, top, right, bottom = map(round, box)
-    if right <= left or bottom <= top:
-        raise ValueError(f"an empty box ({left}, {top}, {right}, {bottom})")
     height, width = image.shape[:2]
-    if max(right - left, bottom - top) > MOST_OVER * max(height, width):
-        raise ValueError(f"a box ({left}, {top}, {right}, {bottom}) far larger than the picture")
+    left, top, right, bottom = check_box(box, width, height)
     before, after = (max(0, -top), max(0, -left)), (max(0, bottom - height), max(0, right - width))
     if any(before + after):
         pad = ((before[0], after[0]), (before[1], after[1]), (0, 0))
@@ -212,6 +246,22 @@ def cut(
         whole = Image.fromarray(np.ascontiguousarray(part))
         part = np.array(whole.resize((SR_SIZE, SR_SIZE), Image.Resampling.BICUBIC))
     return np.ascontiguousarray(part), points.astype(np.float32)
+
+
+def check_box(
+    box: tuple[float, float, float, float], width: int, height: int
+) -> tuple[int, int, int, int]:
+    """A box in whole pixels.
+
+    Raises:
+        ValueError: it is empty, or far larger than the picture.
+    """
+    left, top, right, bottom = map(round, box)
+    if right <= left or bottom <= top:
+        raise ValueError(f"an empty box ({left}, {top}, {right}, {bottom})")
+    if max(right - left, bottom - top) > MOST_OVER * max(height, width):
+        raise ValueError(f"a box ({left}, {top}, {right}, {bottom}) far larger than the picture")
+    return left, top, right, bottom
 
 
 def open_faces(source: str, landmarks: str, count: int) -> FacesInFiles:

@@ -82,7 +82,7 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None, go_on: bool =
     resume(out / STATE, state)
     training, validation = load_data(recipe.data, recipe.network.landmarks)
     _recognise(training.fingerprint(), state, out)
-    pairs = FacePairs(training, recipe.data.flip, recipe.seed)
+    pairs = FacePairs.training(training, recipe)
     checks = FacePairs(validation)
     fabric.barrier()  # before anything is written, every process has found its data
     final = min(recipe.iterations, max_iters or recipe.iterations)

@@ -1,8 +1,9 @@
 """`python -m train.prepare`: pictures of faces become a data set to train on.
 
 Each face is cut out, made 128×128 by Pillow's bicubic, checked, and written as PNG with its
-landmarks as `.pts` beside it, or into tar shards. What is there already is left alone, so a run
-that was interrupted goes on where it was.
+landmarks as `.pts` beside it, or into tar shards. With `--margin` what lies around it is kept, in
+the picture's own size, with the landmarks and the face's box as `.json` beside it. What is there
+already is left alone, so a run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL import Image
 
-from train.annotations import pts
+from train.annotations import boxed, pts
 from train.console import Parser, UserError, run, write_whole
 from train.crop import CROPS, Detector, RejectedError, Wishes, cut_face
-from train.datasets import SETTINGS
+from train.datasets import SETTINGS, Picture
 from train.progress import Progress
 from train.sizes import SR_SIZE
 
@@ -51,12 +52,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of one picture: PNG and `.pts`, or why not."""
+    """What became of one picture: PNG and landmarks (`.pts`, with a margin `.json`), or why not."""
 
     source: str
     name: str
     png: bytes = b""
     points: bytes = b""
+    suffix: str = ".pts"  # of the landmarks' file
     rejected: str = ""  # a kind to be counted
     detail: str = ""
 
@@ -90,6 +92,14 @@ def main(arguments: list[str]) -> int:
         help="reject smaller faces (%(default)s)",
     )
     parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="keep this share of the face's side around it, and do not shrink: for recipes that "
+        "vary place and size (default: %(default)s)",
+    )
+    parser.add_argument(
         "--validation", type=int, default=0, metavar="N", help="keep the last N pictures apart"
     )
     parser.add_argument(
@@ -99,6 +109,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if min(options.smallest, options.workers) < 1 or min(options.validation, options.shards) < 0:
         parser.error("--smallest and --workers must be at least 1, other numbers not negative")
+    if not 0 <= options.margin <= 2:
+        parser.error("--margin must be from 0 to 2")
     if options.detect and options.points != 68:
         parser.error("--detect finds 68 landmarks")
     return prepare(options)
@@ -112,7 +124,7 @@ def prepare(options: Any) -> int:
     if options.validation >= len(jobs):
         raise UserError(f"--validation {options.validation} leaves none of {len(jobs)} to train on")
     detector = Detector() if options.detect else None
-    wishes = Wishes(options.points, options.crop, options.smallest)
+    wishes = Wishes(options.points, options.crop, options.smallest, options.margin)
     _settle(options, jobs)
     keep = len(jobs) - options.validation
     done, there, rejected = Counter[str](), 0, list[Prepared]()
@@ -189,6 +201,7 @@ def _settle(options: Any, jobs: list[Job]) -> None:
         "pictures": f"{len(jobs)}, {hashlib.sha256(names.encode()).hexdigest()[:16]}",
         "landmarks": _file_hash(options.landmarks),
         **{n: getattr(options, n) for n in ("points", "crop", "smallest", "validation", "shards")},
+        **({"margin": options.margin} if options.margin else {}),
     }
     path = options.out / SETTINGS
     if path.exists():
@@ -196,10 +209,11 @@ def _settle(options: Any, jobs: list[Job]) -> None:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged; choose another --out") from error
-        for name, value in wanted.items():
-            if kept.get(name) != value:
+        for name in {**kept, **wanted}:
+            if kept.get(name) != wanted.get(name):
                 raise UserError(
-                    f"{options.out}: was begun with {name} {kept.get(name)}, not {value}; go on "
+                    f"{options.out}: was begun with {name} {kept.get(name)}, not "
+                    f"{wanted.get(name)}; go on "
                     "as it began, or choose another --out"
                 )
     else:
@@ -209,15 +223,19 @@ def _settle(options: Any, jobs: list[Job]) -> None:
 def _process(given: tuple[Job, Wishes, Detector | None]) -> Prepared:
     job, wishes, detector = given
     try:
-        face, points = cut_face(job.entry, wishes, detector)
+        made = cut_face(job.entry, wishes, detector)
     except RejectedError as why:
         return Prepared(job.entry.name, job.name, rejected=why.kind, detail=why.detail)
     except Exception as error:  # one strange picture must not stop a hundred thousand
         what = (str(error) or type(error).__name__).splitlines()[0]
         return Prepared(job.entry.name, job.name, rejected="cannot be cut out", detail=what)
+    if isinstance(made, Picture):
+        image, points, suffix = made.image, boxed(made.landmarks, made.box), ".json"
+    else:
+        image, points, suffix = made[0], pts(made[1]), ".pts"
     encoded = io.BytesIO()
-    Image.fromarray(face).save(encoded, "png")
-    return Prepared(job.entry.name, job.name, encoded.getvalue(), pts(points))
+    Image.fromarray(image).save(encoded, "png")
+    return Prepared(job.entry.name, job.name, encoded.getvalue(), points, suffix)
 
 
 Process = Callable[[list[Job]], Iterator[Prepared]]
@@ -230,7 +248,7 @@ def _write_files(
     wanted = []
     for job in jobs:
         # The landmarks are written last: where they are, the picture is.
-        if (folder / f"{job.name}.pts").exists():
+        if any((folder / f"{job.name}{suffix}").exists() for suffix in (".pts", ".json")):
             bar.update()
             yield None
         else:
@@ -238,7 +256,7 @@ def _write_files(
     for made in process(wanted):
         if not made.rejected:
             write_whole(folder / f"{made.name}.png", made.png)
-            write_whole(folder / f"{made.name}.pts", made.points)
+            write_whole(folder / f"{made.name}{made.suffix}", made.points)
         yield made
 
 
@@ -278,7 +296,7 @@ def _tar(made: Iterable[Prepared]) -> bytes:
         for one in made:
             # WebDataset takes what follows the first dot for the suffix.
             key = one.name.replace(".", "_")
-            for suffix, data in ((".png", one.png), (".pts", one.points)):
+            for suffix, data in ((".png", one.png), (one.suffix, one.points)):
                 member = tarfile.TarInfo(key + suffix)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

@@ -22,6 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Workers = Annotated[int, Field(ge=0, le=256)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class FileData:
         landmarks: a file with the landmarks of all pictures; empty to find them beside these.
         validation_landmarks: the same for the validation pictures.
         flip: mirror every other picture (known for 68 and 5 landmarks).
+        drawn: share of the faces trained on that are drawn by `train.faces` instead, new ones in
+            every pass (68 landmarks).
         workers: processes that read pictures, for each process that trains.
     """
 
@@ -64,12 +67,56 @@ class FileData:
     landmarks: str = ""
     validation_landmarks: str = ""
     flip: bool = True
+    drawn: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Workers = 4
 
     def __post_init__(self) -> None:
         for name in ("train", "validation"):
             if not getattr(self, name):
                 raise ValueError(f"where is the data? set data.{name}=FOLDER")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far each training face is varied, every time anew. Nothing is varied by default.
+
+    Attributes:
+        turn: degrees, either way.
+        scale: the face's square may be this share larger or smaller.
+        shift: share of the square's side that its centre moves, on each axis.
+        colour: standard deviation of the logarithm of each channel's gain.
+        exposure: standard deviation of the logarithm of the gain of all channels, and half of it
+            of gamma's.
+        grey: share of the faces that become grey.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    turn: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    colour: Annotated[float, Field(ge=0, le=1)] = 0.0
+    exposure: Annotated[float, Field(ge=0, le=1)] = 0.0
+    grey: Share = 0.0
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Inputs as they are in life: blurred, shrunk to a size, noisy, packed as JPEG; then 16×16.
+
+    Attributes:
+        share: of the faces that are degraded; the others are shrunk as in the paper.
+        blur: largest standard deviation of a Gaussian, pixels of the 128×128 face.
+        noise: largest standard deviation of noise, grey levels.
+        jpeg: lowest quality, Pillow's scale; half of the degraded faces are packed.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    share: Share = 0.0
+    blur: Annotated[float, Field(ge=0, le=16)] = 2.0
+    noise: Annotated[float, Field(ge=0, le=64)] = 6.0
+    jpeg: Annotated[int, Field(ge=1, le=100)] = 50
 
 
 @dataclass(frozen=True)
@@ -113,6 +160,8 @@ class Recipe:
         about: what the run reproduces, on what data, with what result.
         network: sizes of the network.
         data: what it is trained on.
+        augment: how training faces are varied.
+        degrade: how what the network sees of them is damaged.
         gan: the adversarial part, or none.
         batch_size: faces an update, over all processes.
         accumulate: parts that a batch is computed in, one after the other, where memory is short.
@@ -137,7 +186,7 @@ class Recipe:
         validate_every: iterations between validations; the last one is always validated.
         save_every: iterations between saved states, from which `--resume` goes on.
         log_every: iterations between points of TensorBoard's curves.
-        seed: of weights, order and flips.
+        seed: of weights, order, flips, variations and drawn faces.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -148,6 +197,8 @@ class Recipe:
     data: Annotated[SyntheticData | FileData, Field(discriminator="kind")] = field(
         default_factory=SyntheticData
     )
+    augment: Augment = field(default_factory=Augment)
+    degrade: Degrade = field(default_factory=Degrade)
     gan: Gan | None = None
     batch_size: Count = 8
     accumulate: Count = 1
@@ -180,6 +231,8 @@ class Recipe:
             raise ValueError(
                 f"data.flip must be false: how {landmarks} landmarks mirror is not known"
             )
+        if self.data.kind == "files" and self.data.drawn and landmarks != 68:
+            raise ValueError("data.drawn must be 0: drawn faces have 68 landmarks")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts"
@@ -294,6 +347,6 @@ KINDS: dict[str, type] = {"synthetic": SyntheticData, "files": FileData}
 def _field_names() -> set[str]:
     """Every field that can be set."""
     parts = [("data", kind) for kind in KINDS.values()]
-    parts += [("network", NetworkConfig), ("gan", Gan)]
+    parts += [("network", NetworkConfig), ("gan", Gan), ("augment", Augment), ("degrade", Degrade)]
     inner = {f"{part}.{inner.name}" for part, held in parts for inner in fields(held)}
     return {own.name for own in fields(Recipe)} | inner
