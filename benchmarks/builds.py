@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.engine_io import Io, Signature
-from export.faces import synthetic
-from export.gate import SAMPLES, SEED, check, reference
-from export.limits import Precision
-from export.unroll import Choices, Target, build, stamp, write
+from export.gate.agreement import reference
+from export.gate.check import SAMPLES, SEED, check
+from export.gate.limits import Precision
+from export.gate.pictures import synthetic
+from export.unroll import Checked, Choices, Target, build, stamp, write
 from train.checkpoint import Checkpoint
 
 
 def built(checkpoint: Checkpoint, signature: Signature, choices: Choices, path: Path) -> Path:
-    """Write an engine as `export.unroll.export` does, but held against PyTorch on fewer faces
-    (8 of 64): the run that it is for compares all that it computes anyway.
+    """Write an engine as `export.unroll.export` does, but held against PyTorch on fewer faces:
+    the run that it is for compares all that it computes anyway.
 
     Raises:
         GateError: it disagrees with PyTorch.
     """
     model = build(checkpoint.network, signature, choices)
-    known = reference(checkpoint.network, synthetic(SEED, SAMPLES), signature.steps)
-    agreement = check(model, known, signature, choices.precision, choices.tolerance)
-    stamp(model, checkpoint, signature, choices, agreement, known, SAMPLES)
+    pictures = synthetic(SEED, SAMPLES).with_extremes()
+    known = reference(checkpoint.network, pictures, signature.steps)
+    found = check(model, known, signature, choices.precision, choices.tolerance)
+    stamp(model, checkpoint, signature, choices, Checked(*found, known), known)
     write(model, path)
     return path
 

@@ -13,7 +13,7 @@ from benchmarks.builds import built
 from benchmarks.contenders import REFERENCE, Contender, engine_contender
 from benchmarks.latency import measure_latency
 from export.engine_io import Io, Signature
-from export.limits import Precision
+from export.gate.limits import Precision
 from export.unroll import Choices, Target
 from runtime.engine import Metadata
 from train.checkpoint import Checkpoint

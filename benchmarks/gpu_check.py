@@ -257,7 +257,7 @@ def part_random(path: str) -> None:
 def part_export(checkpoint: str, path: str) -> None:
     from benchmarks.builds import built
     from export.engine_io import Io, Signature
-    from export.limits import Precision
+    from export.gate.limits import Precision
     from export.unroll import Choices
     from train.checkpoint import load_checkpoint
 

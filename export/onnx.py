@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     with importing():
         import torch  # noqa: F401
     from export.engine_io import Io, Signature
-    from export.limits import Precision
+    from export.gate.limits import Precision
     from export.unroll import Choices, Target, export, say
     from train.checkpoint import load_checkpoint
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from export.limits import Precision
+from export.gate.limits import Precision
 from train.network import DIC
 
 # Of what lies between int8 convolutions, too.

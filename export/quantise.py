@@ -23,11 +23,11 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from export.blocks import split_name
+from export.names import split_name
 from train.progress import Progress
 
 CALIBRATION = 32  # faces
-CHUNK = 4
+CHUNK = 1
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Three channels in or out, the heatmaps themselves, and the attention's sums over them (a
 # convolution of no block): little to compute and much to lose. The last layer has another name
@@ -57,7 +57,7 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
     """Insert Q/DQ pairs around a graph's convolutions.
 
     Args:
-        model: with nodes named by `export.blocks`.
+        model: with nodes named by `export.names`.
         faces: input for calibration, as the engine takes it.
     """
     kept = [

@@ -185,7 +185,7 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
 
 def _with_limits_of(export_error: str, precision: str) -> str:
     """What the runtime verifies a plan by, with the limits of a lower precision."""
-    from export.limits import LIMITS, Precision
+    from export.gate.limits import LIMITS, Precision
 
     facts = json.loads(export_error)
     facts["limits"] = LIMITS[Precision(precision)].times(facts.get("tolerance", 1.0)).finite()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import enum
 import io
 import json
@@ -25,21 +26,24 @@ from onnxscript.rewriter.rules.common import (
     normalize_pad_format_conv_rule,
 )
 
-from export.blocks import name_nodes
 from export.engine_file import FORMAT_VERSION, METADATA_PREFIX
 from export.engine_io import Signature, wrap
-from export.faces import from_folder, synthetic
-from export.gate import FACES, SAMPLES, SEED, Agreement, Reference, check, feed, reference
-from export.limits import LIMITS, Precision
+from export.gate.agreement import Agreement, Reference, reference
+from export.gate.check import FACES, SAMPLES, SEED, check
+from export.gate.limits import Limits, Precision
+from export.gate.pictures import from_folder, synthetic
+from export.gate.run import feed
+from export.gate.samples import samples
+from export.names import name_nodes
 from export.packed import pack
 from export.precision import DTYPES, lower
 from export.quantise import CALIBRATION, quantised
-from export.samples import samples
 from train.checkpoint import Checkpoint
 from train.console import UserError, write_together
 from train.network import DIC
 from train.sizes import SCALE
 
+USER_FACES = 16  # of a folder, to compare on
 OPSET = 20  # what TensorRT 10.0 reads
 BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
 # protobuf's limit on one message; the full-size network takes 88 MB.
@@ -97,20 +101,38 @@ def export(
         UserError: `output` cannot be written, or faces cannot be read.
     """
     choices = choices or Choices()
+    precision = choices.precision
     # What the user gave is read first, so that it fails before the work and not after.
-    faces = from_folder(choices.faces, FACES) if choices.faces else synthetic(SEED, FACES)
+    if choices.faces:
+        faces = from_folder(choices.faces, USER_FACES)
+    else:
+        faces = synthetic(SEED, FACES[precision])
+    say(f"1/4 unrolling {signature.steps} steps into one graph")
     model = build(checkpoint.network, signature, choices)
     onnx.checker.check_model(model, full_check=True)
-    say(f"{len(model.graph.node)} nodes; comparing with PyTorch on {len(faces)} faces")
-    known = reference(checkpoint.network, faces, signature.steps)
-    agreement = check(model, known, signature, choices.precision, choices.tolerance)
+    pictures = faces.with_extremes()
+    say(f"2/4 {len(model.graph.node)} nodes; PyTorch on {len(pictures)} pictures")
+    known = reference(checkpoint.network, pictures, signature.steps)
+    say("3/4 every block beside its result in float64, then ONNX Runtime on the pictures")
+    agreement, limits = check(model, known, signature, precision, choices.tolerance)
     if choices.faces:  # a user's photographs do not travel with the engine
-        carried = reference(checkpoint.network, synthetic(SEED, SAMPLES), signature.steps)
+        drawn = synthetic(SEED, SAMPLES).with_extremes()
+        carried = reference(checkpoint.network, drawn, signature.steps)
     else:
         carried = known.first(SAMPLES)
-    stamp(model, checkpoint, signature, choices, agreement, carried)
+    say("4/4 writing")
+    stamp(model, checkpoint, signature, choices, Checked(agreement, limits, known), carried)
     write(model, output, choices.external_data)
     return agreement
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the gate found: how far off, held to what, compared with what."""
+
+    agreement: Agreement
+    limits: Limits
+    known: Reference
 
 
 def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelProto:
@@ -119,11 +141,11 @@ def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelPro
     if choices.precision is Precision.INT8:
         folder = choices.calibration
         calibration = from_folder(folder, CALIBRATION) if folder else synthetic(7, CALIBRATION)
+    network = copy.deepcopy(network).requires_grad_(False)  # traced faster than one to be trained
     if choices.target is Target.CPU:
         network = pack(network)
     if choices.precision is not Precision.FP32:
         network = lower(network, DTYPES[choices.precision])
-    say(f"unrolling {signature.steps} steps")
     opset = BF16_OPSET if choices.precision is Precision.BF16 else OPSET
     # A quantiser takes weights, and not what will become weights.
     fold = FOLDED if calibration is None else LARGEST_WEIGHT
@@ -217,15 +239,13 @@ def stamp(
     checkpoint: Checkpoint,
     signature: Signature,
     choices: Choices,
-    agreement: Agreement,
+    checked: Checked,
     carried: Reference,
-    faces: int = FACES,
 ) -> None:
     """Write what the runtime and a later reader need to know into the file's metadata.
 
     Args:
-        carried: faces that go along.
-        faces: on how many it was compared.
+        carried: pictures that go along.
     """
     versions = {
         "torch": torch.__version__.split("+")[0],
@@ -233,11 +253,12 @@ def stamp(
         "onnxruntime": onnxruntime.__version__,
     }
     error = {
-        **asdict(agreement),
-        "faces": faces,
-        "source": "the user's" if choices.faces else carried.faces.source,
+        **asdict(checked.agreement),
+        "faces": len(checked.known.pictures.gt),
+        "pictures": len(checked.known.pictures),
+        "source": checked.known.pictures.source,
         "tolerance": choices.tolerance,
-        "limits": LIMITS[choices.precision].times(choices.tolerance).finite(),
+        "limits": checked.limits.finite(),
     }
     facts = {
         "format_version": FORMAT_VERSION,
@@ -250,7 +271,7 @@ def stamp(
         "checkpoint_sha256": checkpoint.sha256,
         "versions": json.dumps(versions),
         "export_error": json.dumps(error),
-        "samples": samples(carried, signature),
+        "samples": samples(carried, signature, choices.precision),
     }
     onnx.helper.set_model_props(model, {METADATA_PREFIX + k: v for k, v in facts.items()})
 

@@ -60,6 +60,13 @@ def load_engine(
             level = logging.INFO if isinstance(reason, NotInstalledError) else logging.WARNING
             log.log(level, "%s", reason)
         log.info("%s: on %s by %s", path, engine.device, engine.backend)
+        if engine.device == "cpu" and engine.metadata.precision != "fp32":
+            log.warning(
+                "%s: an %s engine is made for GPUs and slower on a CPU than fp32 (int8 2 to 7 "
+                "times); for this machine export the checkpoint with --target cpu",
+                path,
+                engine.metadata.precision,
+            )
         return engine
     # What is not installed is told only where nothing was.
     tried = [reason for reason in failed if not isinstance(reason, NotInstalledError)]

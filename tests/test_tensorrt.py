@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from export.engine_file import read_engine_file
 from export.engine_io import Io, Signature
 from export.flavour import Flavour, PlanChoices, pick
-from export.limits import Precision
+from export.gate.limits import Precision
 from export.tensorrt import PlanBuilder
 from export.unroll import Choices, build, write
 from runtime.engine import EngineError
@@ -93,8 +93,8 @@ def test_lossy_float32_is_held_to_wider_limits(
         assert done.returncode == 0, done.stderr
         beside = json.loads((tmp_path / "dic.trt.json").read_text())
         limits[bool(extra)] = json.loads(beside["export_error"])["limits"]
-    assert limits[False]["error"] == 1e-5
-    assert limits[True] == {"psnr": 0.02, "landmarks": 0.1}
+    assert 1e-5 < limits[False]["error"] < 1e-3
+    assert limits[True] == {"psnr": 0.02, "landmarks": 0.1, "extremes": 0.5}
 
 
 def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:

@@ -236,6 +236,11 @@ class FeedbackHourglass(nn.Module):
         return self.last(out), hidden
 
 
+def enlarged(lq: Tensor) -> Tensor:
+    """(B, 3, 16, 16) → (B, 3, 128, 128): what every step's result is added to."""
+    return F.interpolate(lq, size=(SR_SIZE, SR_SIZE), mode="bilinear", align_corners=False)
+
+
 class DIC(nn.Module):
     """The whole network. See the module's head for symbols and shapes.
 
@@ -272,7 +277,7 @@ class DIC(nn.Module):
             steps: how many steps to take; the configuration's number without it.
         """
         feature = self.conv_first(lq)
-        upscaled = F.interpolate(lq, size=(SR_SIZE, SR_SIZE), mode="bilinear", align_corners=False)
+        upscaled = enlarged(lq)
         taken = Steps([], [])
         state: Tensor | None = None
         hidden: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Faces to ask questions with: what the gate compares on, what int8 is calibrated on."""
+"""Pictures to compare on: faces, and extremes that no face is. Also what int8 is calibrated on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from train.data import shrink
 from train.datasets import PICTURES, cut, read_picture
 from train.faces import draw_faces
 from train.progress import Progress
+from train.sizes import LQ_SIZE
 
 NOTHING = np.zeros((0, 2), np.float32)  # landmarks of a face that has none
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Faces and what a network sees of them.
+class Pictures:
+    """What a network sees, and of the faces among it the truth.
 
     Attributes:
-        gt: (N, 128, 128, 3) uint8 RGB.
-        image: (N, 16, 16, 3) uint8 RGB, `gt` shrunk as for training.
-        source: where they come from, for people to read.
+        gt: (F, 128, 128, 3) uint8 RGB, of the first F pictures: the faces.
+        image: (N, 16, 16, 3) uint8 RGB; of the faces `gt` shrunk as for training.
+        source: where the faces come from, for people to read.
     """
 
     gt: NDArray[np.uint8]
@@ -33,17 +34,39 @@ class Faces:
     source: str
 
     def __len__(self) -> int:
-        return len(self.gt)
+        return len(self.image)
+
+    def first(self, faces: int) -> Pictures:
+        """With fewer faces; all else stays."""
+        gt = self.gt[:faces]
+        kept = np.concatenate((self.image[: len(gt)], self.image[len(self.gt) :]))
+        return Pictures(gt, kept, self.source)
+
+    def with_extremes(self) -> Pictures:
+        """And pictures that are no faces: half precisions fail on such that never fail on faces."""
+        return Pictures(self.gt, np.concatenate((self.image, extremes())), self.source)
 
 
 @functools.cache
-def synthetic(seed: int, count: int) -> Faces:
+def synthetic(seed: int, count: int) -> Pictures:
     """Drawn faces."""
     gt, _ = draw_faces(seed, count)
-    return Faces(gt, np.stack([shrink(face) for face in gt]), f"synthetic, seed {seed}")
+    return Pictures(gt, np.stack([shrink(face) for face in gt]), f"synthetic, seed {seed}")
 
 
-def from_folder(folder: Path, count: int) -> Faces:
+def extremes() -> NDArray[np.uint8]:
+    """(6, 16, 16, 3): black, white, one colour, checkers, noise, a single lit pixel."""
+    rows, columns = np.mgrid[:LQ_SIZE, :LQ_SIZE]
+    pictures = np.zeros((6, LQ_SIZE, LQ_SIZE, 3), np.uint8)
+    pictures[1] = 255
+    pictures[2] = (200, 30, 60)
+    pictures[3] = 255 * ((rows + columns) % 2)[..., None]
+    pictures[4] = np.random.default_rng(0).integers(0, 256, pictures[4].shape)
+    pictures[5, LQ_SIZE // 2, LQ_SIZE // 2] = 255
+    return pictures
+
+
+def from_folder(folder: Path, count: int) -> Pictures:
     """The first faces of a folder of aligned ones: square pictures, at any depth, by name.
 
     A picture that cannot be read, or is not square, is named and left out.
@@ -74,4 +97,4 @@ def from_folder(folder: Path, count: int) -> Faces:
             f"{folder}: {len(found)} faces that can be read (aligned, square); {count} are needed"
         )
     gt = np.stack(found)
-    return Faces(gt, np.stack([shrink(face) for face in gt]), "the user's")
+    return Pictures(gt, np.stack([shrink(face) for face in gt]), "the user's")

@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
 
 import onnx
-import torch
-from torch import Tensor, nn
-
-from train.network import DIC
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 RECOVERY = ("first_block", "block")  # the first thing that a step does
@@ -60,7 +55,7 @@ def boundaries(model: onnx.ModelProto) -> dict[Place, str]:
     found: dict[Place, str] = {}
     for node in model.graph.node:
         step, within = split_name(node.name)
-        block = _compared(within.split("/"))
+        block = compared(within.split("/"))
         if block:
             found.pop((step, block), None)  # its last node counts, and its place in the order
             found[step, block] = node.output[0]
@@ -74,47 +69,14 @@ def split_name(name: str) -> tuple[int, str]:
     return step, rest if step else name
 
 
-def _compared(path: list[str]) -> str:
-    """The compared block that a module lies in, or nothing."""
+def compared(path: list[str]) -> str:
+    """The block that a module, given as its path, lies in; empty where it lies in none."""
     if path[0] in ("conv_first", "conv_last"):
         return path[0]
     if path[0] == "hour_glass" and path[1:2] and path[1] in COMPARED_HOURGLASS:
         return "/".join(path[:2])
+    if path[0] == "block" and path[1:3] == ["fusion_block", "body"]:
+        return "block/fusion_block/body"  # before the attention hides most of a branch
     if path[0] in RECOVERY and path[1:2] and path[1] in COMPARED:
         return "/".join(path[: 3 if path[1].endswith("_blocks") else 2])
     return ""
-
-
-@torch.no_grad()
-def computed(network: DIC, lq: Tensor, steps: int) -> dict[Place, Tensor]:
-    """What PyTorch computes at the same places, by hooks on the modules."""
-    found: dict[Place, Tensor] = {}
-    step = 0
-
-    def entered(*_: object) -> None:
-        nonlocal step
-        step += 1
-
-    def keep(block: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[step, block] = output
-
-        return hook
-
-    handles = [getattr(network, name).register_forward_pre_hook(entered) for name in RECOVERY]
-    for block, module in _modules(network):
-        handles.append(module.register_forward_hook(keep(block)))  # type: ignore[arg-type]
-    try:
-        network(lq, steps)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _modules(network: DIC) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose whole path is a compared block."""
-    for name, module in network.named_modules():
-        path = name.split(".")
-        if name and _compared(path) == "/".join(path):
-            yield "/".join(path), module

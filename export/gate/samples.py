@@ -1,7 +1,8 @@
-"""A few faces with PyTorch's results, kept in the engine, so that whoever runs it can check it.
+"""A few pictures with PyTorch's results, kept in the engine, so that whoever runs it can check it.
 
 An engine is built here and run there: another GPU, another library, another precision of its
-tensor cores. `runtime.verify` runs these faces and compares, with the limits stored beside them.
+tensor cores. `runtime.verify` runs these pictures and compares, with the limits stored beside them.
+Some are no faces: half precisions that are right on faces have been wrong on such.
 """
 
 from __future__ import annotations
@@ -13,31 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.engine_io import Io, Signature
-from export.gate import Reference, feed
+from export.gate.agreement import Reference, decided
+from export.gate.limits import Precision
+from export.gate.run import feed
 from train.data import denormalise
 from train.landmarks import decode
 
 
-def samples(known: Reference, signature: Signature) -> str:
-    """Faces as text: base64 of a compressed NPZ, 0.8 MB for 8 faces in image I/O.
+def samples(known: Reference, signature: Signature, precision: Precision) -> str:
+    """Pictures as text: base64 of a compressed NPZ, 0.7 MB for 4 faces and 6 others in image I/O.
 
-    Its arrays: the engine's input under its name; `gt` uint8 (N, 128, 128, 3); and PyTorch's
+    Its arrays: the engine's input under its name; `gt` uint8 (F, 128, 128, 3) of the first F
+    pictures, the faces; `decided` bool (N, K), the landmarks that lie somewhere; and PyTorch's
     outputs of the last step under their names: `face`, `landmarks`, `scores`, or `sr`, or `sr_3`
     and `heatmap_3`.
 
     Args:
         known: drawn faces only. Whoever has the engine has them.
+        precision: of the engine; decides which landmarks are decided.
     """
     last, maps = known.steps.sr[-1], known.steps.heatmaps[-1].numpy()
     arrays: dict[str, NDArray[np.generic]] = {
-        signature.input: feed(known.faces.image, signature),
-        "gt": known.faces.gt,
+        signature.input: feed(known.pictures.image, signature),
+        "gt": known.pictures.gt,
     }
     if signature.io is Io.IMAGE:
         arrays["face"] = denormalise(last)
         if signature.landmarks:
             points, scores = decode(maps)
-            arrays |= {"landmarks": points, "scores": scores}
+            arrays |= {"landmarks": points, "scores": scores, "decided": decided(maps, precision)}
     elif signature.all_steps:
         step = signature.steps - 1
         arrays |= {f"sr_{step}": last.numpy()}

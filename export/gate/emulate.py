@@ -14,6 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
+def is_low(model: onnx.ModelProto) -> bool:
+    """Whether a model computes in half precision anywhere."""
+    casts = (a for n in model.graph.node if n.op_type == "Cast" for a in n.attribute)
+    return any(a.name == "to" and a.i in LOW for a in casts)
+
+
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that gives, in float32, what `model` gives with float16 or bfloat16 inside.
 
@@ -52,8 +58,12 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
             if types.get(name) in LOW:
                 exact, rounded = f"{name}_exact", f"{name}_rounded"
                 node.output[i] = exact
-                casts.append(helper.make_node("Cast", [exact], [rounded], to=types[name]))
-                casts.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
+                for taken, made, kind in (
+                    (exact, rounded, types[name]),
+                    (rounded, name, TensorProto.FLOAT),
+                ):  # named as parts of the node, which ends in them
+                    part = f"{node.name}/{made}"
+                    casts.append(helper.make_node("Cast", [taken], [made], part, to=kind))
         graph.node.append(node)
         graph.node.extend(casts)
     return result

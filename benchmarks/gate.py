@@ -1,0 +1,179 @@
+"""`python -m benchmarks.gate`: what the export's gate lets pass, and what it finds.
+
+Right graphs of networks whose weights are drawn at several gains must pass; planted faults must
+not. For each fault the table says which block it was found in, and on how many of the pictures it
+would have shown in the outputs alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from export.engine_io import Io, Signature
+from export.gate.agreement import output_errors, reference, run
+from export.gate.blocks import GateError, check_blocks
+from export.gate.check import SEED
+from export.gate.limits import Precision, drift_limits
+from export.gate.pictures import synthetic
+from export.unroll import Choices, Target, build
+from train.console import Parser
+from train.console import run as run_command
+from train.network import DIC, NetworkConfig
+
+FACES = 8
+GAINS = (0.8, 1.0, 1.2, 1.5)
+Plant = Callable[[DIC], object]
+
+
+def drawn(gain: float, config: NetworkConfig | None = None, seed: int = 0) -> DIC:
+    """A network with weights of standard deviation gain / √(inputs of a convolution's sum)."""
+    network = DIC(config or NetworkConfig()).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            inputs = module.weight[0].numel()
+            if isinstance(module, nn.ConvTranspose2d):  # of an output, by stride
+                taps = module.weight[0, 0].numel() / module.stride[0] ** 2
+                inputs = int(module.weight.shape[0] * taps)
+            with torch.no_grad():
+                module.weight.normal_(0, gain / inputs**0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.05, generator=generator)
+    return network
+
+
+def _nudge(name: str) -> Plant:
+    def plant(network: DIC) -> None:
+        network.get_parameter(name).view(-1)[7] += 1e-3
+
+    return plant
+
+
+def _slope(name: str) -> Plant:
+    def plant(network: DIC) -> None:
+        network.get_parameter(name).fill_(0.21)
+
+    return plant
+
+
+def _swap(name: str) -> Plant:
+    def plant(network: DIC) -> None:
+        weight = network.get_parameter(name)
+        weight[:2] = weight[:2].flip(0).clone()
+
+    return plant
+
+
+def _regroup(network: DIC) -> None:
+    network.components[:2] = network.components[:2].flip(0).clone()
+
+
+# By name: the block in which it must be found, and how to plant it.
+FAULTS: dict[str, tuple[str, Plant]] = {
+    "slope 0.21 for 0.2, first_block": ("first_block/", _slope("first_block.up_blocks.1.1.weight")),
+    "slope 0.21 for 0.2, lr_blocks": ("block/lr_blocks/", _slope("block.lr_blocks.0.1.weight")),
+    "slope 0.21 for 0.2, tail": ("conv_last", _slope("conv_last.1.weight")),
+    "swapped channels, conv_first": ("conv_first", _swap("conv_first.0.weight")),
+    "swapped channels, hourglass": (
+        "hour_glass/hg",
+        _swap("hour_glass.hg.low1.conv_block.2.weight"),
+    ),
+    "swapped channels, fusion": (
+        "block/fusion_block",
+        _swap("block.fusion_block.body.0.res.0.weight"),
+    ),
+    "eyes' landmarks exchanged": ("block/fusion_block", _regroup),
+    "weight + 1e-3, conv_first": ("conv_first", _nudge("conv_first.0.weight")),
+    "weight + 1e-3, up projection": ("first_block/", _nudge("first_block.up_blocks.1.0.weight")),
+    "weight + 1e-3, down projection": ("block/down", _nudge("block.down_blocks.1.0.weight")),
+    "weight + 1e-3, hr_blocks": ("block/down", _nudge("block.hr_blocks.0.0.weight")),
+    "weight + 1e-3, fusion": (
+        "block/fusion_block",
+        _nudge("block.fusion_block.body.0.res.0.weight"),
+    ),
+    "weight + 1e-3, face features": (
+        "hour_glass/pre_conv_block",
+        _nudge("hour_glass.pre_conv_block.0.weight"),
+    ),
+    "weight + 1e-3, hourglass": (
+        "hour_glass/hg",
+        _nudge("hour_glass.hg.low2.up1.conv_block.2.weight"),
+    ),
+    "weight + 1e-3, heatmaps": ("hour_glass/last", _nudge("hour_glass.last.3.weight")),
+    "weight + 1e-3, tail": ("conv_last", _nudge("conv_last.0.weight")),
+}
+
+
+@torch.no_grad()
+def planted(network: DIC, plant: Plant) -> DIC:
+    """A copy with a fault in it."""
+    wrong = copy.deepcopy(network)
+    plant(wrong)
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.gate", description=(__doc__ or "").partition("\n")[2]
+    )
+    parser.add_argument("--gains", type=float, nargs="+", default=GAINS, metavar="G")
+    parser.add_argument("--targets", nargs="+", choices=[t.value for t in Target], default=["gpu"])
+    parser.add_argument("--right-only", action="store_true", help="plant no faults")
+    options = parser.parse_args(arguments)
+    for gain in options.gains:
+        for target in map(Target, options.targets):
+            _measure(drawn(gain), gain, target, not options.right_only)
+    return 0
+
+
+def _measure(network: DIC, gain: float, target: Target, faults: bool) -> None:
+    signature = Signature(Io.IMAGE, network.config.steps, True)
+    pictures = synthetic(SEED, FACES).with_extremes()
+    choices = Choices(target=target)
+    first = pictures.image[:1]
+    model = build(network, signature, choices)
+    errors = check_blocks(model, network, first, signature, Precision.FP32)
+    worst = max(errors, key=lambda e: e.error / e.allowed)
+    known = reference(network, pictures, signature.steps)
+    given = run(model, pictures, signature)
+    drifts = [
+        max(e)
+        for e in zip(
+            *(output_errors(n, v, known.steps) for n, v in given.items()),
+            strict=True,
+        )
+    ]
+    limit = drift_limits(drifts[0]).error
+    print(
+        f"gain {gain}, {target.value}: right; worst block at {worst.error / worst.allowed:.2f} of "
+        f"what is allowed ({worst}); pictures differ by {min(drifts):.1e} to {max(drifts):.1e}, "
+        f"allowed {limit:.1e}",
+        flush=True,
+    )
+    if not faults:
+        return
+    print("| fault | found | pictures that show it |\n|---|---|---|")
+    for name, (_, plant) in FAULTS.items():
+        wrong = build(planted(network, plant), signature, choices)
+        try:
+            check_blocks(wrong, network, first, signature, Precision.FP32)
+            found = "NOT FOUND"
+        except GateError as error:
+            found = str(error).removeprefix("it begins at ")
+        given = run(wrong, pictures, signature)
+        rows = (output_errors(n, v, known.steps) for n, v in given.items())
+        shown = sum(max(errors) > limit for errors in zip(*rows, strict=True))
+        print(f"| {name} | {found} | {shown} of {len(pictures)} |", flush=True)
+
+
+def cli() -> NoReturn:
+    run_command(main, "benchmarks")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,224 @@
+"""Is every block of every step of a graph right, whatever the blocks before it gave?
+
+The graph is run once, on one picture, with the result of every block (`export.names`) among its
+outputs. Then the network runs in float64, block by block, and each block is given what the graph's
+own blocks gave before it. So errors do not add up and nothing amplifies them: what a block is off
+by was made in that block, or in how it is connected. If every block is right given the earlier
+ones, and every output given the last, the graph is the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.engine_io import Signature
+from export.gate.limits import FLOORS, OWN, Precision
+from export.gate.run import Outputs, feed, session
+from export.names import RECOVERY, Place, boundaries, compared
+from train.console import UserError
+from train.data import normalise
+from train.landmarks import HEATMAP_STRIDE, decode
+from train.network import DIC, RGB_MEAN, Steps
+from train.progress import Progress
+
+ROUNDED = 2.0**-20  # share of the scale: a few float32 operations after the last block
+# What `export.packed` computes as one with its neighbour.
+MERGED = {(1, "hour_glass/first_conv")}
+
+
+class GateError(UserError):
+    """An engine and PyTorch disagree."""
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """How far a block of a step is off the exact result, in its worst channel.
+
+    Attributes:
+        place: the step (0 before the first) and the block.
+        error: root mean square over the channel's pixels, as a share of the block's largest value;
+            infinite for another shape or a number that is none.
+        allowed: the same unit; see `export.gate.limits`.
+    """
+
+    place: Place
+    error: float
+    allowed: float
+
+    @property
+    def is_right(self) -> bool:
+        return self.error <= self.allowed
+
+    def __str__(self) -> str:
+        return (
+            f"{named(self.place)}, off by {self.error:.2g} of its largest value "
+            f"(allowed {self.allowed:.2g})"
+        )
+
+
+def named(place: Place) -> str:
+    step, block = place
+    return f"step {step}, {block}" if step else block
+
+
+@torch.no_grad()
+def check_blocks(
+    model: onnx.ModelProto,
+    network: DIC,
+    image: NDArray[np.uint8],
+    signature: Signature,
+    precision: Precision,
+    tolerance: float = 1.0,
+) -> list[BlockError]:
+    """Compare every block and output of a graph, run by ONNX Runtime on the CPU.
+
+    Args:
+        model: runnable there: half precisions emulated (`export.gate.emulate`).
+        network: unrewritten, in float32.
+        image: one picture, (1, 16, 16, 3) uint8.
+        tolerance: times what is allowed.
+
+    Returns:
+        every block's error, in the order of computation.
+
+    Raises:
+        GateError: a block or output is off by more, or is not there; the first is named.
+    """
+    places = boundaries(model)
+    given = session(model, [*places.values()])({signature.input: feed(image, signature)})
+    blocks = {place: given[name] for place, name in places.items()}
+    if not blocks:
+        raise GateError("the graph's nodes carry no names of blocks")
+
+    twins = dict(_modules(network))
+    exact = copy.deepcopy(network).double()
+    errors: list[BlockError] = []
+    step = 0
+
+    def entered(*_: object) -> None:
+        nonlocal step
+        step += 1
+
+    def hook(module: str) -> Any:
+        def compare(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            place = step, module
+            if place not in blocks:
+                if not _may_lack(place, signature):
+                    raise GateError(f"{named(place)} is not in the graph")
+                return None
+            own = twins[module](*(x.float() for x in inputs))
+            error = _block_error(place, blocks[place], output, own, FLOORS[precision], tolerance)
+            if not error.is_right:
+                raise GateError(f"it begins at {error}")
+            errors.append(error)
+            bar.update()
+            return torch.from_numpy(blocks[place]).double()
+
+        return compare
+
+    for name in RECOVERY:
+        getattr(exact, name).register_forward_pre_hook(entered)
+    for name, module in _modules(exact):
+        module.register_forward_hook(hook(name))
+    with Progress(total=len(blocks), desc="blocks in float64", unit="block", leave=False) as bar:
+        steps = exact(normalise(image).double(), signature.steps)
+    check_outputs(signature.outputs, given, steps, tolerance)
+    return errors
+
+
+def _may_lack(place: Place, signature: Signature) -> bool:
+    """Whether a right graph may have no such block of its own."""
+    step, block = place
+    is_last_pass = step == signature.steps and block.startswith("hour_glass")
+    return place in MERGED or (is_last_pass and not signature.gives_landmarks)
+
+
+def _modules(network: DIC) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose whole path is a compared block."""
+    for name, module in network.named_modules():
+        path = name.split(".")
+        if name and compared(path) == "/".join(path):
+            yield "/".join(path), module
+
+
+def _block_error(
+    place: Place,
+    given: NDArray[Any],
+    exact: Tensor,
+    own: Tensor,
+    floor: float,
+    tolerance: float,
+) -> BlockError:
+    """The worst channel of a block: given and exact (1, C, H, W), PyTorch's `own` in float32."""
+    scale = max(exact.abs().max().item(), 1e-30)
+    if given.shape != tuple(exact.shape) or not np.isfinite(given).all():
+        return BlockError(place, math.inf, floor)
+
+    def off(value: Tensor) -> Tensor:
+        return (value.double() - exact).square().mean((0, 2, 3)).sqrt() / scale
+
+    errors = off(torch.from_numpy(given))
+    allowed = tolerance * (OWN * off(own) + floor)
+    worst = int((errors / allowed).argmax())
+    return BlockError(place, errors[worst].item(), allowed[worst].item())
+
+
+def check_outputs(
+    names: Sequence[str], given: Outputs, steps: Steps, tolerance: float = 1.0
+) -> None:
+    """Hold outputs against the last blocks: what follows them is a few roundings.
+
+    Args:
+        steps: the graph's own faces and heatmaps, in float64; those of the last step suffice for
+            outputs of the last step.
+
+    Raises:
+        GateError: an output does not follow from them.
+    """
+    for name in names:
+        value = given[name]
+        step = int(name.rpartition("_")[2]) if "_" in name else -1
+        sr, maps = steps.sr[step].numpy(), steps.heatmaps[step].numpy()
+        if name == "landmarks":
+            right = value.shape == (*maps.shape[:2], 2)
+            if not right or not _are_peaks(value, maps.astype(np.float32)):
+                raise GateError("output 'landmarks' is not what its heatmaps decode to")
+            continue
+        if name == "face":
+            exact = (sr.transpose(0, 2, 3, 1) + RGB_MEAN) * 255
+            room: Any = 0.5 + tolerance * ROUNDED * (255 + np.abs(exact))
+            exact = exact.clip(0, 255)
+        else:
+            kind = name.partition("_")[0]
+            exact = {"sr": sr, "heatmap": maps, "scores": maps.max((2, 3))}[kind]
+            room = tolerance * ROUNDED * max(float(np.abs(exact).max()), 1.0)
+        if value.shape != exact.shape or not (np.abs(value - exact) <= room).all():
+            raise GateError(f"output {name!r} does not follow from the last blocks")
+
+
+def _are_peaks(points: NDArray[Any], maps: NDArray[np.float32]) -> bool:
+    """Whether (B, K, 2) landmarks are those of heatmaps, or of others of equally high cells."""
+    wanted, peaks = decode(maps)
+    cells = ((points + 2) // HEATMAP_STRIDE).astype(int)
+    size = maps.shape[-1]
+    if not np.isfinite(points).all() or (cells < 0).any() or (cells >= size).any():
+        return False
+    heights = np.take_along_axis(
+        maps.reshape(*maps.shape[:2], -1), (cells[..., 1] * size + cells[..., 0])[..., None], -1
+    )[..., 0]
+    second, third = np.sort(maps.reshape(*maps.shape[:2], -1), axis=-1)[..., [-2, -3]].transpose(
+        2, 0, 1
+    )
+    same = (points == wanted).all(-1)
+    tied = (heights == peaks) & ((second == peaks) | (second == third))
+    return bool((same | tied).all())
