@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from export.engine_io import Io, Signature
-from export.gate.agreement import output_errors, reference, run
+from export.gate.agreement import Reference, output_errors, reference, run
 from export.gate.blocks import GateError, check_blocks
 from export.gate.check import SEED
 from export.gate.limits import Precision, drift_limits
 from export.gate.pictures import synthetic
+from export.gate.run import Outputs
 from export.unroll import Choices, Target, build
 from train.console import Parser
 from train.console import run as run_command
@@ -141,13 +142,7 @@ def _measure(network: DIC, gain: float, target: Target, faults: bool) -> None:
     worst = max(errors, key=lambda e: e.error / e.allowed)
     known = reference(network, pictures, signature.steps)
     given = run(model, pictures, signature)
-    drifts = [
-        max(e)
-        for e in zip(
-            *(output_errors(n, v, known.steps) for n, v in given.items()),
-            strict=True,
-        )
-    ]
+    drifts = _drifts(given, known)
     limit = drift_limits(drifts[0]).error
     print(
         f"gain {gain}, {target.value}: right; worst block at {worst.error / worst.allowed:.2f} of "
@@ -166,9 +161,14 @@ def _measure(network: DIC, gain: float, target: Target, faults: bool) -> None:
         except GateError as error:
             found = str(error).removeprefix("it begins at ")
         given = run(wrong, pictures, signature)
-        rows = (output_errors(n, v, known.steps) for n, v in given.items())
-        shown = sum(max(errors) > limit for errors in zip(*rows, strict=True))
+        shown = sum(drift > limit for drift in _drifts(given, known))
         print(f"| {name} | {found} | {shown} of {len(pictures)} |", flush=True)
+
+
+def _drifts(given: Outputs, known: Reference) -> list[float]:
+    """The largest error of each picture."""
+    rows = (output_errors(name, value, known.steps) for name, value in given.items())
+    return [max(errors) for errors in zip(*(row for row in rows if len(row) > 1), strict=True)]
 
 
 def cli() -> NoReturn:

@@ -22,11 +22,12 @@ from export.names import boundaries
 from export.packed import pack
 from train.console import UserError
 from train.data import denormalise, normalise
-from train.landmarks import decode
+from train.landmarks import HEATMAP_SIZE, decode
 from train.metrics import psnr
 from train.network import DIC, Steps, enlarged
 from train.progress import Progress
 
+PEAK_REACH = 3  # cells; a landmark's target is a Gaussian of width 1
 LAST_SR, LAST_HEATMAP = "last sr", "last heatmap"
 
 
@@ -199,12 +200,21 @@ def compare(given: Outputs, known: Reference, precision: Precision = Precision.F
 
 
 def decided(maps: NDArray[np.float32], precision: Precision) -> NDArray[np.bool_]:
-    """(..., K): which landmarks of heatmaps (..., K, 32, 32) lie somewhere: their peak is higher
-    than all other cells by more than a tie allows.
+    """(..., K): which landmarks of heatmaps (..., K, 32, 32) lie somewhere.
+
+    Their peak stands alone: no cell away from it is half as high, over the median, and none beside
+    it as high but for what a tie allows.
     """
     flat = maps.reshape(*maps.shape[:-2], -1)
     second, peak = np.moveaxis(np.partition(flat, -2, axis=-1)[..., -2:], -1, 0)
-    result: NDArray[np.bool_] = peak - second > TIES[precision] * (peak - flat.min(-1))
+    place, cell = flat.argmax(-1)[..., None], np.arange(flat.shape[-1])
+    columns = abs(cell % HEATMAP_SIZE - place % HEATMAP_SIZE)
+    rows = abs(cell // HEATMAP_SIZE - place // HEATMAP_SIZE)
+    away = np.where(np.maximum(rows, columns) > PEAK_REACH, flat, -np.inf).max(-1)
+    height = peak - np.median(flat, axis=-1)
+    result: NDArray[np.bool_] = (peak - away > height / 2) & (
+        peak - second > TIES[precision] * height
+    )
     return result
 
 
