@@ -1,4 +1,4 @@
-# make setup · test · lint · demo · weights · results, and with a GPU test-gpu · gpu-check.
+# make setup · test · lint · demo · weights · results · docs, and with a GPU test-gpu · gpu-check.
 # Each sets up what it needs, but for gpu-check, which takes the machine's own Python.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup test test-gpu gpu-check lint demo weights results clean
+.PHONY: setup test test-gpu gpu-check lint demo weights results docs clean
 
 setup: $(READY)
 
@@ -50,10 +50,10 @@ weights: $(READY)
 	$(BIN)/python -m train --recipe $(SHIPPED) --out runs/$(SHIPPED) --resume
 	cp runs/$(SHIPPED)/last.pth train/weights/$(SHIPPED).pth
 	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth --target cpu \
-		-o runtime/engines/$(SHIPPED).onnx
-	$(BIN)/python -m benchmarks accuracy --json runtime/engines/$(SHIPPED).json
+		-o runtime/models/$(SHIPPED).onnx
+	$(BIN)/python -m benchmarks accuracy --json runtime/models/$(SHIPPED).json
 
-# What the README's tables quote: on an idle machine, half an hour on two cores.
+# What the tables in docs/results.md quote: on an idle machine, half an hour on two cores.
 FULL := build/full
 RESULTS := benchmarks/results
 results: $(READY)
@@ -63,7 +63,11 @@ results: $(READY)
 		--peers --batch 1 8 --rounds 7 --seconds 420 --json $(RESULTS)/latency-full-cpu.json
 	$(BIN)/python -m benchmarks all --peers --batch 1 4 16 64 --seconds 40 \
 		--json $(RESULTS)/synthetic-cpu.json
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.docs
+
+# Pages that are made from results, commands and recipes.
+docs: $(READY)
+	$(BIN)/python -m benchmarks.docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info

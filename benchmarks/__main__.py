@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.console import Parser, UserError, check_writable, run
-from runtime.engine import SHIPPED, EngineError
-from train.console import UserError as TrainError
+from dic.console import Parser, UserError, run
+from dic.console import UserError as TrainError
+from dic.engine_file import EngineError
+from dic.files import check_writable
+from runtime.engines.contract import SHIPPED
 
-# What `all` is made of, in its order: methods of `benchmarks.whole.Run`.
+# What `all` is made of, in its order: methods of `benchmarks.run.Run`.
 PARTS = ("latency", "start", "profile", "accuracy", "steps")
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 STARTS = 5
@@ -21,8 +23,8 @@ DONE, WORSE = 0, 1
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     # PyTorch takes seconds to import; --help and usage errors need none of it.
-    from benchmarks import compare, results, tables
-    from benchmarks.whole import Run
+    from benchmarks.report import compare, results, tables
+    from benchmarks.run import Run
     from train.checkpoint import load_checkpoint
 
     # What can be found wrong at once is, before minutes of work.
@@ -31,7 +33,7 @@ def main(arguments: list[str]) -> int:
         check_writable(path)
     checkpoint = load_checkpoint(options.reference, options.steps)
     if options.report:
-        from benchmarks.report import write_report  # its libraries are missed before, not after
+        from benchmarks.report.pages import write_report
     with ExitStack() as opened:
         whole = Run(options, checkpoint, opened)
         try:
@@ -96,7 +98,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="measure what others make of the network beside them: PyTorch channels-last and "
         "compiled, ONNX Runtime and OpenVINO on a plain export; on GPUs fp16 and CUDA graphs too",
     )
-    add("--json", type=Path, metavar="FILE", help="write the results (benchmarks/results.py)")
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the results (benchmarks/report/results.py)",
+    )
     add("--report", type=Path, metavar="DIR", help="write report.html, report.md and its pictures")
     add(
         "--compare",

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.console import Parser, UserError, run, write_whole
-from runtime.detect import HaarDetector
-from runtime.engine import LQ_SIZE
-from runtime.frame import Crop, cut
-from runtime.images import Picture, encode_picture, read_picture
-from train.metrics import psnr
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
+from dic.metrics import psnr
+from dic.sizes import LQ_SIZE
+from runtime.faces.crop import Crop, cut
+from runtime.faces.detect import HaarDetector
+from runtime.pictures.files import Picture, encode_picture, read_picture
 
 TILE = 384
 GAP = 8

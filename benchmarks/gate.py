@@ -14,17 +14,18 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from export.engine_io import Io, Signature
+from dic.console import Parser
+from dic.console import run as run_command
+from export.choices import Choices, Precision, Target
+from export.exporter import build
 from export.gate.agreement import Reference, output_errors, reference, run
 from export.gate.blocks import GateError, check_blocks
 from export.gate.check import SEED
-from export.gate.limits import Precision, drift_limits
+from export.gate.limits import drift_limits
 from export.gate.pictures import synthetic
 from export.gate.run import Outputs
-from export.unroll import Choices, Target, build
-from train.console import Parser
-from train.console import run as run_command
-from train.network import DIC, NetworkConfig
+from export.graph.interface import Io, Signature
+from train.model.network import DIC, NetworkConfig
 
 FACES = 8
 GAINS = (0.8, 1.0, 1.2, 1.5)

@@ -25,8 +25,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.tables import table
-from runtime.console import Parser, UserError, run, write_whole
+from benchmarks.report.tables import table
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
 
 PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -235,7 +236,7 @@ def _running(check: Check, size: str, *suffixes: str) -> list[Path]:
 def part_machine() -> None:
     import torch
 
-    from benchmarks import machine as here
+    from benchmarks.measure import machine as here
 
     print(json.dumps(asdict(here.machine("benchmarks.gpu_check")), indent=1))
     if not torch.cuda.is_available():
@@ -248,17 +249,16 @@ def part_random(path: str) -> None:
     import torch
 
     from train.checkpoint import save_checkpoint
-    from train.network import DIC, NetworkConfig
+    from train.model.network import DIC, NetworkConfig
 
     torch.manual_seed(0)
     save_checkpoint(Path(path), DIC(NetworkConfig()), {"recipe": "none: random weights"})
 
 
 def part_export(checkpoint: str, path: str) -> None:
-    from benchmarks.builds import built
-    from export.engine_io import Io, Signature
-    from export.gate.limits import Precision
-    from export.unroll import Choices
+    from benchmarks.contenders.builds import built
+    from export.choices import Choices, Precision
+    from export.graph.interface import Io, Signature
     from train.checkpoint import load_checkpoint
 
     found = load_checkpoint(Path(checkpoint))
@@ -272,7 +272,7 @@ def part_export(checkpoint: str, path: str) -> None:
 def part_load(path: str) -> None:
     import logging
 
-    from runtime.load import load_engine
+    from runtime.engines.load import load_engine
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with load_engine(path, "cuda") as engine:
@@ -284,7 +284,7 @@ def part_endure(path: str) -> None:
     import numpy as np
     import torch
 
-    from runtime.load import load_engine
+    from runtime.engines.load import load_engine
 
     def memory() -> tuple[float, float]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -329,8 +329,8 @@ def part_endure(path: str) -> None:
 
 def part_report(path: str) -> None:
     """A report in a process of its own: its libraries may be missing where the figures are not."""
-    from benchmarks import results
-    from benchmarks.report import write_report
+    from benchmarks.report import results
+    from benchmarks.report.pages import write_report
 
     found = Path(path)
     write_report(results.read(found), None, found.with_suffix(""))
@@ -386,8 +386,8 @@ def _status(stages: Sequence[Stage]) -> int:
 
 
 def cli() -> NoReturn:
-    from runtime.engine import EngineError
-    from train.console import UserError as TrainError
+    from dic.console import UserError as TrainError
+    from dic.engine_file import EngineError
 
     run(main, "benchmarks", EngineError, TrainError)
 

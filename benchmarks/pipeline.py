@@ -21,16 +21,19 @@ from typing import NoReturn
 
 import numpy as np
 
-from benchmarks import statistics
-from benchmarks.machine import machine
-from benchmarks.tables import table
-from runtime.batching import overlapped
-from runtime.console import Parser, UserError, run, write_whole
-from runtime.engine import LQ_SIZE, SHIPPED, Engine, EngineError, cores
-from runtime.images import Picture, encode_picture
-from runtime.load import load_engine
-from runtime.progress import Progress
-from train.faces import draw_faces
+from benchmarks.measure import statistics
+from benchmarks.measure.machine import machine
+from benchmarks.report.tables import table
+from dic.console import Parser, UserError, run
+from dic.engine_file import EngineError
+from dic.files import write_whole
+from dic.progress import Progress
+from dic.sizes import LQ_SIZE
+from runtime.engines.batching import overlapped
+from runtime.engines.contract import SHIPPED, Engine, cores
+from runtime.engines.load import load_engine
+from runtime.pictures.files import Picture, encode_picture
+from train.data.synthetic import draw_faces
 
 JSON_VERSION = 2
 SEED = 5

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.machine import machine
-from benchmarks.tables import table
-from runtime.console import Parser, run, write_whole
-from runtime.progress import Progress
-from train.console import UserError as TrainError
-from train.data import FacePairs
-from train.datasets import load_data
-from train.loop import examples, update
-from train.losses import alignment_loss, pixel_loss
-from train.network import DIC
-from train.processes import launch
+from benchmarks.measure.machine import machine
+from benchmarks.report.tables import table
+from dic.console import Parser, run
+from dic.console import UserError as TrainError
+from dic.files import write_whole
+from dic.progress import Progress
+from train.data.datasets import load_data
+from train.data.pairs import FacePairs
+from train.loop.processes import launch
+from train.loop.state import start
+from train.loop.training import examples, update
+from train.model.losses import alignment_loss, pixel_loss
+from train.model.network import DIC
 from train.recipe import Recipe, load_recipe
-from train.state import start
 
 PLAIN = "plain eager loop, fp32"
 JSON_VERSION = 2

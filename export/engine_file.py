@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.console import UserError
+from dic.console import UserError
+from dic.engine_file import CHECKPOINT_MAGIC, FORMAT_VERSION, METADATA_PREFIX, PLAN_MAGICS, sidecar
 
 if TYPE_CHECKING:
     import onnx
 
-METADATA_PREFIX = "dic."
-FORMAT_VERSION = "1"
-ZIP = b"PK\x03\x04"  # how PyTorch's checkpoints begin
 REQUIRED = ("format_version", "precision", "io", "export_error")
 
 
@@ -28,7 +26,7 @@ class Kind(enum.Enum):
     TENSORRT_RTX = "TensorRT-RTX plan"
 
 
-MAGICS = {b"ptrt": Kind.TENSORRT, b"ftrt": Kind.TENSORRT, b"vtrt": Kind.TENSORRT_RTX}
+KINDS = {"TensorRT": Kind.TENSORRT, "TensorRT-RTX": Kind.TENSORRT_RTX}
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,6 @@ class EngineFile:
         return max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=0)
 
 
-def sidecar(plan: Path) -> Path:
-    """The JSON beside a plan."""
-    return plan.with_name(f"{plan.name}.json")
-
-
 def read_engine_file(path: Path) -> EngineFile:
     """Read an engine file; of a plan, the JSON beside it.
 
@@ -86,11 +79,11 @@ def read_engine_file(path: Path) -> EngineFile:
             magic = file.read(4)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    if magic == ZIP:
+    if magic == CHECKPOINT_MAGIC:
         raise UserError(f"{path}: is a checkpoint; make an engine of it with python -m export.onnx")
-    engine = _plan(path, MAGICS[magic]) if magic in MAGICS else _onnx(path)
+    engine = _plan(path, KINDS[PLAN_MAGICS[magic]]) if magic in PLAN_MAGICS else _onnx(path)
     version = engine.metadata.get("format_version", FORMAT_VERSION)
-    if str(version) != FORMAT_VERSION:
+    if str(version) != str(FORMAT_VERSION):
         raise UserError(
             f"{path}: engine format version {version} is unknown, this toolkit reads "
             f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine anew"

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dic.console import Parser, UserError, run
 from export.engine_file import EngineFile, Kind, dtype_name, read_engine_file
-from train.console import Parser, UserError, run
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +58,7 @@ def _shortened(key: str, value: Any) -> Any:
 
 
 def _graph(model: onnx.ModelProto) -> dict[str, Any]:
-    from export.flops import flops
+    from export.graph.flops import flops
 
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
@@ -126,7 +126,8 @@ def _onnx_runs(path: Path) -> str:
 def _plan_runs(engine: EngineFile, module: str) -> str:
     """Ask the library; it reads the plan's header and the GPU's properties."""
     path = engine.path
-    from export.flavour import has_driver, pick
+    from dic.driver import has_driver
+    from export.plan.flavour import pick
 
     if not has_driver():
         return "no: there is no NVIDIA GPU with a working driver"

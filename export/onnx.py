@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from train.console import Parser, UserError, check_writable, importing, run
+from dic.console import Parser, UserError, importing, run
+from dic.files import check_writable
 
 ENGINES = (".onnx", ".trt", ".plan", ".engine")
 
@@ -30,9 +31,9 @@ def main(arguments: list[str]) -> int:
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     with importing():
         import torch  # noqa: F401
-    from export.engine_io import Io, Signature
-    from export.gate.limits import Precision
-    from export.unroll import Choices, Target, export, say
+    from export.choices import Choices, Precision, Target
+    from export.exporter import export, say
+    from export.graph.interface import Io, Signature
     from train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(source, options.steps)

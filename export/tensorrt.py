@@ -1,8 +1,8 @@
 """`python -m export.tensorrt`: build a TensorRT or TensorRT-RTX plan from an engine's ONNX file.
 
 The precision is the graph's (networks are strongly typed). What differs between the two builders
-is in `export.flavour`. A plan is marked unverified, since it may be built where it cannot run:
-PyTorch's results travel with it, to be compared where it is first loaded (`runtime.verify`).
+is in `export.plan.flavour`. A plan is marked unverified, since it may be built where it cannot run:
+PyTorch's results travel with it, to be compared where it is first loaded.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from train.console import Parser, UserError, check_writable, run, write_together
-from train.progress import Progress
+from dic.console import Parser, UserError, run
+from dic.files import check_writable, write_together
 
 if TYPE_CHECKING:
-    from export.flavour import Flavour, PlanChoices
+    from export.plan.flavour import PlanChoices
 
-MIB = 2**20
 SUFFIXES = (".trt", ".plan", ".engine")
 LEVELS = range(6)  # builder optimisation levels of both flavours
 
@@ -40,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
     check_writable(output)
 
-    from export.flavour import PlanChoices
+    from export.plan.flavour import PlanChoices
 
     choices = PlanChoices(
         batch=options.batch,
@@ -138,8 +133,10 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
     """
     from onnx.defs import onnx_opset_version
 
-    from export.engine_file import Kind, read_engine_file, sidecar
-    from export.flavour import pick
+    from dic.engine_file import sidecar
+    from export.engine_file import Kind, read_engine_file
+    from export.plan.builder import PlanBuilder
+    from export.plan.flavour import pick
 
     engine = read_engine_file(source)
     if engine.kind is not Kind.ONNX:
@@ -185,182 +182,12 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
 
 def _with_limits_of(export_error: str, precision: str) -> str:
     """What the runtime verifies a plan by, with the limits of a lower precision."""
-    from export.gate.limits import LIMITS, Precision
+    from export.choices import Precision
+    from export.gate.limits import LIMITS
 
     facts = json.loads(export_error)
     facts["limits"] = LIMITS[Precision(precision)].times(facts.get("tolerance", 1.0)).finite()
     return json.dumps(facts)
-
-
-class PlanBuilder:
-    """Parses an ONNX file and builds a plan of it.
-
-    Args:
-        flavour: which library.
-        source: the ONNX file; external weights are found beside it.
-        choices: what to build for.
-
-    Attributes:
-        timings: the timing cache after a build, where one was asked for.
-    """
-
-    def __init__(self, flavour: Flavour, source: Path, choices: PlanChoices) -> None:
-        self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
-        self.timings = memoryview(b"")
-        self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
-        self.complaints: list[str] = []
-        self.stopped = False
-        self.logger = self._logger()
-
-    def say(self, line: str) -> None:
-        self.bar.say(line)
-
-    def build(self) -> memoryview:
-        """The plan.
-
-        Raises:
-            UserError: the graph cannot be parsed or built; says which node and why.
-            KeyboardInterrupt: the user stopped it.
-        """
-        try:
-            with self._interruptible():
-                plan = self._build()
-            if plan is not None and self.bar.total:
-                self.bar.update(self.bar.total - self.bar.n)
-        finally:
-            self.bar.close()
-        if self.stopped:
-            raise KeyboardInterrupt
-        if plan is None:
-            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
-            hint = "; --workspace may be too small" if self.choices.workspace else ""
-            raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}{hint}")
-        return memoryview(plan)
-
-    def _build(self) -> Any:
-        """What the library returns: the plan, or None."""
-        trt, choices = self.trt, self.choices
-        builder = trt.Builder(self.logger)
-        network = builder.create_network(self.flavour.creation_flags)
-        parser = trt.OnnxParser(network, self.logger)
-        if not parser.parse_from_file(str(self.source)):
-            raise UserError(f"{self.source}: {self._parse_error(parser)}")
-        config = builder.create_builder_config()
-        profile = builder.create_optimization_profile()
-        for i in range(network.num_inputs):
-            tensor = network.get_input(i)
-            sizes = tuple(tensor.shape)[1:]
-            profile.set_shape(tensor.name, *((batch, *sizes) for batch in choices.batch))
-        config.add_optimization_profile(profile)
-        self._configure(config)
-        config.progress_monitor = self._monitor()
-        self.complaints.clear()
-        plan = builder.build_serialized_network(network, config)
-        if choices.timing_cache and plan is not None:
-            self.timings = memoryview(config.get_timing_cache().serialize())
-        return plan
-
-    def _configure(self, config: Any) -> None:
-        trt, choices = self.trt, self.choices
-        if choices.workspace is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, choices.workspace * MIB)
-        if choices.optimization_level is not None:
-            config.builder_optimization_level = choices.optimization_level
-        (config.set_flag if choices.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers keep their names
-        if choices.version_compatible:
-            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if choices.hardware_compatible:
-            name = choices.hardware_compatible.upper()
-            levels = trt.HardwareCompatibilityLevel.__members__
-            if name not in levels:  # of early 10.x
-                raise UserError(f"--hardware-compatible: {self.flavour.version} has no {name}")
-            config.hardware_compatibility_level = levels[name]
-        if choices.compute_capability:
-            named = [self.flavour.capability(wanted) for wanted in choices.compute_capability]
-            config.num_compute_capabilities = len(named)
-            for i, capability in enumerate(named):
-                config.set_compute_capability(capability, i)
-        if choices.timing_cache:
-            held = choices.timing_cache.read_bytes() if choices.timing_cache.is_file() else b""
-            cache = config.create_timing_cache(held)
-            if cache is None or not config.set_timing_cache(cache, False):
-                raise UserError(
-                    f"{choices.timing_cache}: not a timing cache of this TensorRT and GPU; "
-                    "remove it or name another"
-                )
-
-    def _parse_error(self, parser: Any) -> str:
-        """The parser's first complaint: node, operator and reason, in one line."""
-        if not parser.num_errors:
-            return "the parser gives no reason"
-        error = parser.get_error(0)
-        reason = " ".join(str(error.desc()).split())
-        node = error.node_name() if hasattr(error, "node_name") else ""
-        operator = error.node_operator() if hasattr(error, "node_operator") else ""
-        where = f"node {node} ({operator}): " if node else ""
-        return f"{self.flavour.label} cannot read it: {where}{reason[:300]}"
-
-    def _logger(self) -> Any:
-        """A logger that keeps errors for our one line, and shows the rest where asked to."""
-        keep, show, severities = self.complaints, self.choices.verbose, self.trt.ILogger.Severity
-        bar = self.bar
-
-        class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
-            def log(self, severity: Any, message: str) -> None:
-                line = " ".join(message.split())
-                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
-                    keep.append(line[:300])
-                if show:
-                    bar.say(f"{severity.name.lower()}: {line}")
-
-        return Logger()
-
-    def _monitor(self) -> Any:
-        """The library's progress on our bar. It must not raise: the library would not know."""
-        outer = self
-
-        class Monitor(self.trt.IProgressMonitor):  # type: ignore[misc,name-defined]
-            def __init__(self) -> None:
-                super().__init__()
-                self.top = ""
-
-            def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-                if parent is None:
-                    self.top = name
-                    outer.bar.reset(total=steps)
-                else:
-                    outer.bar.set_postfix_str(name, refresh=False)
-
-            def step_complete(self, name: str, step: int) -> bool:
-                if name == self.top:
-                    outer.bar.update()
-                return not outer.stopped
-
-            def phase_finish(self, name: str) -> None:
-                pass
-
-        return Monitor()
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C stops the build at its next step, where the library lets go.
-
-        Python's own exception could be raised in a callback, where the library would swallow it.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread hears signals
-            return
-
-        def stop(*_: object) -> None:
-            self.stopped = True
-            signal.signal(signal.SIGINT, before)  # who presses it twice is in a hurry
-
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def cli() -> NoReturn:

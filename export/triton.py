@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from train.console import Parser, UserError, run, write_together
+from dic.console import Parser, UserError, run
+from dic.files import write_together
 
 if TYPE_CHECKING:
     from export.engine_file import EngineFile
@@ -167,7 +168,8 @@ def _versions(folder: Path) -> list[Path]:
 
 def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
     """Triton's backend and platform for an engine, and what it calls the file."""
-    from export.engine_file import Kind, sidecar
+    from dic.engine_file import sidecar
+    from export.engine_file import Kind
 
     path = engine.path
     if engine.kind is Kind.TENSORRT_RTX:

@@ -17,16 +17,37 @@ from typing import TYPE_CHECKING, Any
 # reads this when it is first imported; a limit set in the environment stands.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
-from runtime.engine import Engine, EngineError
-from runtime.load import load_engine
+from dic.engine_file import EngineError
+from runtime.engines.contract import Engine
+from runtime.engines.load import load_engine
 
 if TYPE_CHECKING:
-    from runtime.blend import Interpolation
-    from runtime.detect import Detector, HaarDetector, YuNetDetector
-    from runtime.frame import Crop
-    from runtime.images import ImageError, Picture
-    from runtime.restore import Face, FaceRestorer, RestoredPhoto
+    from runtime.faces.blend import Interpolation
+    from runtime.faces.crop import Crop
+    from runtime.faces.detect import Detector, HaarDetector, YuNetDetector
+    from runtime.faces.restore import Face, PhotoOptions, RestoredPhoto
+    from runtime.pictures.files import ImageError, Picture
+    from runtime.restorer import FaceRestorer
+    from runtime.video.reader import VideoError
+    from runtime.video.restore import NoFaceError, RestoredVideo
 
+# NumPy and OpenCV take longest to import; --help must not wait for them.
+_LATER = {
+    "Crop": "faces.crop",
+    "Detector": "faces.detect",
+    "Face": "faces.restore",
+    "FaceRestorer": "restorer",
+    "HaarDetector": "faces.detect",
+    "ImageError": "pictures.files",
+    "Interpolation": "faces.blend",
+    "NoFaceError": "video.restore",
+    "PhotoOptions": "faces.restore",
+    "Picture": "pictures.files",
+    "RestoredPhoto": "faces.restore",
+    "RestoredVideo": "video.restore",
+    "VideoError": "video.reader",
+    "YuNetDetector": "faces.detect",
+}
 __all__ = [
     "Crop",
     "Detector",
@@ -37,24 +58,15 @@ __all__ = [
     "HaarDetector",
     "ImageError",
     "Interpolation",
+    "NoFaceError",
+    "PhotoOptions",
     "Picture",
     "RestoredPhoto",
+    "RestoredVideo",
+    "VideoError",
     "YuNetDetector",
     "load_engine",
 ]
-# NumPy and OpenCV take longest to import; --help must not wait for them.
-_LATER = {
-    "Crop": "frame",
-    "Detector": "detect",
-    "Face": "restore",
-    "FaceRestorer": "restore",
-    "HaarDetector": "detect",
-    "ImageError": "images",
-    "Interpolation": "blend",
-    "Picture": "images",
-    "RestoredPhoto": "restore",
-    "YuNetDetector": "detect",
-}
 
 
 def __getattr__(name: str) -> Any:

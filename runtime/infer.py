@@ -15,17 +15,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from runtime.console import Parser, UserError, check_writable, run, sweep
-from runtime.engine import SHIPPED, EngineError, cores
-from runtime.jobs import STREAM, WRITABLE, Job, Outcome, Wishes, finished, plan
-from runtime.load import load_engine
-from runtime.summary import Summary
+from dic.console import Parser, UserError, run
+from dic.engine_file import EngineError
+from dic.files import check_writable, sweep
+from runtime.engines.contract import SHIPPED, cores
+from runtime.engines.load import load_engine
+from runtime.jobs.plan import STREAM, WRITABLE, Job, Outcome, OutputOptions, finished, plan
+from runtime.jobs.summary import Summary
 
 if TYPE_CHECKING:
-    from runtime.boxes import Boxes
-    from runtime.detect import Detector
-    from runtime.pictures import PictureWork
-    from runtime.restore import FaceRestorer
+    from runtime.faces.detect import Detector
+    from runtime.faces.restore import PhotoOptions, Restorer
+    from runtime.jobs.boxes import Boxes
+    from runtime.jobs.pictures import PictureWork
 
 MAX_FACE = 64  # pixels
 BATCH = 8
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
     photos = options.faces or options.boxes is not None
-    jobs = plan(options.input, options.output, _wishes(options, photos))
+    jobs = plan(options.input, options.output, _output_options(options, photos))
     summary = Summary(jobs, options.output, options.summary)
     for job in jobs:
         if options.resume and finished(job):
@@ -72,20 +74,21 @@ def main(arguments: list[str]) -> int:
     boxes, detector = _places(options) if photos else (None, None)
     # OpenCV takes a while to import, which --help and usage errors do without. First comes what
     # loads the engine: while two threads import, each waits for the other.
-    first = ["runtime.ort"] if options.engine.suffix == ".onnx" else []
-    _import_beside(*first, "runtime.pictures", "runtime.progress")
+    first = ["runtime.engines.onnxruntime"] if options.engine.suffix == ".onnx" else []
+    _import_beside(*first, "runtime.jobs.pictures", "dic.progress")
     pictures = [job for job in jobs if not job.is_video]
     lanes = _lanes(len(pictures), photos, options.threads)
     with load_engine(options.engine, options.device, options.threads, lanes) as engine:
-        from runtime.pictures import PictureWork  # by now the other thread has imported it
-        from runtime.restore import FaceRestorer
+        from runtime.faces.restore import Restorer
+        from runtime.jobs.pictures import PictureWork
 
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
-        restorer = FaceRestorer(engine, detector=detector, batch=options.batch)
+        restorer = Restorer(engine, detector=detector, batch=options.batch)
         workers = _workers(photos, engine.lanes, options.batch)
+        work = PictureWork(restorer, _photo_options(options) if photos else None, boxes)
         with summary:
-            _pictures(pictures, workers, PictureWork(restorer, photos, boxes, options), summary)
+            _pictures(pictures, workers, work, summary)
             for job in jobs:
                 if job.is_video:
                     summary.add(_video(job, restorer, options))
@@ -97,8 +100,8 @@ def main(arguments: list[str]) -> int:
 
 def _places(options: argparse.Namespace) -> tuple[Boxes | None, Detector | None]:
     """Where photographs' faces are: as a file says, or as a detector finds them."""
-    from runtime.boxes import Boxes
-    from runtime.detect import DetectorError, HaarDetector, YuNetDetector
+    from runtime.faces.detect import DetectorError, HaarDetector, YuNetDetector
+    from runtime.jobs.boxes import Boxes
 
     if options.boxes:
         return Boxes(options.boxes), None
@@ -121,11 +124,11 @@ def _import_beside(*modules: str) -> None:
     threading.Thread(target=work).start()
 
 
-def _wishes(options: argparse.Namespace, photos: bool) -> Wishes:
+def _output_options(options: argparse.Namespace, photos: bool) -> OutputOptions:
     extras: dict[str, str] = {}
     for option, endings in EXTRAS.items():
         extras |= endings if getattr(options, option) else {}
-    return Wishes(photos, options.format and f".{options.format}", extras)
+    return OutputOptions(photos, options.format and f".{options.format}", extras)
 
 
 def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
@@ -144,8 +147,8 @@ def _workers(photos: bool, lanes: int, batch: int) -> int:
 
 def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary) -> None:
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
-    from runtime.batching import overlapped
-    from runtime.progress import Progress
+    from dic.progress import Progress
+    from runtime.engines.batching import overlapped
 
     faces, started = 0, time.monotonic()
     # Noted by the worker: what is under way when the call is interrupted is still finished.
@@ -159,32 +162,29 @@ def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary
                 bar.say(" ".join(outcome.message.splitlines()))
 
 
-def _video(job: Job, restorer: FaceRestorer, options: argparse.Namespace) -> Outcome:
+def _video(job: Job, restorer: Restorer, options: argparse.Namespace) -> Outcome:
     unfit = ""
     if not options.faces:
         unfit = "--boxes is for pictures" if options.boxes else "--faces finds the faces in it"
     if unfit:
-        message = f"{job.source}: is a video; {unfit}"
-        print(f"error: {message}", file=sys.stderr)
-        return Outcome(job.name, str(job.target), "failed", message=message)
-    import av
-    import cv2
+        outcome = Outcome(
+            job.name, str(job.target), "failed", message=f"{job.source}: is a video; {unfit}"
+        )
+    else:
+        from runtime.jobs.videos import video_outcome
 
-    from runtime.video import VideoError, restore_video
+        outcome = video_outcome(job, restorer, _photo_options(options))
+    failed = "error: " if outcome.status == "failed" else ""
+    print(f"{failed}{outcome.message}", file=sys.stderr)
+    return outcome
 
-    try:
-        outcome = restore_video(job, restorer, options)
-        print(outcome.message, file=sys.stderr)
-        return outcome
-    except (VideoError, UserError, EngineError) as error:
-        message = str(error)
-    except (av.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        message = f"{job.source}, or {job.target}: {reason}"
-    except (MemoryError, cv2.error):
-        message = f"{job.source}: too large for this machine's memory"
-    print(f"error: {message}", file=sys.stderr)
-    return Outcome(job.name, str(job.target), "failed", message=message)
+
+def _photo_options(options: argparse.Namespace) -> PhotoOptions:
+    from runtime.faces.blend import Interpolation
+    from runtime.faces.restore import PhotoOptions
+
+    background = Interpolation(options.upscale_background)
+    return PhotoOptions(options.max_face, options.enlarge, background)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

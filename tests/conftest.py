@@ -16,12 +16,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.engine_io import Io, Signature
-from export.flavour import has_driver
-from export.unroll import export
+from dic.driver import has_driver
+from export.exporter import export
+from export.graph.interface import Io, Signature
 from train.checkpoint import load_checkpoint, save_checkpoint
-from train.faces import draw_faces
-from train.network import DIC, NetworkConfig
+from train.data.synthetic import draw_faces
+from train.model.network import DIC, NetworkConfig
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parent.parent
@@ -113,8 +113,8 @@ def command() -> Command:
 @pytest.fixture
 def infer(capsys: pytest.CaptureFixture[str]) -> Command:
     """`python -m runtime.infer` without the seconds that a process takes to start."""
-    from runtime.console import UserError, complain
-    from runtime.engine import EngineError
+    from dic.console import UserError, complain
+    from dic.engine_file import EngineError
     from runtime.infer import main
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:

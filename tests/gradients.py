@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from train.data import FacePairs
-from train.datasets import load_data
-from train.loop import examples, update
-from train.processes import launch
+from train.data.datasets import load_data
+from train.data.pairs import FacePairs
+from train.loop.processes import launch
+from train.loop.state import start
+from train.loop.training import examples, update
+from train.loop.validation import validate
 from train.recipe import load_recipe
-from train.state import start
-from train.validate import validate
 
 
 def main(out: str, *settings: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from train.console import Parser, UserError, run
+from dic.console import Parser, UserError, run
 
 
 def main(arguments: list[str]) -> int:
@@ -38,10 +38,10 @@ def main(arguments: list[str]) -> int:
         parser.error("--recipe is needed (or --resume --out DIR to go on with a run)")
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
-    from train.loop import STATE, train
-    from train.processes import SharedError, explained
+    from train.loop.processes import SharedError, explained
+    from train.loop.state import stored_recipe
+    from train.loop.training import STATE, train
     from train.recipe import load_recipe, override
-    from train.state import stored_recipe
 
     if options.recipe is None:
         if not (options.out / STATE).is_file():

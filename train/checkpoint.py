@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.console import UserError, write_whole
-from train.network import DIC, NetworkConfig
+from dic.console import UserError
+from dic.files import write_whole
+from train.model.network import DIC, NetworkConfig
 
 # What the engine that the runtime ships was exported from: the recipe dic-synthetic's result.
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-synthetic.pth"

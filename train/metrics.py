@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CROP_BORDER = 8
+from dic.metrics import cropped
+
 # The two points whose distance landmark errors are measured by, each a mean of landmarks: of 68 the
 # eyes' outer corners, of 5 the eyes; of Helen's 194, whose corners have no published numbers, the
 # centres of the eyes' outlines.
@@ -22,19 +23,13 @@ EYES: dict[int, tuple[slice, slice]] = {
 }
 
 
-def psnr(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures; equal ones give inf."""
-    mse = float(np.mean((_cropped(face) - _cropped(gt)) ** 2))
-    return float("inf") if mse == 0 else 10 * float(np.log10(255**2 / mse))
-
-
 def ssim(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
     """Structural similarity of two (H, W, 3) uint8 pictures, at most 1."""
     from skimage.metrics import structural_similarity
 
     similarity: Any = structural_similarity(
-        _cropped(face),
-        _cropped(gt),
+        cropped(face),
+        cropped(gt),
         data_range=255,
         channel_axis=2,
         gaussian_weights=True,
@@ -54,8 +49,3 @@ def nme(points: NDArray[np.floating[Any]], gt: NDArray[np.floating[Any]]) -> flo
     distance = np.linalg.norm(points - gt, axis=-1).mean(-1)
     left, right = (gt[..., eye, :].mean(-2) for eye in EYES[gt.shape[-2]])
     return float((distance / np.linalg.norm(left - right, axis=-1)).mean())
-
-
-def _cropped(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    inside = slice(CROP_BORDER, -CROP_BORDER)
-    return image[inside, inside].astype(np.float64)

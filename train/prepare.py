@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL import Image
 
-from train.annotations import boxed, pts
-from train.console import Parser, UserError, run, write_whole
-from train.crop import CROPS, Detector, RejectedError, Wishes, cut_face
-from train.datasets import SETTINGS, Picture
-from train.progress import Progress
-from train.sizes import SR_SIZE
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
+from dic.landmarks import CROPS
+from dic.progress import Progress
+from dic.sizes import SR_SIZE
+from train.data.annotations import boxed, pts
+from train.data.crop import Detector, RejectedError, Wishes, cut_face
+from train.data.datasets import SETTINGS, Picture
 
 if TYPE_CHECKING:
-    from train.datasets import Entry
+    from train.data.datasets import Entry
 
 REPORT = "report.json"
 REJECTION = ("source", "name", "rejected", "detail")
@@ -166,7 +168,7 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     Raises:
         UserError: nothing there, two pictures of one name, or a name that leads out of the folder.
     """
-    from train.datasets import find_faces
+    from train.data.datasets import find_faces
 
     jobs: dict[str, Job] = {}
     for source in sources:
@@ -330,8 +332,8 @@ def _report(out: Path, done: Counter[str], there: int, rejected: list[Prepared])
 
 def _preview(out: Path, points: int) -> Path:
     """Some of the faces with their landmarks, read back as training will read them."""
-    from train.datasets import BadFaceError, open_faces
-    from train.picture import sheet
+    from train.data.datasets import BadFaceError, open_faces
+    from train.reports.preview import sheet
 
     try:
         faces = open_faces(str(out / "train"), "", points)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from train.console import UserError
-from train.landmarks import FLIPS
-from train.network import NetworkConfig
+from dic.console import UserError
+from dic.landmarks import FLIPS
+from train.model.network import NetworkConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -27,7 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class SyntheticData:
-    """Faces drawn by `train.faces`: numbers 0…count-1 of the set `seed` to train on.
+    """Faces drawn by `train.data.synthetic`: numbers 0…count-1 of the set `seed` to train on.
 
     The validation faces are the numbers after them, so none is seen in training.
     """
@@ -46,7 +46,7 @@ class SyntheticData:
 class FileData:
     """Faces of a data set: a folder of pictures with landmarks beside them, or tar shards.
 
-    What is understood is told by `train.datasets`.
+    What is understood is told by `train.data.datasets`.
 
     Attributes:
         train: a folder; a folder of `.tar` files; or a pattern of them (`shards/train-*.tar`).
@@ -54,7 +54,7 @@ class FileData:
         landmarks: a file with the landmarks of all pictures; empty to find them beside these.
         validation_landmarks: the same for the validation pictures.
         flip: mirror every other picture (known for 68 and 5 landmarks).
-        drawn: share of the faces trained on that are drawn by `train.faces` instead, new ones in
+        drawn: share of the faces trained on that are drawn (`data.synthetic`) instead, new ones in
             every pass (68 landmarks).
         workers: processes that read pictures, for each process that trains.
     """

@@ -14,18 +14,20 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.engine_io import Signature
-from export.gate.limits import TIES, Limits, Precision
+from dic.console import UserError
+from dic.landmarks import decode
+from dic.metrics import mean_psnr
+from dic.progress import Progress
+from dic.sizes import HEATMAP_SIZE
+from export.choices import Precision
+from export.gate.limits import TIES, Limits
 from export.gate.pictures import Pictures
 from export.gate.run import Outputs, feed, session
-from export.names import boundaries
-from export.packed import pack
-from train.console import UserError
-from train.data import denormalise, normalise
-from train.landmarks import HEATMAP_SIZE, decode
-from train.metrics import psnr
-from train.network import DIC, Steps, enlarged
-from train.progress import Progress
+from export.graph.interface import Signature
+from export.graph.names import boundaries
+from export.graph.packed import pack
+from train.data.pairs import denormalise, normalise
+from train.model.network import DIC, Steps, enlarged
 
 PEAK_REACH = 3  # cells; a landmark's target is a Gaussian of width 1
 LAST_SR, LAST_HEATMAP = "last sr", "last heatmap"
@@ -186,8 +188,8 @@ def compare(given: Outputs, known: Reference, precision: Precision = Precision.F
         if name == "face" or name.startswith("sr"):
             face = value if name == "face" else denormalise(torch.from_numpy(value))
             wanted = denormalise(sr)
-            ours = _mean_psnr(face[:faces], pictures.gt)
-            losses.append((_mean_psnr(wanted[:faces], pictures.gt) - ours, ours))
+            ours = mean_psnr(face[:faces], pictures.gt)
+            losses.append((mean_psnr(wanted[:faces], pictures.gt) - ours, ours))
             off = np.maximum(off, _rms(face, wanted))
         if name == "landmarks" or name.startswith("heatmap"):
             points = value if name == "landmarks" else decode(value)[0]
@@ -249,11 +251,6 @@ def _rms(a: NDArray[Any], b: Any) -> NDArray[np.float64]:
 def _step(name: str) -> int:
     """The index of an output's step: of `sr_1` 1, of `sr`, `face` and others the last."""
     return int(name.rpartition("_")[2]) if "_" in name else -1
-
-
-def _mean_psnr(faces: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
-    """In dB; a face without any error counts as 120."""
-    return float(np.mean([min(psnr(f, truth), 120.0) for f, truth in zip(faces, gt, strict=True)]))
 
 
 def _distance(points: NDArray[Any], maps: NDArray[np.float32], precision: Precision) -> float:

@@ -1,6 +1,6 @@
 """Is every block of every step of a graph right, whatever the blocks before it gave?
 
-The graph is run once, on one picture, with the result of every block (`export.names`) among its
+The graph is run once, on one picture, with the result of every block (`graph.names`) among its
 outputs. Then the network runs in float64, block by block, and each block is given what the graph's
 own blocks gave before it. So errors do not add up and nothing amplifies them: what a block is off
 by was made in that block, or in how it is connected. If every block is right given the earlier
@@ -21,18 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.engine_io import Signature
-from export.gate.limits import FLOORS, OWN, Precision
+from dic.console import UserError
+from dic.contract import RGB_MEAN
+from dic.landmarks import decode
+from dic.progress import Progress
+from dic.sizes import HEATMAP_STRIDE
+from export.choices import Precision
+from export.gate.limits import FLOORS, OWN
 from export.gate.run import Outputs, feed, session
-from export.names import RECOVERY, Place, boundaries, compared
-from train.console import UserError
-from train.data import normalise
-from train.landmarks import HEATMAP_STRIDE, decode
-from train.network import DIC, RGB_MEAN, Steps
-from train.progress import Progress
+from export.graph.interface import Signature
+from export.graph.names import RECOVERY, Place, boundaries, compared
+from train.data.pairs import normalise
+from train.model.network import DIC, Steps
 
 ROUNDED = 2.0**-20  # share of the scale: a few float32 operations after the last block
-# What `export.packed` computes as one with its neighbour.
+# What `export.graph.packed` computes as one with its neighbour.
 MERGED = {(1, "hour_glass/first_conv")}
 
 

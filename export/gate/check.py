@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from export.engine_io import Io, Signature
+from export.choices import Precision
 from export.gate.agreement import (
     LAST_HEATMAP,
     LAST_SR,
@@ -20,9 +20,10 @@ from export.gate.agreement import (
 )
 from export.gate.blocks import GateError, check_blocks, check_outputs
 from export.gate.emulate import emulated, is_low
-from export.gate.limits import LIMITS, Limits, Precision, drift_limits
+from export.gate.limits import LIMITS, Limits, drift_limits
 from export.gate.run import Outputs
-from train.network import Steps
+from export.graph.interface import Io, Signature
+from train.model.network import Steps
 
 SEED = 2020  # of the drawn faces
 # How many, by what more of them find (benchmarks/NOTES.md). In float32 the blocks decide on one

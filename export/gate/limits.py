@@ -1,4 +1,4 @@
-"""Precisions, and what an engine of each may differ from PyTorch by.
+"""What an engine of each precision may differ from PyTorch by.
 
 **One block, in float32.** Two right implementations of a block differ by rounding alone: they sum
 the same products in another order. Each is off the exact result by an error of the same kind, so
@@ -33,19 +33,10 @@ from PyTorch's.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 from dataclasses import dataclass
 
-
-class Precision(enum.Enum):
-    """What an engine computes in; the files' metadata carry the value."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-
+from export.choices import Precision
 
 OWN = 5.0
 FLOOR = 2.0**-21
@@ -57,7 +48,7 @@ FLOORS = {
 }
 DRIFT = 50.0
 # A landmark whose heatmap is as high elsewhere, up to this share of its peak, lies nowhere: a
-# right engine may put it in either place (`train.landmarks.decode` knows peaks only).
+# right engine may put it in either place (`dic.landmarks.decode` knows peaks only).
 TIES = {
     Precision.FP32: 1e-4,
     Precision.FP16: 1e-2,
@@ -103,4 +94,4 @@ LIMITS = {
 
 def drift_limits(first: float) -> Limits:
     """A float32 engine's limits, by its `error` on the picture whose blocks were compared."""
-    return Limits(error=DRIFT * (first + FLOOR))
+    return Limits(error=DRIFT * (first + FLOOR), landmarks=0.1)

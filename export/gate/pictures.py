@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train.console import UserError
-from train.data import shrink
-from train.datasets import PICTURES, cut, read_picture
-from train.faces import draw_faces
-from train.progress import Progress
-from train.sizes import LQ_SIZE
+from dic.console import UserError
+from dic.progress import Progress
+from dic.sizes import LQ_SIZE
+from train.data.datasets import PICTURES, cut, read_picture
+from train.data.pairs import shrink
+from train.data.synthetic import draw_faces
 
 NOTHING = np.zeros((0, 2), np.float32)  # landmarks of a face that has none
 

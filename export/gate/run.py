@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.engine_io import Io, Signature
-from train.data import normalise
+from export.graph.interface import Io, Signature
+from train.data.pairs import normalise
 
 Outputs = dict[str, NDArray[Any]]
 

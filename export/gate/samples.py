@@ -1,7 +1,7 @@
 """A few pictures with PyTorch's results, kept in the engine, so that whoever runs it can check it.
 
 An engine is built here and run there: another GPU, another library, another precision of its
-tensor cores. `runtime.verify` runs these pictures and compares, with the limits stored beside them.
+tensor cores. `runtime` runs these pictures and compares, with the limits stored beside them.
 Some are no faces: half precisions that are right on faces have been wrong on such.
 """
 
@@ -13,12 +13,12 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_io import Io, Signature
+from dic.landmarks import decode
+from export.choices import Precision
 from export.gate.agreement import Reference, decided
-from export.gate.limits import Precision
 from export.gate.run import feed
-from train.data import denormalise
-from train.landmarks import decode
+from export.graph.interface import Io, Signature
+from train.data.pairs import denormalise
 
 
 def samples(known: Reference, signature: Signature, precision: Precision) -> str:

@@ -1,0 +1,1 @@
+"""What is measured: engines, PyTorch, and what others make of the same network."""

@@ -1,0 +1,142 @@
+"""`python -m benchmarks.docs`: the pages that are made from what they tell of.
+
+- `docs/results.md`: between `<!-- results: FILE TABLE -->` and `<!-- end -->` stands what
+  `report.tables` makes of `benchmarks/results/FILE.json`, and below it the machine and command.
+- `docs/reference/cli.md`: every command's `--help`.
+- `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmarks.report import results, tables
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+TABLES = {
+    "latency": tables.latency,
+    "accuracy": tables.accuracy,
+    "footprints": tables.footprints,
+    "dial": tables.dial,
+}
+PLACE = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COMMANDS = (
+    *("runtime.infer", "export.onnx", "export.inspect", "export.tensorrt", "export.triton"),
+    *("train", "train.prepare", "benchmarks", "benchmarks.pipeline", "benchmarks.training"),
+    *("benchmarks.gate", "benchmarks.demo", "benchmarks.gpu_check"),
+)
+MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
+
+
+def filled(text: str) -> str:
+    """A text with all its tables made anew.
+
+    Raises:
+        UserError: a results file or a table that is named is not there.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        opening, file, table, closing = found.groups()
+        if table not in TABLES:
+            raise UserError(f"docs/results.md: no table {table!r}; there are {', '.join(TABLES)}")
+        shown = results.read(RESULTS / f"{file}.json")
+        machine = shown.machine
+        source = (
+            f"{machine.processor}, {machine.cores} cores, {machine.date}: `{machine.command}` "
+            f"([results](../benchmarks/results/{file}.json))"
+        )
+        return f"{opening}\n{TABLES[table](shown)}\n\n{source}\n\n{closing}"
+
+    return PLACE.sub(made, text)
+
+
+def command_reference() -> str:
+    """Every command's help, as it is printed on a terminal of 88 columns."""
+    parts = ["# Command line\n\n" + MADE.rstrip()]
+    environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1"}
+    for command in COMMANDS:
+        line = [sys.executable, "-m", command, "--help"]
+        done = subprocess.run(
+            line, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+        )
+        parts.append(f"## python -m {command}\n\n```text\n{done.stdout.strip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def recipe_reference() -> str:
+    """Every field of a recipe: its default and what it means."""
+    from train import recipe
+    from train.model.network import NetworkConfig
+
+    kinds: dict[str, Any] = {
+        "": recipe.Recipe,
+        "network": NetworkConfig,
+        "data (kind = synthetic)": recipe.SyntheticData,
+        "data (kind = files)": recipe.FileData,
+        "augment": recipe.Augment,
+        "degrade": recipe.Degrade,
+        "gan": recipe.Gan,
+    }
+    parts = ["# Recipes\n\n" + MADE.rstrip()]
+    for name, kind in kinds.items():
+        meanings = dict(_attributes(inspect.getdoc(kind) or ""))
+        head, _, _ = (inspect.getdoc(kind) or "").partition("\n\nAttributes:")
+        rows = ["| field | default | meaning |", "|---|---|---|"]
+        for field in dataclasses.fields(kind):
+            default = ""
+            if field.default is not dataclasses.MISSING:
+                default = f"`{field.default!r}`"
+            rows.append(f"| `{field.name}` | {default} | {meanings.get(field.name, '')} |")
+        title = f"[{name}]" if name else "The recipe"
+        parts.append(f"## {title}\n\n{head.strip()}\n\n" + "\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
+    """Names and meanings of a docstring's section Attributes."""
+    _, _, section = docstring.partition("Attributes:\n")
+    for found in re.finditer(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+        meaning = " ".join(found[2].split())
+        for name in found[1].split(", "):
+            yield name, meaning[0].upper() + meaning[1:]
+
+
+def pages() -> dict[Path, str]:
+    """The pages as they ought to be."""
+    shown = DOCS / "results.md"
+    return {
+        shown: filled(shown.read_text(encoding="utf-8")),
+        DOCS / "reference" / "cli.md": command_reference(),
+        DOCS / "reference" / "recipes.md": recipe_reference(),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.docs",
+        description="Make the pages anew that are made from results, commands and recipes.",
+    )
+    parser.parse_args(arguments)
+    for path, text in pages().items():
+        write_whole(path, text.encode())
+    return 0
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks")
+
+
+if __name__ == "__main__":
+    cli()

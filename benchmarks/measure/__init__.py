@@ -1,0 +1,1 @@
+"""Measuring: latency, accuracy, footprint, operators, the machine and its limits."""

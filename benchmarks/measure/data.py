@@ -1,0 +1,87 @@
+"""What accuracy is measured on: drawn faces that no recipe trains on, or a folder of real ones."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dic.console import UserError
+from dic.progress import Progress
+from train.data.datasets import annotation_of, cut, find_faces, read_picture
+from train.data.pairs import shrink
+from train.data.synthetic import draw_faces
+
+SEED = 20200614  # of no training set: recipes count their seeds from 0
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Faces with their truth.
+
+    Attributes:
+        gt: (N, 128, 128, 3) uint8 RGB.
+        lq: (N, 16, 16, 3) uint8 RGB, `gt` shrunk as for training.
+        points: (N, K, 2) landmarks, pixels of `gt`; None where they are not known.
+        source: where they come from, for people to read.
+    """
+
+    gt: NDArray[np.uint8]
+    lq: NDArray[np.uint8]
+    points: NDArray[np.float32] | None
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.gt)
+
+
+def synthetic(count: int, seed: int = SEED) -> FaceSet:
+    gt, points = draw_faces(seed, count)
+    return FaceSet(gt, _shrunk(gt), points, f"{count} synthetic faces, seed {seed}")
+
+
+def from_files(source: str, landmarks: str, count: int | None) -> FaceSet:
+    """The faces of a data set as `train` reads it: a folder of aligned pictures, or tar shards.
+
+    NME needs landmarks of every face; without them it is left out. Faces that cannot be read are
+    named and left out.
+
+    Args:
+        landmarks: a file with all landmarks; empty to find them beside the pictures.
+        count: the first so many; all without it.
+
+    Raises:
+        UserError: no faces there.
+    """
+    entries = find_faces(source, landmarks)[:count]
+    gt: list[NDArray[np.uint8]] = []
+    points: list[NDArray[np.float32]] = []
+    for entry in Progress(entries, desc="reading faces", unit="face", leave=False):
+        try:
+            image = read_picture(entry.picture.read())
+            box, marks = None, np.zeros((0, 2), np.float32)
+            if entry.annotation is not None:
+                annotation = annotation_of(entry)
+                box, marks = annotation.box, annotation.landmarks
+            height, width = image.shape[:2]
+            if box is None and height != width:
+                raise ValueError(f"{width}×{height} is not square, and it has no box to cut by")
+            face, marks = cut(image, marks, box or (0, 0, width, height))
+        except Exception as error:  # damaged pictures raise what they like
+            print(f"left out: {entry.name}: {error or type(error).__name__}", file=sys.stderr)
+            continue
+        gt.append(face)
+        points.append(marks)
+    if not gt:
+        raise UserError(f"{source}: no faces that can be read")
+    faces = np.stack(gt)
+    known = len({len(marks) for marks in points}) == 1 and len(points[0]) > 0
+    name = f"{len(faces)} faces of {Path(source).name}"
+    return FaceSet(faces, _shrunk(faces), np.stack(points) if known else None, name)
+
+
+def _shrunk(gt: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.stack([shrink(face) for face in gt])

@@ -1,0 +1,157 @@
+"""What the figures were measured on: without it they are worth nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.engines.contract import cores
+
+BUSY = 0.25  # of the processors, from which on other work spoils latencies
+PACKAGES = (
+    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),
+    *("pycuda", "numpy", "opencv-python-headless"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as it was when something was measured.
+
+    Attributes:
+        system: operating system and its version.
+        processor: as it names itself.
+        cores: that this process may use.
+        features: of the processor's instructions those that decide how fast networks run.
+        megahertz: clocks of the cores just then; none where the system does not tell.
+        gpus: name, driver, clocks and limits of each, as `nvidia-smi` tells.
+        busy: share of the processors that other work took before measuring, 0..1.
+        versions: of the libraries that ran, and of Python.
+        commit: of this project, with a + where files had changed; empty where there is no git.
+        date: when, as year-month-day.
+        command: that repeats it.
+    """
+
+    system: str
+    processor: str
+    cores: int
+    features: list[str]
+    megahertz: list[int]
+    gpus: list[str]
+    busy: float
+    versions: dict[str, str]
+    commit: str
+    date: str
+    command: str
+
+
+def machine(program: str = "benchmarks") -> Machine:
+    """This one. Takes half a second, in which it looks how busy it is, and warns.
+
+    Args:
+        program: whose command line is kept (`python -m program …`).
+    """
+    return Machine(
+        system=platform.platform(),
+        processor=_processor(),
+        cores=cores(),
+        features=_features(),
+        megahertz=_megahertz(),
+        gpus=_gpus(),
+        busy=warn_if_busy(),
+        versions=_versions(),
+        commit=_commit(),
+        date=time.strftime("%Y-%m-%d"),
+        command=shlex.join(["python", "-m", program, *sys.argv[1:]]),
+    )
+
+
+def warn_if_busy() -> float:
+    """The share of the processors that other work takes just now, 0..1; a word where it is much."""
+
+    def taken() -> tuple[int, int]:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        ticks = list(map(int, fields))
+        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the two are idle and waiting
+
+    try:
+        busy, total = taken()
+        time.sleep(0.5)
+        busy_later, total_later = taken()
+    except OSError:
+        return 0.0
+    share = (busy_later - busy) / max(1, total_later - total)
+    if share > BUSY:
+        print(
+            f"warning: other work takes {share:.0%} of this machine; latencies will tell little",
+            file=sys.stderr,
+        )
+    return round(share, 3)
+
+
+def _cpuinfo(field: str) -> list[str]:
+    """A field of every core, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+
+
+def _processor() -> str:
+    names = _cpuinfo("model name")
+    if not names:
+        return platform.processor()
+    # Virtual machines hide the name; family and model still tell the generation.
+    family, model = _cpuinfo("cpu family")[:1], _cpuinfo("model\t")[:1]
+    return f"{names[0]} (family {family[0]}, model {model[0]})" if family and model else names[0]
+
+
+def _features() -> list[str]:
+    flags = set(" ".join(_cpuinfo("flags")[:1]).split())
+    wanted = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_tile")
+    return [name for name in wanted if name in flags]
+
+
+def _megahertz() -> list[int]:
+    return [round(float(value)) for value in _cpuinfo("cpu MHz")]
+
+
+def _gpus() -> list[str]:
+    fields = "name,driver_version,clocks.sm,clocks.mem,power.limit,memory.total"
+    call = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    return _lines(call)
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+    found = _lines(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
+    if not found:
+        return ""
+    changed = _lines(["git", "-C", str(folder), "status", "--porcelain", "-uno"])
+    return found[0] + ("+" if changed else "")
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What a command prints; nothing where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

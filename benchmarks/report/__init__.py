@@ -1,0 +1,1 @@
+"""Results: as data, tables, pictures, pages, and beside older ones."""

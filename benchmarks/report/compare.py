@@ -1,0 +1,91 @@
+"""Has it become worse? Two results files, and what differs beyond noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from benchmarks.contenders.gather import REFERENCE
+from benchmarks.measure import statistics
+from benchmarks.report.results import Results
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_Named)
+
+THRESHOLD = 0.05  # of speed
+PSNR_LOST = 0.02  # dB, what the export's gate allows half precisions
+NME_GROWN = 0.001
+MEMORY_GROWN = 1.10
+
+
+def regressions(new: Results, old: Results, threshold: float = THRESHOLD) -> list[str]:
+    """What has become worse, a line each.
+
+    Speeds are compared as ratios to PyTorch in the same round: two runs rarely see the same
+    machine. A ratio has become lower where it did so by more than `threshold` and the 95 %
+    intervals of the two medians are apart. Of equal data, accuracy must not fall.
+    """
+    found = []
+    for row, earlier in _pairs(
+        new, old, new.latency, old.latency, lambda row: (row.name, row.batch)
+    ):
+        if row.speed and earlier.speed and statistics.lower(row.speed, earlier.speed, threshold):
+            now, then = statistics.median(row.speed), statistics.median(earlier.speed)
+            found.append(
+                f"{row.name}, batch {row.batch}: {now:.2f}× PyTorch's speed, was {then:.2f}×"
+            )
+    for print_, was in _pairs(new, old, new.footprints, old.footprints, lambda row: row.name):
+        if not (print_.host_megabytes and was.host_megabytes):
+            continue
+        now, then = (statistics.median(one.host_megabytes) for one in (print_, was))
+        if now > then * MEMORY_GROWN:
+            found.append(f"{print_.name}: {now:.0f} MB at most, was {then:.0f}")
+    if new.faces == old.faces:
+        known = {row.name: row for row in old.accuracy}
+        for score in new.accuracy:
+            before = known.get(score.name)
+            if before is None:
+                continue
+            if score.psnr < before.psnr - PSNR_LOST:
+                found.append(f"{score.name}: {score.psnr:.2f} dB, was {before.psnr:.2f}")
+            now, then = score.nme or 0.0, before.nme or 0.0  # none counts for nothing
+            if before.nme is not None and now > then + NME_GROWN:
+                found.append(f"{score.name}: NME {now:.2%}, was {then:.2%}")
+    return found
+
+
+def _pairs(
+    new: Results,
+    old: Results,
+    rows: Sequence[Row],
+    before: Sequence[Row],
+    key: Callable[[Row], object],
+) -> list[tuple[Row, Row]]:
+    """Rows of the engines of both runs that were run alike: on such a device, by such a backend."""
+    alike = {one.name: one for one in new.contenders if not one.peer and one.name != REFERENCE}
+    alike = {name: one for name, one in alike.items() if one in old.contenders}
+    known = {key(row): row for row in before}
+    return [(row, known[key(row)]) for row in rows if row.name in alike and key(row) in known]
+
+
+def differences(new: Results, old: Results) -> list[str]:
+    """What else differs between two runs, and may be why their figures do; a line each."""
+    lines = []
+    for name in ("processor", "cores", "gpus", "versions"):
+        now, then = getattr(new.machine, name), getattr(old.machine, name)
+        if now != then:
+            lines.append(f"{name}: {now}, was {then}")
+    return lines
+
+
+def compared(new: Results, old: Results) -> int:
+    """How many figures of two runs can be compared at all."""
+    rows = _pairs(new, old, new.latency, old.latency, lambda row: (row.name, row.batch))
+    prints = _pairs(new, old, new.footprints, old.footprints, lambda row: row.name)
+    scores = {row.name for row in new.accuracy} if new.faces == old.faces else set()
+    return len(rows) + len(prints) + len(scores & {row.name for row in old.accuracy})

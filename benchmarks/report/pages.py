@@ -1,0 +1,144 @@
+"""A run as something to read: Markdown with its pictures, and one HTML page that holds them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import markdown
+
+from benchmarks.contenders.gather import REFERENCE
+from benchmarks.measure import statistics
+from benchmarks.measure.accuracy import Strip
+from benchmarks.report import tables
+from benchmarks.report.results import Results, dumps
+from dic.files import write_together
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap }
+th { border-bottom: 2px solid #888 }
+img { max-width: 100%; height: auto }
+code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere }
+"""
+
+
+def write_report(results: Results, strip: Strip | None, folder: Path) -> None:
+    """Write `report.html` (on its own), `report.md` with its PNG files, and `results.json`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from benchmarks.report.plots import pictures
+
+    drawn = pictures(results, strip)
+    text = "\n\n".join(_parts(results, set(drawn))) + "\n"
+    page = _page(text, drawn)
+    files: dict[Path, bytes] = {folder / name: png for name, png in drawn.items()}
+    files[folder / "report.md"] = text.encode()
+    files[folder / "report.html"] = page.encode()
+    files[folder / "results.json"] = dumps(results)
+    write_together(files)
+
+
+def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
+    """The report in Markdown, a part at a time."""
+
+    def picture(name: str, what: str) -> Iterator[str]:
+        if name in drawn:
+            yield f"![{what}]({name})"
+
+    machine = results.machine
+    yield "# What is gained and lost against PyTorch"
+    yield summary(results)
+    if results.latency:
+        yield "## Latency"
+        yield tables.latency(results)
+        yield from (f"- {note}" for note in tables.latency_notes(results))
+        yield from picture("latency.png", "Faces a second by batch")
+        if "latency.png" in drawn:
+            yield "Bars: 95 % intervals of the medians; of fewer than 6 runs, slowest to fastest."
+    if results.footprints:
+        yield "## Start and memory"
+        yield tables.footprints(results)
+    if results.operators:
+        yield "## Where the time goes"
+        for name, found in results.operators.items():
+            yield f"`{name}`, one face, by ONNX Runtime's profiler:"
+            yield tables.operators(found)
+        yield from picture("roofline.png", "Operators under the machine's limits")
+        if "roofline.png" in drawn:
+            yield "A point is a kind of operator; its area is its share of the engine's time."
+    if results.accuracy:
+        yield "## Accuracy"
+        yield (
+            f"On {results.faces}; uint8 RGB, 8 pixels cropped at every edge, SSIM of an 11×11 "
+            "Gaussian window; NME over the distance between the eyes."
+        )
+        yield tables.accuracy(results)
+        yield from picture("errors.png", "Grey levels off PyTorch's")
+        yield from picture("faces.png", "Faces")
+    if results.dial:
+        yield "## Steps as a dial"
+        yield tables.dial(results)
+        yield from picture("steps.png", "Quality against latency")
+    yield "## How it was measured"
+    yield f"`{machine.command}`"
+    facts = {
+        "date": machine.date,
+        "commit": machine.commit or "unknown",
+        "processor": f"{machine.processor}, {machine.cores} cores, {' '.join(machine.features)}",
+        "clocks": ", ".join(f"{clock} MHz" for clock in machine.megahertz) or "unknown",
+        "GPUs": "; ".join(machine.gpus) or "none",
+        "other work": f"{machine.busy:.0%} of the processors before the run",
+        "system": machine.system,
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+        "reference": f"{results.reference.get('file')}, SHA-256 {results.reference.get('sha256')}",
+    }
+    yield "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    yield "\n".join(f"- {one.name}: {one.backend} on {one.device}" for one in results.contenders)
+    if results.missing:
+        yield "Left out:"
+        yield "\n".join(f"- {line}" for line in results.missing)
+
+
+def summary(results: Results) -> str:
+    """The answer in a few lines."""
+    lines = []
+    for one in results.contenders[1:]:
+        if one.peer:
+            continue
+        said = [
+            f"{statistics.median(row.speed):.2f}× at batch {row.batch}"
+            for row in results.latency
+            if row.name == one.name
+        ]
+        speed = f"{', '.join(said)} as fast as {REFERENCE}" if said else ""
+        lost = ""
+        rows = {row.name: row for row in results.accuracy}
+        if one.name in rows and REFERENCE in rows:
+            mine, theirs = rows[one.name], rows[REFERENCE]
+            decibels = round(theirs.psnr - mine.psnr, 4) + 0.0  # -0.0 reads oddly
+            lost = f"{decibels:.4f} dB lost, {mine.largest} grey levels off at most"
+        lines.append(
+            f"- **{one.name}** ({one.precision}): " + "; ".join(filter(None, [speed, lost]))
+        )
+    return "\n".join(lines)
+
+
+def _page(text: str, drawn: dict[str, bytes]) -> str:
+    """The Markdown as one HTML page, its pictures within."""
+    body = markdown.markdown(text, extensions=["tables"])
+    for name, png in drawn.items():
+        data = base64.b64encode(png).decode()
+        body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{data}"')
+    title = html.escape(re.search(r"# (.*)", text)[1])  # type: ignore[index]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )

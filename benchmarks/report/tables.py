@@ -1,0 +1,213 @@
+"""Results as Markdown tables, padded so that they read as plain text too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.contenders.gather import REFERENCE
+from benchmarks.measure import statistics
+from benchmarks.measure.latency import Latency
+from benchmarks.measure.operators import Operator
+from benchmarks.measure.statistics import FOR_INTERVAL, Interval
+from benchmarks.report.results import Results
+
+OPERATORS = 12  # lines of a profile; the rest is summed
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return "| " + " | ".join([first.strip().ljust(widths[0]), *rest]) + " |"
+
+    rule = (
+        "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    )
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def latency(results: Results) -> str:
+    """Ratios against the reference first, then milliseconds and faces a second; and what of the
+    machine's rate that is.
+    """
+    rows = results.latency
+    on_gpu = any(row.gpu_milliseconds for row in rows)
+    cells = []
+    for row in sorted(rows, key=lambda row: row.batch):
+        one = results.contender(row.name)
+        share = results.limits and results.limits.share(row, one.device, one.precision)
+        cells.append(
+            [
+                row.name,
+                str(row.batch),
+                f"{statistics.median(row.speed):.2f}×",
+                _span(statistics.interval(row.speed), ".2f"),
+                f"{row.median:.1f}",
+                *(_percentile(row, percent) for percent in (90, 99)),
+                *([_gpu(row)] if on_gpu else []),
+                f"{row.faces_a_second:.1f}",
+                "" if share is None else f"{share:.0%}",
+            ]
+        )
+    head = ["", "batch", "speed", "95 %", "ms", "p90", "p99"]
+    head += [*(["ms within GPU"] if on_gpu else []), "faces/s", "of limit"]
+    return table(head, cells)
+
+
+def latency_notes(results: Results) -> list[str]:
+    """What the latency table does not say itself."""
+    runs = [len(row.milliseconds) for row in results.latency]
+    several = f"{min(runs)} to {max(runs)}" if min(runs) < max(runs) else f"{runs[0]}"
+    notes = [
+        f"Medians of {several} runs each, all contenders in turns on fresh random pictures, whose "
+        "results were compared; *speed* is the median over the rounds of how many times as fast as "
+        f"{REFERENCE} in the same round."
+    ]
+    notes += _beside_peers(results)
+    if not results.landmarks:
+        notes.append(
+            "The engines give faces only, and leave the last landmark pass out; "
+            f"{REFERENCE} computes it all the same."
+        )
+    if any(
+        row.batch > 1 and results.contender(row.name).device == "cpu" for row in results.latency
+    ):
+        notes.append(
+            "On the CPU engines run as many faces as cores, or more, one a core (`load_engine` "
+            "with `lanes`); peers run a batch as it is."
+        )
+    if min(runs) < FOR_INTERVAL:
+        notes.append(f"Fewer than {FOR_INTERVAL} runs have no 95 % interval.")
+    notes.append("p90 takes 10 runs and p99 takes 100; of fewer there are none.")
+    if results.limits:
+        rates = ", ".join(f"{rate:.0f} in {name}" for name, rate in results.limits.gflops.items())
+        notes.append(
+            f"*Of limit*: {results.limits.network:.3g} GFLOP a face at the GFLOP/s of the best "
+            f"matrix product of this run ({rates}; copying {results.limits.bandwidth:.0f} GB/s). "
+            "A convolution may beat a matrix product by a little, and what is rewritten may need "
+            "fewer operations than are counted."
+        )
+    return notes
+
+
+def _beside_peers(results: Results) -> list[str]:
+    """How many times as fast as the fastest peer each engine is, round by round."""
+    lines = []
+    for batch in sorted({row.batch for row in results.latency}):
+        rows = [row for row in results.latency if row.batch == batch]
+        peers = [row for row in rows if results.contender(row.name).peer]
+        for row in rows:
+            if not peers or results.contender(row.name).peer or row.name == REFERENCE:
+                continue
+            best = min(peers, key=lambda peer: peer.median)
+            found = statistics.ratios(best.milliseconds, row.milliseconds)
+            span = _span(statistics.interval(found), ".2f")
+            lines.append(
+                f"{row.name} at batch {batch}: **{statistics.median(found):.2f}×** as fast as the "
+                f"fastest peer, {best.name}{f' (95 %: {span})' if span else ''}."
+            )
+    return lines
+
+
+def _span(found: Interval | None, form: str) -> str:
+    return "" if found is None else f"{found[0]:{form}}–{found[1]:{form}}"
+
+
+def _percentile(row: Latency, percent: float) -> str:
+    found = statistics.percentile(row.milliseconds, percent)
+    return "" if found is None else f"{found:.1f}"
+
+
+def _gpu(row: Latency) -> str:
+    times = row.gpu_milliseconds
+    return f"{statistics.median(times):.2f}" if times else ""
+
+
+def accuracy(results: Results) -> str:
+    cells = []
+    for row in results.accuracy:
+        agreement = row.reference_psnr
+        cells.append(
+            [
+                row.name,
+                f"{row.psnr:.2f}",
+                f"{row.ssim:.4f}",
+                "" if row.nme is None else f"{100 * row.nme:.2f}",
+                "" if row.largest is None else str(row.largest),
+                "" if agreement is None else ("equal" if agreement > 1e6 else f"{agreement:.1f}"),
+            ]
+        )
+    for name, (psnr, ssim) in results.published.items():
+        cells.append([f"{name} (published, not measured here)", f"{psnr}", f"{ssim}", "", "", ""])
+    head = ("", "PSNR dB", "SSIM", "NME %", "max. levels off", "dB to PyTorch")
+    return table(head, cells)
+
+
+def footprints(results: Results) -> str:
+    on_gpu = any(row.gpu_megabytes for row in results.footprints)
+    cells = [
+        [
+            row.name,
+            f"{row.median:.2f}",
+            f"{statistics.median(row.host_megabytes):.0f}",
+            *([f"{statistics.median(row.gpu_megabytes):.0f}"] if row.gpu_megabytes else []),
+        ]
+        for row in results.footprints
+    ]
+    starts = len(results.footprints[0].first_face)
+    head = ["", f"start to first face, s, median of {starts}", "memory at most, MB"]
+    return table([*head, *(["GPU memory, MB"] if on_gpu else [])], cells)
+
+
+def operators(found: Sequence[Operator]) -> str:
+    total = sum(one.milliseconds for one in found)
+    cells = [_operator(one, total) for one in found[:OPERATORS]]
+    rest = found[OPERATORS:]
+    if rest:
+        others = Operator(
+            f"{len(rest)} more kinds",
+            sum(one.calls for one in rest),
+            sum(one.milliseconds for one in rest),
+            sum(one.gflop for one in rest),
+            sum(one.gigabytes for one in rest),
+        )
+        cells.append(_operator(others, total))
+    return table(("", "calls", "ms", "share", "GFLOP", "GFLOP/s", "FLOP/byte"), cells)
+
+
+def _operator(one: Operator, total: float) -> list[str]:
+    computed = one.gflop > 0
+    return [
+        one.kind,
+        str(one.calls),
+        f"{one.milliseconds:.2f}",
+        f"{one.milliseconds / total:.1%}",
+        f"{one.gflop:.2f}" if computed else "",
+        f"{one.rate:.0f}" if computed else "",
+        f"{one.intensity:.1f}" if computed else "",
+    ]
+
+
+def dial(results: Results) -> str:
+    cells, before = [], None
+    for one in results.dial:
+        gain = "" if before is None else f"{one.psnr - before:+.2f}"
+        cells.append(
+            [
+                str(one.steps),
+                f"{one.psnr:.2f}",
+                gain,
+                f"{one.ssim:.4f}",
+                "" if one.nme is None else f"{100 * one.nme:.2f}",
+                f"{statistics.median(one.milliseconds):.1f}",
+            ]
+        )
+        before = one.psnr
+    return table(("steps", "PSNR dB", "gain", "SSIM", "NME %", "ms"), cells)
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """A number with the verb or noun that goes with it: 1 is, 3 are, none is."""
+    return f"{count or 'none'} {one if count < 2 else several}"

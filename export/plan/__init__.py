@@ -1,0 +1,1 @@
+"""TensorRT plans: the two libraries that build them, and the building."""

@@ -1,0 +1,187 @@
+"""Building: an ONNX file parsed and compiled into a plan, with progress, and stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dic.console import UserError
+from dic.progress import Progress
+from export.plan.flavour import Flavour, PlanChoices
+
+MIB = 2**20
+
+
+class PlanBuilder:
+    """Parses an ONNX file and builds a plan of it.
+
+    Args:
+        flavour: which library.
+        source: the ONNX file; external weights are found beside it.
+        choices: what to build for.
+
+    Attributes:
+        timings: the timing cache after a build, where one was asked for.
+    """
+
+    def __init__(self, flavour: Flavour, source: Path, choices: PlanChoices) -> None:
+        self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
+        self.timings = memoryview(b"")
+        self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
+        self.complaints: list[str] = []
+        self.stopped = False
+        self.logger = self._logger()
+
+    def say(self, line: str) -> None:
+        self.bar.say(line)
+
+    def build(self) -> memoryview:
+        """The plan.
+
+        Raises:
+            UserError: the graph cannot be parsed or built; says which node and why.
+            KeyboardInterrupt: the user stopped it.
+        """
+        try:
+            with self._interruptible():
+                plan = self._build()
+            if plan is not None and self.bar.total:
+                self.bar.update(self.bar.total - self.bar.n)
+        finally:
+            self.bar.close()
+        if self.stopped:
+            raise KeyboardInterrupt
+        if plan is None:
+            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
+            hint = "; --workspace may be too small" if self.choices.workspace else ""
+            raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}{hint}")
+        return memoryview(plan)
+
+    def _build(self) -> Any:
+        """What the library returns: the plan, or None."""
+        trt, choices = self.trt, self.choices
+        builder = trt.Builder(self.logger)
+        network = builder.create_network(self.flavour.creation_flags)
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(self.source)):
+            raise UserError(f"{self.source}: {self._parse_error(parser)}")
+        config = builder.create_builder_config()
+        profile = builder.create_optimization_profile()
+        for i in range(network.num_inputs):
+            tensor = network.get_input(i)
+            sizes = tuple(tensor.shape)[1:]
+            profile.set_shape(tensor.name, *((batch, *sizes) for batch in choices.batch))
+        config.add_optimization_profile(profile)
+        self._configure(config)
+        config.progress_monitor = self._monitor()
+        self.complaints.clear()
+        plan = builder.build_serialized_network(network, config)
+        if choices.timing_cache and plan is not None:
+            self.timings = memoryview(config.get_timing_cache().serialize())
+        return plan
+
+    def _configure(self, config: Any) -> None:
+        trt, choices = self.trt, self.choices
+        if choices.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, choices.workspace * MIB)
+        if choices.optimization_level is not None:
+            config.builder_optimization_level = choices.optimization_level
+        (config.set_flag if choices.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers keep their names
+        if choices.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if choices.hardware_compatible:
+            name = choices.hardware_compatible.upper()
+            levels = trt.HardwareCompatibilityLevel.__members__
+            if name not in levels:  # of early 10.x
+                raise UserError(f"--hardware-compatible: {self.flavour.version} has no {name}")
+            config.hardware_compatibility_level = levels[name]
+        if choices.compute_capability:
+            named = [self.flavour.capability(wanted) for wanted in choices.compute_capability]
+            config.num_compute_capabilities = len(named)
+            for i, capability in enumerate(named):
+                config.set_compute_capability(capability, i)
+        if choices.timing_cache:
+            held = choices.timing_cache.read_bytes() if choices.timing_cache.is_file() else b""
+            cache = config.create_timing_cache(held)
+            if cache is None or not config.set_timing_cache(cache, False):
+                raise UserError(
+                    f"{choices.timing_cache}: not a timing cache of this TensorRT and GPU; "
+                    "remove it or name another"
+                )
+
+    def _parse_error(self, parser: Any) -> str:
+        """The parser's first complaint: node, operator and reason, in one line."""
+        if not parser.num_errors:
+            return "the parser gives no reason"
+        error = parser.get_error(0)
+        reason = " ".join(str(error.desc()).split())
+        node = error.node_name() if hasattr(error, "node_name") else ""
+        operator = error.node_operator() if hasattr(error, "node_operator") else ""
+        where = f"node {node} ({operator}): " if node else ""
+        return f"{self.flavour.label} cannot read it: {where}{reason[:300]}"
+
+    def _logger(self) -> Any:
+        """A logger that keeps errors for our one line, and shows the rest where asked to."""
+        keep, show, severities = self.complaints, self.choices.verbose, self.trt.ILogger.Severity
+        bar = self.bar
+
+        class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
+            def log(self, severity: Any, message: str) -> None:
+                line = " ".join(message.split())
+                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
+                    keep.append(line[:300])
+                if show:
+                    bar.say(f"{severity.name.lower()}: {line}")
+
+        return Logger()
+
+    def _monitor(self) -> Any:
+        """The library's progress on our bar. It must not raise: the library would not know."""
+        outer = self
+
+        class Monitor(self.trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.top = ""
+
+            def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+                if parent is None:
+                    self.top = name
+                    outer.bar.reset(total=steps)
+                else:
+                    outer.bar.set_postfix_str(name, refresh=False)
+
+            def step_complete(self, name: str, step: int) -> bool:
+                if name == self.top:
+                    outer.bar.update()
+                return not outer.stopped
+
+            def phase_finish(self, name: str) -> None:
+                pass
+
+        return Monitor()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C stops the build at its next step, where the library lets go.
+
+        Python's own exception could be raised in a callback, where the library would swallow it.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears signals
+            return
+
+        def stop(*_: object) -> None:
+            self.stopped = True
+            signal.signal(signal.SIGINT, before)  # who presses it twice is in a hurry
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

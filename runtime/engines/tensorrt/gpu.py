@@ -1,0 +1,53 @@
+"""The GPU's context, and TensorRT's messages."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dic.engine_file import EngineError
+
+log = logging.getLogger(__name__)
+
+_CONTEXTS: dict[int, Any] = {}  # primary contexts by GPU
+
+
+def primary_context(path: Path, index: int) -> tuple[Any, Any]:
+    """PyCUDA's driver module, and the GPU's primary context, which other libraries share."""
+    try:
+        cuda = importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        raise EngineError(
+            f"{path}: pycuda is not installed, or not for this driver ({error}); pip install pycuda"
+        ) from error
+    try:
+        cuda.init()
+        count = cuda.Device.count()
+        if index >= count:
+            raise EngineError(f"{path}: no GPU cuda:{index}; there are {count} here")
+        # Kept until the process ends: arrays on the GPU may outlive their engine.
+        if index not in _CONTEXTS:
+            _CONTEXTS[index] = cuda.Device(index).retainprimary_context()
+        return cuda, _CONTEXTS[index]
+    except cuda.Error as error:
+        raise EngineError(f"{path}: the GPU cannot be used: {error}") from error
+
+
+def plan_logger(trt: ModuleType) -> Any:
+    """A logger that keeps the last error for our one line, and tells the rest to `logging`."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            line = " ".join(message.split())
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.last = line[:300]
+            log.debug("%s: %s", severity.name.lower(), line)
+
+    return Logger()

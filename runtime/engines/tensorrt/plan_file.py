@@ -1,0 +1,57 @@
+"""What a plan says of itself: the JSON beside it, or without that its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from dic.engine_file import METADATA_PREFIX, EngineError, Metadata, TensorInfo, sidecar
+from dic.sizes import LQ_SIZE
+
+log = logging.getLogger(__name__)
+
+
+def plan_metadata(
+    path: Path, plan: bytes, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+) -> Metadata:
+    """From the JSON beside a plan; without it, what its tensors tell."""
+    beside = sidecar(path)
+    try:
+        content = json.loads(beside.read_text())
+        whole = dict(content.items())
+        digest = whole.get("plan", {}).get("sha256")
+    except OSError:
+        log.warning("%s: no %s beside it; what it computes is unverified", path, beside.name)
+        return _guessed(path, inputs, outputs)
+    except (ValueError, AttributeError) as error:
+        raise EngineError(f"{beside}: damaged ({error}); build the plan anew") from error
+    if digest != hashlib.sha256(plan).hexdigest():
+        raise EngineError(f"{beside}: is of another plan than {path.name}; build the plan anew")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in whole.items()}
+    return Metadata.parse(path, _prefixed(texts))
+
+
+def _prefixed(entries: dict[str, str]) -> dict[str, str]:
+    return {f"{METADATA_PREFIX}{key}": value for key, value in entries.items()}
+
+
+def _guessed(
+    path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+) -> Metadata:
+    image = inputs[0].name == "image"
+    sizes = {tensor.name: tensor.shape for tensor in outputs}
+    faces = [shape for name, shape in sizes.items() if name == "face" or name.startswith("sr")]
+    side = next((shape[1 if image else 2] for shape in faces), None) or LQ_SIZE
+    marks = next((s for n, s in sizes.items() if n == "scores" or n.startswith("heatmap")), ())
+    entries = {
+        "format_version": "1",
+        "io": "image" if image else "tensor",
+        "steps": str(sum(name.startswith("sr_") for name in sizes) or 0),
+        "precision": "unknown",
+        "target": "gpu",
+        "landmarks": str(marks[1] if len(marks) in (2, 4) else 0),
+        "scale": str(side // LQ_SIZE),
+    }
+    return Metadata.parse(path, _prefixed(entries))

@@ -1,0 +1,1 @@
+"""Faces in pictures: found, cut out, restored, blended back."""

@@ -1,0 +1,1 @@
+"""Videos: faces followed from frame to frame, restored, and encoded anew."""

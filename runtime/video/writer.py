@@ -1,0 +1,96 @@
+"""Writing a video: pictures encoded anew, everything else copied."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange
+
+from runtime.video.reader import COPIED, EXACT, Frame, Reader, VideoError, reason_of
+
+# Encoders by container, and how finely they encode: near to invisible losses.
+CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}), ".avi": ("mpeg4", {"q": "2"})}
+CODEC = ("libx264", {"crf": "17", "preset": "medium"})
+
+
+class Writer:
+    """The restored video: pictures encoded anew, everything else copied.
+
+    Args:
+        path: with the suffix of the container.
+        size: width and height of the frames; odd ones are padded by a pixel, which encoders need.
+        aspect: width of a pixel over its height; None where the source does not say.
+    """
+
+    def __init__(
+        self, path: Path, source: Reader, size: tuple[int, int], aspect: Fraction | None
+    ) -> None:
+        self._space = source.space
+        suffix = path.suffix.lower()
+        name, options = CODECS.get(suffix, CODEC)
+        try:
+            self.container = av.open(str(path), "w")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{path}: cannot be written: {reason_of(error)}") from error
+        encoded: Any = self.container.add_stream(name, rate=source.rate, options=options)
+        self.stream = encoded
+        self.stream.width, self.stream.height = (side + side % 2 for side in size)
+        self.stream.pix_fmt = "yuv420p"
+        context, given = encoded.codec_context, source.stream.codec_context
+        # AVI has no times, only a rate; MPEG-4 counts in 16 bits.
+        self._time_base = 1 / source.rate if name == "mpeg4" else source.time_base
+        context.time_base = self._time_base
+        if aspect:
+            context.sample_aspect_ratio = aspect
+        context.colorspace, context.color_range = source.space, ColorRange.MPEG
+        context.color_primaries, context.color_trc = given.color_primaries, given.color_trc
+        self.left_out: list[str] = []
+        self._copied = {}
+        for stream in source.container.streams:
+            if stream.type in COPIED:
+                try:
+                    copied = self.container.add_stream_from_template(stream)
+                    copied.metadata.update(stream.metadata)
+                    self._copied[stream.index] = copied
+                except (av.FFmpegError, ValueError):  # the container does not take its codec
+                    self.left_out.append(stream.type)
+        self.container.metadata.update(source.container.metadata)
+        encoded.metadata.update(
+            {k: v for k, v in source.stream.metadata.items() if k == "language"}
+        )
+        self._last: int | None = None
+
+    def copy(self, packet: Any) -> None:
+        stream = self._copied.get(packet.stream.index)
+        if stream is not None:
+            packet.dts = packet.pts if packet.dts is None else packet.dts
+            packet.stream = stream
+            self.container.mux(packet)
+
+    def add(self, frame: Frame) -> None:
+        high, wide = (side % 2 for side in frame.pixels.shape[:2])
+        pixels = np.pad(frame.pixels, ((0, high), (0, wide), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        picture = picture.reformat(
+            format="yuv420p",
+            interpolation=EXACT,
+            src_colorspace=self._space,
+            dst_colorspace=self._space,
+            dst_color_range=ColorRange.MPEG,
+        )
+        # Times that do not grow, as damaged files have them, are refused by containers.
+        pts = round(frame.pts * frame.time_base / self._time_base)
+        pts = pts if self._last is None else max(pts, self._last + 1)
+        picture.pts, picture.time_base, self._last = pts, self._time_base, pts
+        picture.colorspace = self._space
+        self.container.mux(self.stream.encode(picture))
+
+    def close(self) -> None:
+        try:
+            self.container.mux(self.stream.encode(None))
+        finally:
+            self.container.close()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from dic.console import UserError
+from dic.files import check_writable, write_together, write_whole
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("UserError('it broke')", "error: it broke"),
+        (
+            "ModuleNotFoundError(name='torch')",
+            "error: torch is not installed; pip install 'dic-toolkit[train]'",
+        ),
+        ("MemoryError()", "error: out of memory"),
+        ("OSError(13, 'Permission denied', '/x/y')", "error: /x/y: Permission denied"),
+    ],
+)
+def test_what_a_user_can_cause_ends_in_one_line(raised: str, said: str) -> None:
+    code = (
+        f"from dic.console import *\ndef main(arguments):\n    raise {raised}\nrun(main, 'train')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, said + "\n")
+
+
+def test_plain_progress_is_few_lines() -> None:
+    code = (
+        "from dic.progress import Progress\n"
+        "with Progress(range(300), desc='work') as bar:\n"
+        "    for i in bar:\n"
+        "        if i % 100 == 0: bar.say(f'at {i}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("at ")] == ["at 0", "at 100", "at 200"]
+    assert lines[-1].startswith("work: 100% 300/300")
+    assert len(lines) == 4, "and the end is told once"
+    assert "\r" not in done.stderr
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_whole(path, b"first")
+    assert path.read_bytes() == b"first"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_whole(path / "below", b"x")
+    with pytest.raises(UserError, match="too long"):
+        write_whole(tmp_path / ("x" * 300), b"x")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    new = tmp_path / "new" / "deep"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_together({new / "one": b"1", new / ("x" * 300): b"2"})
+    assert not list(tmp_path.iterdir()), "nor the folders made for them"
+    write_together({new / "one": b"1", new / "two": b"2"})
+    with pytest.raises(UserError, match="is a folder"):
+        write_together({new / "one": b"changed", new: b"x"})
+    assert (new / "one").read_bytes() == b"1"
+
+
+def test_long_work_is_not_begun_for_what_cannot_be_written(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b" / "c")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory"):
+        check_writable(tmp_path / "file" / "x" / "y")
+
+
+@pytest.mark.parametrize("closing", ["2>&-", "2>&1 >/dev/null | head -c 1 >/dev/null"])
+def test_work_goes_on_where_nobody_listens(closing: str, tmp_path: Path) -> None:
+    """An album is restored to its end when the pager that shows the messages is left."""
+    script = (
+        "import sys, pathlib\n"
+        "from dic.console import run\n"
+        "def main(arguments):\n"
+        "    for n in range(4000):\n"
+        "        print('said', n, file=sys.stderr)\n"
+        "    pathlib.Path(arguments[0]).write_text('done')\n"
+        "    return 1\n"
+        "run(main, 'cpu')\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    for unbuffered in ("", "1"):
+        line = f"{sys.executable} {tmp_path}/script.py {tmp_path}/done{unbuffered} {closing}"
+        line += "; exit ${PIPESTATUS[0]}"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 1
+        assert (tmp_path / f"done{unbuffered}").read_text() == "done"

@@ -1,0 +1,146 @@
+"""Triton repositories, read back with Triton's own protobuf."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command, one_line_error
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export.choices import Choices
+from export.exporter import export
+from export.graph.interface import Io, Signature
+from export.triton import main
+from train.checkpoint import load_checkpoint
+
+
+def parsed(path: Path) -> Any:
+    return text_format.Parse(path.read_text(), pb.ModelConfig())
+
+
+def fake_plan(path: Path, batch: list[int]) -> Path:
+    """The header of a TensorRT plan, with what `export.tensorrt` writes beside one."""
+    path.write_bytes(b"ftrt" + bytes(100))
+    facts = {
+        "format_version": "1",
+        "precision": "fp16",
+        "io": "image",
+        "export_error": "{}",
+        "inputs": [{"name": "image", "dtype": "uint8", "sizes": [16, 16, 3]}],
+        "outputs": [{"name": "face", "dtype": "uint8", "sizes": [128, 128, 3]}],
+        "plan": {"batch": batch, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }
+    path.with_name(f"{path.name}.json").write_text(json.dumps(facts))
+    return path
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    return fake_plan(tmp_path / "dic.trt", [1, 16, 64])
+
+
+def test_a_repository_of_an_onnx_file(command: Command, tmp_path: Path, tiny_engine: Path) -> None:
+    models = tmp_path / "models"
+    done = command("export.triton", tiny_engine, "-o", models)
+    assert done.returncode == 0, done.stderr
+    assert (models / "dic" / "1" / "model.onnx").read_bytes() == tiny_engine.read_bytes()
+    config = parsed(models / "dic" / "config.pbtxt")
+    assert (config.name, config.platform, config.backend) == (
+        "dic",
+        "onnxruntime_onnx",
+        "onnxruntime",
+    )
+    assert config.max_batch_size == 32
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        ("image", pb.TYPE_UINT8, [16, 16, 3])
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [
+        ("face", pb.TYPE_UINT8, [128, 128, 3]),
+        ("landmarks", pb.TYPE_FP32, [68, 2]),
+        ("scores", pb.TYPE_FP32, [68]),
+    ]
+    assert list(config.dynamic_batching.preferred_batch_size) == [8, 32]
+    assert config.response_cache.enable
+    assert [w.batch_size for w in config.model_warmup] == [1, 8, 32]
+    assert config.model_warmup[0].inputs["image"].random_data
+
+
+def test_a_plans_profile_decides_the_batches(tmp_path: Path, plan: Path) -> None:
+    arguments = [str(plan), "-o", str(tmp_path / "m"), "--device", "gpu", "--instances", "2"]
+    assert main(arguments) == 0
+    config = parsed(tmp_path / "m" / "dic" / "config.pbtxt")
+    assert config.platform == "tensorrt_plan"
+    assert config.max_batch_size == 64
+    assert list(config.dynamic_batching.preferred_batch_size) == [16, 64]
+    assert [w.batch_size for w in config.model_warmup] == [1, 16, 64]
+    assert config.instance_group[0].count == 2
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+    assert (tmp_path / "m" / "dic" / "1" / "model.plan").is_file()
+
+
+def test_versions_stand_side_by_side(
+    tmp_path: Path, tiny_engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    for version in ("1", "2"):
+        more = ["--model-version", version, "--keep-versions", "2"]
+        assert main([str(tiny_engine), "-o", str(models), *more]) == 0
+    assert sorted(p.name for p in (models / "dic").iterdir()) == ["1", "2", "config.pbtxt"]
+    config = parsed(models / "dic" / "config.pbtxt")
+    assert config.version_policy.latest.num_versions == 2
+    assert "warning" not in capsys.readouterr().err
+    assert main([str(tiny_engine), "-o", str(models)]) == 0
+    assert "1 newer versions are served" in capsys.readouterr().err
+
+
+def test_external_weights_travel(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    source = tmp_path / "far.onnx"
+    signature = Signature(Io.TENSOR, 1, False)
+    checkpoint = load_checkpoint(tiny_checkpoint, 1)
+    export(checkpoint, signature, source, Choices(external_data=True))
+    assert main([str(source), "-o", str(tmp_path / "m"), "--name", "far"]) == 0
+    version = tmp_path / "m" / "far" / "1"
+    assert sorted(p.name for p in version.iterdir()) == ["far.onnx.data", "model.onnx"]
+    import onnxruntime
+
+    onnxruntime.InferenceSession(str(version / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_command_errors_are_one_line(
+    command: Command, tmp_path: Path, tiny_engine: Path, plan: Path
+) -> None:
+    rtx, bare = tmp_path / "rtx.trt", tmp_path / "bare.trt"
+    rtx.write_bytes(b"vtrt" + bytes(10))
+    bare.write_bytes(b"ftrt" + bytes(10))
+    other = tmp_path / "other" / "dic"
+    other.mkdir(parents=True)
+    (other / "config.pbtxt").write_text("name: {")
+    assert main([str(plan), "-o", str(tmp_path / "taken")]) == 0
+    swapped = fake_plan(tmp_path / "swapped.trt", [1, 1, 1])
+    swapped.write_bytes(b"ftrt" + bytes(7))
+    out = tmp_path / "models"
+    cases: list[tuple[list[object], str]] = [
+        ([tmp_path / "none.onnx"], "No such file"),
+        ([rtx], "no backend for TensorRT-RTX"),
+        ([bare], "bare.trt.json is needed"),
+        ([tiny_engine, "--name", "../x"], "--name"),
+        ([tiny_engine, "--instances", "0"], "--instances"),
+        ([tiny_engine, "--model-version", "0"], "--model-version"),
+        ([tiny_engine, "--max-batch", "0"], "--max-batch"),
+        ([plan, "--max-batch", "65"], "up to 64"),
+        ([plan, "--device", "cpu"], "GPUs only"),
+        ([fake_plan(tmp_path / "large.trt", [2, 4, 8])], "--min-batch 1"),
+        ([swapped], "belongs to another plan"),
+        ([tiny_engine, "-o", tmp_path / "other"], "not a Triton configuration"),
+        ([tiny_engine, "-o", tmp_path / "taken", "--model-version", "2"], "another --name"),
+        ([tiny_engine, "-o", tiny_engine], "cannot be written"),
+    ]
+    for arguments, why in cases:
+        extra = [] if "-o" in arguments else ["-o", out]
+        assert why in one_line_error(command("export.triton", *arguments, *extra), 2), arguments
+        assert not out.exists()

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DATA, TINY
+
+from train.checkpoint import CheckpointError, Layout, load_checkpoint, save_checkpoint
+from train.model.network import DIC, NetworkConfig
+
+SMALL = DATA / "dic_small_mmediting.pth"
+ORIGINAL = DATA / "dic_small_original.pth"
+
+
+def saved(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "saved.pth"
+    torch.save(content, path)
+    return path
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(path, weights_only=True)["state_dict"])
+
+
+def test_layouts_are_told_apart_by_content(tiny_checkpoint: Path) -> None:
+    assert load_checkpoint(SMALL).layout is Layout.MMEDITING
+    assert load_checkpoint(ORIGINAL).layout is Layout.ORIGINAL
+    assert load_checkpoint(tiny_checkpoint).layout is Layout.TOOLKIT
+
+
+def test_configuration_is_read_from_shapes() -> None:
+    expected = NetworkConfig(
+        channels=8, groups=3, fusion_blocks=2, hourglass_channels=16, hourglass_depth=4, steps=4
+    )
+    assert load_checkpoint(SMALL).network.config == expected
+    assert load_checkpoint(ORIGINAL).network.config == expected
+
+
+@pytest.mark.parametrize("layout", ["mmediting", "original"])
+def test_full_size_layouts_load(layout: str, tmp_path: Path) -> None:
+    keys = json.loads((DATA / f"dic_full_{layout}_keys.json").read_text())
+    path = saved(tmp_path, {"state_dict": {k: torch.zeros(v) for k, v in keys.items()}})
+    assert load_checkpoint(path).network.config == NetworkConfig()
+
+
+def test_own_format_keeps_weights_steps_and_provenance(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    network = DIC(TINY)
+    path = tmp_path / "own.pth"
+    save_checkpoint(path, network, {"recipe": {"name": "x"}, "iteration": 7})
+    loaded = load_checkpoint(path)
+    assert loaded.network.config == TINY
+    assert loaded.provenance == {"recipe": {"name": "x"}, "iteration": 7}
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, loaded.network.state_dict()[name])
+    assert load_checkpoint(path, steps=9).network.config.steps == 9
+
+
+@pytest.mark.parametrize("key", ["state_dict", "netG", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_authors_wrappings(key: str | None, prefix: str, tmp_path: Path) -> None:
+    held = {prefix + name: tensor for name, tensor in tensors(ORIGINAL).items()}
+    loaded = load_checkpoint(saved(tmp_path, {key: held} if key else held))
+    assert loaded.layout is Layout.ORIGINAL
+    assert torch.equal(loaded.network.conv_first[0].weight, tensors(ORIGINAL)["conv_in.0.weight"])
+
+
+def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
+    plain = tensors(SMALL)
+    averaged = {k.replace("generator.", "generator_ema."): v + 1 for k, v in plain.items()}
+    loaded = load_checkpoint(saved(tmp_path, {"state_dict": plain | averaged}))
+    assert torch.equal(loaded.network.conv_first[0].bias, plain["generator.conv_first.0.bias"] + 1)
+
+
+def test_a_ganwrapped_checkpoint_ignores_the_other_networks(tmp_path: Path) -> None:
+    held = tensors(SMALL) | {"discriminator.conv.weight": torch.zeros(3)}
+    assert load_checkpoint(saved(tmp_path, {"state_dict": held})).layout is Layout.MMEDITING
+
+
+def test_wrong_tensors_are_listed_by_name(tmp_path: Path) -> None:
+    held = tensors(ORIGINAL)
+    del held["out.0.bias"]
+    held["extra.weight"] = torch.zeros(1)
+    held["conv_out.0.bias"] = torch.zeros(4)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved(tmp_path, {"state_dict": held}))
+    message = str(caught.value)
+    assert "1 missing: conv_last.0.bias" in message
+    assert "1 surplus: extra.weight" in message
+    assert "1 misshapen: conv_last.2.bias 4 for 3" in message
+    assert "\n" not in message
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("pickle-was-run",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_is_refused(
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "attack.pth"
+    if zipped:
+        torch.save({"state_dict": Attack()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"state_dict": Attack()}))
+    with pytest.raises(CheckpointError, match="refused"):
+        load_checkpoint(path)
+    assert not Path("pickle-was-run").exists()
+
+
+def test_unusable_files_say_why_in_one_line(tmp_path: Path) -> None:
+    whole = SMALL.read_bytes()
+    cases = {
+        "truncated": (whole[: len(whole) // 2], "damaged"),
+        "empty": (b"", "holds nothing"),
+        "text": (b"hello, this is no checkpoint", "damaged|refused"),
+    }
+    for name, (content, why) in cases.items():
+        path = tmp_path / f"{name}.pth"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=why) as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_checkpoint(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="directory"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ({"state_dict": {"layer1.weight": torch.zeros(3)}}, "not a DIC network.*layer1.weight"),
+        ({"epoch": 3}, "no tensors"),
+        ([1, 2], "holds list"),
+        ({"format": "dic-toolkit checkpoint", "format_version": 99}, "format 99 is not known"),
+        ({"state_dict": {"hour_glass.first_conv.weight": torch.zeros(3)}}, "lacks"),
+    ],
+)
+def test_other_content_says_why(content: Any, why: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=why):
+        load_checkpoint(saved(tmp_path, content))
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own.pth"
+    save_checkpoint(path, DIC(TINY), {})
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match="No space left"):
+        save_checkpoint(path, DIC(TINY), {"later": 1})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

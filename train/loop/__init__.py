@@ -1,0 +1,1 @@
+"""A training run: its updates, its state, its processes, its validation."""

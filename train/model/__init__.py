@@ -1,0 +1,1 @@
+"""The network of the paper, its critic, and the losses."""
