@@ -21,7 +21,7 @@ from dic.files import write_whole
 from dic.metrics import psnr
 from dic.sizes import LQ_SIZE
 from runtime.faces.crop import Crop, cut
-from runtime.faces.detect import HaarDetector
+from runtime.faces.detect import YuNetDetector
 from runtime.pictures.files import Picture, encode_picture, read_picture
 
 TILE = 384
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     original = astronaut()
-    face = HaarDetector().find(original)[0]
+    face = YuNetDetector().find(original)[0]
     side = round(original.shape[0] * LQ_SIZE / face.size)
     small = np.asarray(Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC))
     source, target = options.out / "small.png", options.out / "restored.png"

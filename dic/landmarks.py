@@ -31,7 +31,7 @@ COMPONENT_GROUPS: dict[int, tuple[Sequence[int], ...]] = {
 # By landmark count: the side of a face's square, from hair to chin, over the longer side of the
 # upright face's landmarks, and how much higher its centre lies, in the same unit. Faces to train on
 # are cut by it, and what the runtime finds.
-CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.65, 0.17)}
+CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.58, 0.19)}
 
 # Where each of the 68 points comes to lie when the face is mirrored.
 FLIP_68: tuple[int, ...] = (

@@ -24,7 +24,7 @@ from runtime.engines.load import load_engine
 if TYPE_CHECKING:
     from runtime.faces.blend import Interpolation
     from runtime.faces.crop import Crop
-    from runtime.faces.detect import Detector, HaarDetector, YuNetDetector
+    from runtime.faces.detect import Detector, DetectorError, YuNetDetector
     from runtime.faces.restore import Face, PhotoOptions, RestoredPhoto
     from runtime.pictures.files import ImageError, Picture
     from runtime.restorer import FaceRestorer
@@ -37,7 +37,7 @@ _LATER = {
     "Detector": "faces.detect",
     "Face": "faces.restore",
     "FaceRestorer": "restorer",
-    "HaarDetector": "faces.detect",
+    "DetectorError": "faces.detect",
     "ImageError": "pictures.files",
     "Interpolation": "faces.blend",
     "NoFaceError": "video.restore",
@@ -51,11 +51,11 @@ _LATER = {
 __all__ = [
     "Crop",
     "Detector",
+    "DetectorError",
     "Engine",
     "EngineError",
     "Face",
     "FaceRestorer",
-    "HaarDetector",
     "ImageError",
     "Interpolation",
     "NoFaceError",

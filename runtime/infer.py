@@ -44,7 +44,7 @@ OF_PHOTOS = {
     "smallest_face": None,
     "enlarge": None,
     "upscale_background": "cubic",
-    "yunet": None,
+    "detector": None,
 }
 
 
@@ -100,15 +100,13 @@ def main(arguments: list[str]) -> int:
 
 def _places(options: argparse.Namespace) -> tuple[Boxes | None, Detector | None]:
     """Where photographs' faces are: as a file says, or as a detector finds them."""
-    from runtime.faces.detect import DetectorError, HaarDetector, YuNetDetector
+    from runtime.faces.detect import DetectorError, YuNetDetector
     from runtime.jobs.boxes import Boxes
 
     if options.boxes:
         return Boxes(options.boxes), None
     try:
-        if options.yunet:
-            return None, YuNetDetector(options.yunet)
-        return None, HaarDetector(options.smallest_face)
+        return None, YuNetDetector(options.detector, options.smallest_face)
     except DetectorError as error:
         raise UserError(error) from error
 
@@ -252,7 +250,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         type=int,
         metavar="PIXELS",
         help="width, ear to ear, from which faces are looked for (default: 12, and more in "
-        "photographs over 2.7 megapixels, where that takes long: 25 in one of 12)",
+        "photographs over 2 megapixels, where that takes long: 30 in one of 12)",
     )
     add(
         "--enlarge",
@@ -266,7 +264,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default="cubic",
         help="how the rest is enlarged (default: %(default)s)",
     )
-    add("--yunet", type=Path, metavar="MODEL", help="find faces with YuNet's ONNX model")
+    add(
+        "--detector",
+        type=Path,
+        metavar="FILE",
+        help="YuNet's ONNX model to find faces with (default: the one that comes along)",
+    )
     add(
         "--boxes",
         type=Path,
@@ -288,8 +291,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             parser.error(f"--{name.replace('_', '-')} must be {low} to {high}")
-    if options.boxes is not None and options.yunet is not None:
-        parser.error("--boxes and --yunet: either tells where the faces are")
+    if options.boxes is not None and (options.detector or options.smallest_face):
+        parser.error("--boxes says where the faces are; leave out --detector and --smallest-face")
     return options
 
 

@@ -81,12 +81,19 @@ class Crop:
 
     def overlap(self, other: Crop) -> float:
         """Intersection over union of the two squares, unturned."""
+        shared = self._shared(other)
+        return shared / (self.size**2 + other.size**2 - shared)
+
+    def covered(self, other: Crop) -> float:
+        """The share of the smaller of two squares, unturned, that lies within the larger."""
+        return self._shared(other) / min(self.size, other.size) ** 2
+
+    def _shared(self, other: Crop) -> int:
         wide, high = (
             min(a + self.size, b + other.size) - max(a, b)
             for a, b in ((self.x, other.x), (self.y, other.y))
         )
-        shared = max(wide, 0) * max(high, 0)
-        return shared / (self.size**2 + other.size**2 - shared)
+        return max(wide, 0) * max(high, 0)
 
 
 def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
@@ -157,11 +164,11 @@ def refine(crop: Crop, landmarks: Points, scores: Points, side: int) -> Crop:
     return found if max(shift, (scale - 1) / 2) >= NOTABLE or turn >= UPRIGHT else crop
 
 
-def distinct(crops: Sequence[Crop], most_overlap: float = 0.5) -> list[Crop]:
-    """Without those that a surer crop covers: one face found twice."""
+def distinct(crops: Sequence[Crop], overlap: float = 0.5, covered: float = 0.8) -> list[Crop]:
+    """Without those that a surer crop overlaps or holds: one face found twice. Largest first."""
     kept: list[Crop] = []
     for crop in sorted(crops, key=lambda crop: -crop.score):
-        if all(crop.overlap(other) <= most_overlap for other in kept):
+        if all(crop.overlap(k) <= overlap and crop.covered(k) <= covered for k in kept):
             kept.append(crop)
     return sorted(kept, key=lambda crop: -crop.size)
 

@@ -20,7 +20,7 @@ from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
 from runtime.faces.blend import Interpolation, agree, belief, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, refine
-from runtime.faces.detect import Detector, HaarDetector
+from runtime.faces.detect import Detector, YuNetDetector
 from runtime.pictures.files import Picture, read_picture, upright
 from runtime.pictures.resample import shrink
 from runtime.pictures.tiff import ORIENTATION
@@ -120,7 +120,7 @@ class Restorer:
         engine: a file of one, or one that is loaded (and then closed by whoever loaded it);
             the shipped one without it.
         device: for a file, as of `load_engine`.
-        detector: finds faces in photographs; OpenCV's Haar cascade without it.
+        detector: finds faces in photographs; YuNet without it.
         batch: most faces an engine run.
         refine: how often a face is cut out anew by the landmarks found in it.
 
@@ -152,7 +152,7 @@ class Restorer:
     @property
     def detector(self) -> Detector:
         if self._detector is None:
-            self._detector = HaarDetector()
+            self._detector = YuNetDetector()
         return self._detector
 
     def close(self) -> None:

@@ -224,7 +224,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, blank, "-o", text, *engine], "is a file"),
         ([blank, "-o", out, *engine, "--enlarge", "2"], "goes with --faces"),
         ([blank, "-o", out, *engine, "--faces"], "no face found"),
-        ([blank, "-o", out, *engine, "--faces", "--yunet", text], "not a YuNet model"),
+        ([blank, "-o", out, *engine, "--faces", "--detector", text], "not a YuNet model"),
         ([blank, "-o", out, *engine, "--faces", "--enlarge", "9"], "--enlarge"),
     ]
     for given, why in cases:

@@ -20,7 +20,7 @@ from export.graph.interface import Io, Signature, wrap
 from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.load import load_engine
 from runtime.faces.crop import Crop
-from runtime.faces.detect import HaarDetector, YuNetDetector
+from runtime.faces.detect import YuNetDetector
 from runtime.pictures.files import ImageError
 from runtime.restorer import FaceRestorer
 from train.checkpoint import load_checkpoint
@@ -290,14 +290,44 @@ def test_small_faces_are_found(width: int) -> None:
     small = np.asarray(Image.fromarray(astronaut).resize((side, side), Image.Resampling.LANCZOS))
     image = np.full((900, 1200, 3), 128, np.uint8)
     image[300 : 300 + side, 500 : 500 + side] = small
-    found = [c for c in HaarDetector().find(image) if 450 < c.centre[0] < 500 + side]
+    found = [c for c in YuNetDetector().find(image) if 450 < c.centre[0] < 500 + side]
     assert len(found) == 1
     middle = np.array([500, 300]) + np.array([225, 118]) * side / 512
     assert np.abs(found[0].centre - middle).max() < 0.25 * found[0].size
 
 
+@pytest.mark.parametrize("turn", [90, 135, 180, 270])
+def test_turned_faces_are_found_and_turned_upright(turn: int) -> None:
+    import skimage.data
+
+    astronaut = Image.fromarray(skimage.data.astronaut()).crop((96, 0, 352, 256))
+    image = np.asarray(astronaut.resize((160, 160)).rotate(-turn, fillcolor=(120, 120, 120)))
+    (crop,) = YuNetDetector().find(image)
+    off = (crop.angle - turn + 180) % 360 - 180
+    assert abs(off) < 20, f"turned by {crop.angle:.0f}°, not {turn}°"
+
+
+def test_hundreds_of_faces_in_a_large_photograph(faces: Faces) -> None:
+    """Larger than one tile; every face once."""
+    image = np.full((2600, 3400, 3), 128, np.uint8)
+    places = [(x, y) for y in range(100, 2400, 160) for x in range(60, 3200, 160)]
+    for n, (x, y) in enumerate(places):
+        image[y : y + 128, x : x + 128] = faces[0][n % len(faces[0])]
+    found = YuNetDetector().find(image)
+    centres = np.array([crop.centre for crop in found])
+    hits = [int((np.abs(centres - (x + 64, y + 64)).max(1) < 32).sum()) for x, y in places]
+    assert np.mean([hit == 1 for hit in hits]) > 0.9, f"{np.mean(hits):.2f} a face"
+    assert len(found) < 1.05 * len(places)
+
+
+def test_small_faces_are_left_out_where_larger_ones_are_asked_for(photo_file: Path) -> None:
+    image = np.asarray(Image.open(photo_file).convert("RGB"))  # a face of some 24 pixels
+    assert len(YuNetDetector(smallest=15).find(image)) == 1
+    assert not YuNetDetector(smallest=60).find(image)
+
+
 def test_detectors_work_in_threads(family: np.ndarray) -> None:
-    detector = HaarDetector()
+    detector = YuNetDetector()
     wanted, found = detector.find(family), dict[int, list[Crop]]()
 
     def work(n: int) -> None:

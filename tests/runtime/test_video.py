@@ -109,7 +109,7 @@ def test_faces_do_not_flicker(clip: Path, frames: list[np.ndarray], tmp_path: Pa
     assert [len(frame["faces"]) for frame in told["frames"]] == [1] * 30
     assert told["frames"][12]["time"] == pytest.approx(1.0, abs=0.002)
     boxes = np.array([frame["faces"][0]["box"] for frame in told["frames"]])
-    assert np.abs(np.diff(boxes, axis=0)).max() <= 2, "the square jumps"
+    assert np.abs(np.diff(boxes, axis=0)).max() <= 3, "the square jumps"
     shown, _ = read_video(out)
     plain, _ = read_video(clip)
     still = [n for n in range(1, 30) if n % 3]  # the camera does not move before these frames

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dic.landmarks import FLIP_68
-from runtime.faces.detect import HaarDetector
+from runtime.faces.detect import YuNetDetector
 from train.data.pairs import mirror, shrink
 from train.data.synthetic import draw_face, draw_faces, to_pixels
 from train.data.synthetic.canvas import Canvas
@@ -94,30 +94,18 @@ def test_painted_features_are_not_shifted(faces: Faces) -> None:
 
 
 def test_faces_look_like_faces_to_a_detector(faces: Faces) -> None:
-    detector = HaarDetector()
-    found = 0
-    for image in faces[0]:
-        framed = np.pad(image, ((32, 32), (32, 32), (0, 0)), mode="edge")
-        crops = [crop for crop in detector.find(framed) if crop.size > 80]
-        if crops:
-            found += 1
-            # and the detector's framing brings back the training crop, 128 pixels at (32, 32)
-            assert crops[0].size == pytest.approx(128, abs=48)
-            assert crops[0].x == pytest.approx(32, abs=32)
-    assert found >= 0.7 * len(faces[0]), f"only {found} of {len(faces[0])} found"
-
-
-def test_the_framing_is_the_training_crop(faces: Faces) -> None:
-    detector = HaarDetector()
+    """And the detector's framing brings back the training crop, 128 pixels at (32, 32)."""
+    detector = YuNetDetector()
     offsets = []
     for image in faces[0]:
         framed = np.pad(image, ((32, 32), (32, 32), (0, 0)), mode="edge")
-        for crop in detector.find(framed)[:1]:
+        for crop in [crop for crop in detector.find(framed) if crop.size > 80][:1]:
             offsets.append((crop.x - 32, crop.y - 32, crop.size - 128))
+    assert len(offsets) >= 0.9 * len(faces[0]), f"only {len(offsets)} of {len(faces[0])} found"
     x, y, size = np.median(offsets, axis=0)
     assert abs(x) <= 5
-    assert abs(y) <= 5
-    assert abs(size) <= 6
+    assert abs(y) <= 8
+    assert abs(size) <= 12, size
 
 
 def test_no_template(faces: Faces) -> None:
