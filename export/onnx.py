@@ -103,7 +103,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--faces",
         type=Path,
         metavar="DIR",
-        help="at least 64 aligned faces to compare with PyTorch on (default: drawn ones)",
+        help="at least 16 aligned faces to compare with PyTorch on (default: drawn ones)",
     )
     parser.add_argument(
         "--calibration",

@@ -71,7 +71,22 @@ def main(arguments: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    run(main, "train")
+    run(_main_and_leave, "train")
+
+
+def _main_and_leave(arguments: list[str]) -> int:
+    """`main`; one of several processes leaves at once, for all is written: gloo's threads at times
+    abort a process that takes them down at its end, and torchrun would call the run failed.
+    """
+    status = main(arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from train.loop.processes import leave_group
+
+        leave_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

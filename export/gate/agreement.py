@@ -30,6 +30,7 @@ from train.data.pairs import denormalise, normalise
 from train.model.network import DIC, Steps, enlarged
 
 PEAK_REACH = 3  # cells; a landmark's target is a Gaussian of width 1
+SMALL_TIE = 1e-2  # two pixels one way or the other, which means may hold some of
 LAST_SR, LAST_HEATMAP = "last sr", "last heatmap"
 
 
@@ -40,21 +41,18 @@ class Agreement:
     Attributes:
         error: of the output and the picture that are furthest off, and `output`, its name. Faces
             and landmarks are compared before they are rounded.
-        level: of the picture that is furthest off once it is rounded to grey levels, as a share of
-            255.
         psnr: the engine's PSNR against the true faces, dB, and `psnr_loss`, how much PyTorch's
             is higher.
         landmarks: mean distance from PyTorch's; 0 where the engine gives none.
-        extremes: of the picture that is no face and is furthest off; 0 where there is none.
+        levels: of the picture that is furthest off.
     """
 
     error: float
     output: str
-    level: float
     psnr: float
     psnr_loss: float
     landmarks: float
-    extremes: float
+    levels: float
 
     def excess(self, limits: Limits) -> str:
         """What is beyond the limits, to be read; empty where nothing is. A NaN is beyond."""
@@ -64,7 +62,7 @@ class Agreement:
             (f"output {self.output!r} by", self.error, limits.error, " of its scale"),
             ("PSNR by", self.psnr_loss, limits.psnr, " dB"),
             ("landmarks by", self.landmarks, limits.landmarks, " px"),
-            ("a picture without a face by", self.extremes, limits.extremes, " grey levels"),
+            ("a picture by", self.levels, limits.levels, " grey levels"),
         )
         return ", ".join(
             f"{what} {value:.3g}{unit} (allowed {limit:.3g})"
@@ -121,7 +119,7 @@ def reference(network: DIC, pictures: Pictures, steps: int) -> Reference:
             parts.append(fast(normalise(image[None]), steps))
             bar.update()
     if not all(torch.isfinite(x).all() for part in parts for x in (*part.sr, *part.heatmaps)):
-        raise UserError("the network gives numbers that are none (NaN or infinite): train it anew")
+        raise UserError("the network gives NaN or infinite values: retrain it")
     sr = [torch.cat(step) for step in zip(*(part.sr for part in parts), strict=True)]
     maps = [torch.cat(step) for step in zip(*(part.heatmaps for part in parts), strict=True)]
     return Reference(network, pictures, Steps(sr, maps))
@@ -178,7 +176,7 @@ def compare(given: Outputs, known: Reference, precision: Precision = Precision.F
     # An output of another shape or with a NaN is infinitely far off, and nothing more is measured.
     output = max(errors, key=errors.__getitem__)
     if math.isinf(errors[output]):
-        return Agreement(errors[output], output, *[math.nan] * 5)
+        return Agreement(errors[output], output, *[math.nan] * 4)
     # Of engines that give every step, the step that lost most.
     losses = []
     distances = [0.0]
@@ -195,27 +193,28 @@ def compare(given: Outputs, known: Reference, precision: Precision = Precision.F
             points = value if name == "landmarks" else decode(value)[0]
             distances.append(_distance(points[:faces], maps[:faces], precision))
     loss, ours = max(losses)
-    extremes, level = off[faces:].max(initial=0.0), off.max() / 255
-    return Agreement(
-        errors[output], output, float(level), ours, loss, max(distances), float(extremes)
-    )
+    return Agreement(errors[output], output, ours, loss, max(distances), float(off.max()))
 
 
 def decided(maps: NDArray[np.float32], precision: Precision) -> NDArray[np.bool_]:
     """(..., K): which landmarks of heatmaps (..., K, 32, 32) lie somewhere.
 
     Their peak stands alone: no cell away from it is half as high, over the median, and none beside
-    it as high but for what a tie allows.
+    it as high but for what a tie allows. Nor do the second and the third highest tie, which decide
+    towards where a landmark is moved.
     """
     flat = maps.reshape(*maps.shape[:-2], -1)
-    second, peak = np.moveaxis(np.partition(flat, -2, axis=-1)[..., -2:], -1, 0)
+    third, second, peak = np.moveaxis(np.sort(flat, axis=-1)[..., -3:], -1, 0)
     place, cell = flat.argmax(-1)[..., None], np.arange(flat.shape[-1])
     columns = abs(cell % HEATMAP_SIZE - place % HEATMAP_SIZE)
     rows = abs(cell // HEATMAP_SIZE - place // HEATMAP_SIZE)
     away = np.where(np.maximum(rows, columns) > PEAK_REACH, flat, -np.inf).max(-1)
     height = peak - np.median(flat, axis=-1)
-    result: NDArray[np.bool_] = (peak - away > height / 2) & (
-        peak - second > TIES[precision] * height
+    tie = TIES[precision] * height
+    result: NDArray[np.bool_] = (
+        (peak - away > height / 2)
+        & (peak - second > tie)
+        & (second - third > np.minimum(tie, SMALL_TIE * height))
     )
     return result
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from dic.contract import to_levels
 from dic.engine_file import EngineError
+from dic.landmarks import decode
 from dic.metrics import mean_psnr
 from runtime.engines.contract import Engine
 
@@ -40,14 +41,14 @@ class Verification:
         psnr_loss: dB further from the true faces than PyTorch, the mean over the faces.
         landmarks: mean distance from PyTorch's, pixels, of those that lie somewhere; 0 where the
             engine gives none.
-        extremes: root mean square of the difference on the picture that is no face and is
-            furthest off, grey levels.
+        levels: root mean square of the difference on the picture that is furthest off, grey
+            levels.
     """
 
     error: float
     psnr_loss: float
     landmarks: float
-    extremes: float
+    levels: float
 
 
 def verify(engine: Engine, quick: bool = False) -> Verification | None:
@@ -63,10 +64,11 @@ def verify(engine: Engine, quick: bool = False) -> Verification | None:
     Raises:
         EngineError: further than its limits allow.
     """
-    samples, limits = engine.metadata.rest.get("samples"), _limits(engine)
-    if samples is None or limits is None:
+    samples = engine.metadata.rest.get("samples")
+    if samples is None:
         log.warning("%s: carries no samples; its results here are unverified", engine.path)
         return None
+    limits = _limits(engine)
     try:
         with np.load(io.BytesIO(base64.b64decode(samples)), allow_pickle=False) as held:
             known = {name: held[name][: 1 if quick else None] for name in held.files}
@@ -81,13 +83,15 @@ def verify(engine: Engine, quick: bool = False) -> Verification | None:
     except Exception as error:  # as do devices: out of memory, no kernel, no library
         what = " ".join(str(error).split())[:200]
         raise EngineError(f"{engine.path}: {engine.backend} cannot run it: {what}") from error
+    if not all(np.isfinite(array).all() for array in given.values()):
+        raise EngineError(f"{engine.path}: {engine.backend} gives NaN or infinite values")
     found = _compare(name, given, known)
     beyond = []
     for what, value, unit in (
         ("error", found.error, ""),
         ("psnr", found.psnr_loss, " dB"),
         ("landmarks", found.landmarks, " px"),
-        ("extremes", found.extremes, " grey levels"),
+        ("levels", found.levels, " grey levels"),
     ):
         if quick and what == "landmarks":
             continue
@@ -116,12 +120,15 @@ def _run(engine: Engine, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _limits(engine: Engine) -> dict[str, float] | None:
+def _limits(engine: Engine) -> dict[str, float]:
     try:
         limits = json.loads(engine.metadata.rest["export_error"])["limits"]
-        return {name: float(limit) for name, limit in limits.items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
+        found = {name: float(limit) for name, limit in limits.items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"{engine.path}: its limits are damaged; export it anew") from error
+    if not found:
+        raise EngineError(f"{engine.path}: its limits are damaged; export it anew")
+    return found
 
 
 def _compare(
@@ -135,14 +142,17 @@ def _compare(
         error = float(np.maximum(error, off.max()))  # a NaN stays one
     ours, theirs = (a[name] if name == "face" else to_levels(a[name]) for a in (given, known))
     loss = mean_psnr(theirs[:faces], known["gt"]) - mean_psnr(ours[:faces], known["gt"])
-    off = _rms(ours[faces:].astype(np.float64) - theirs[faces:])
-    extremes = float(off.max(initial=0.0))
+    levels = float(_rms(ours.astype(np.float64) - theirs).max())
     distance = 0.0
-    if "landmarks" in known:
-        distances = np.linalg.norm(given["landmarks"] - known["landmarks"], axis=-1)[:faces]
+    maps = next((key for key in known if key.startswith("heatmap")), None)
+    if "landmarks" in known or maps:
+        points, wanted = (
+            a["landmarks"] if maps is None else decode(a[maps])[0] for a in (given, known)
+        )
+        distances = np.linalg.norm(points - wanted, axis=-1)[:faces]
         decided = known.get("decided", np.ones(distances.shape, bool))[:faces]
         distance = float(distances[decided].mean()) if decided.any() else 0.0
-    return Verification(error, loss, distance, extremes)
+    return Verification(error, loss, distance, levels)
 
 
 def _rms(difference: NDArray[np.float64]) -> NDArray[np.float64]:

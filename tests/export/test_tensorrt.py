@@ -94,7 +94,7 @@ def test_lossy_float32_is_held_to_wider_limits(
         beside = json.loads((tmp_path / "dic.trt.json").read_text())
         limits[bool(extra)] = json.loads(beside["export_error"])["limits"]
     assert 1e-5 < limits[False]["error"] < 1e-3
-    assert limits[True] == {"psnr": 0.02, "landmarks": 0.1, "extremes": 0.5}
+    assert limits[True] == {"psnr": 0.02, "landmarks": 0.1, "levels": 0.5}
 
 
 def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:

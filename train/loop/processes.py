@@ -55,11 +55,12 @@ def launch(recipe: Recipe) -> Fabric:
     )
     fabric.launch()
     # Left to the interpreter's end, gloo's threads at times abort a process that has finished.
-    atexit.register(_leave_group)
+    atexit.register(leave_group)
     return fabric
 
 
-def _leave_group() -> None:
+def leave_group() -> None:
+    """Leave the group of processes, where this one is in one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
