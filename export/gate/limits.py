@@ -15,7 +15,7 @@ times less. PyTorch and the engine may each be either, depending on the processo
 `OWN` times what PyTorch's own block is off by, and `FLOOR`, 2⁻²¹ of the block's largest value,
 which alone covers the longest sum in the slowest order. Measured (`benchmarks/NOTES.md`, full size,
 gains 0.8 to 1.5, plain and packed, one and two threads, ONNX Runtime with and without its
-optimisations, PyTorch with AVX-512, AVX2 and SSE4.1): right graphs are at most at 0.57 of it; one
+optimisations, PyTorch with AVX-512, AVX2 and SSE4.1): right graphs are at most at 0.6 of it; one
 weight of 21.8 million that is off by 10⁻³ is beyond it.
 
 **One block, in less.** The same, with the floor at what rounding to the precision's mantissa does
