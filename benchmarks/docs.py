@@ -35,7 +35,7 @@ PLACE = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOT
 COMMANDS = (
     *("runtime.infer", "export.onnx", "export.inspect", "export.tensorrt", "export.triton"),
     *("train", "train.prepare", "benchmarks", "benchmarks.pipeline", "benchmarks.training"),
-    *("benchmarks.gate", "benchmarks.demo", "benchmarks.gpu_check"),
+    *("benchmarks.detector", "benchmarks.gate", "benchmarks.demo", "benchmarks.gpu_check"),
 )
 MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 

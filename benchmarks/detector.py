@@ -1,0 +1,188 @@
+"""`python -m benchmarks.detector`: how many faces are found, how many that are none, how fast.
+
+By size, from ear to ear, in portraits that are shrunk to it; by turn, in portraits of 60 pixels;
+and in a mosaic of many faces. A face counts as found where the centre of a square lies within 0.3
+of its own square's side of it, and their sizes are within 0.6 to 1.6 of one another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dic.console import Parser, UserError, run
+from dic.progress import Progress
+from runtime.faces.crop import Crop
+from runtime.faces.detect import YuNetDetector
+from train.data.crop import crop_box
+from train.data.datasets import annotation_of, find_faces, read_picture
+from train.data.synthetic import draw_faces
+
+SIZES = (10, 12, 16, 24, 40, 80)
+TURNS = (0, 15, 30, 45, 90, 135, 180)
+TURNED = 60  # pixels of the faces that are turned
+EAR_TO_EAR = 1.75  # a square's side over the width of its face
+BORDER = 64  # pixels around a portrait, its edge repeated: no face fills a whole photograph
+MOSAIC = 20  # faces a side
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture (H, W, 3) uint8 RGB of one face, and its square: centre (x, y) and side, pixels."""
+
+    image: Bytes
+    centre: NDArray[np.float64]
+    side: float
+
+    @staticmethod
+    def around(image: Bytes, landmarks: NDArray[np.float32]) -> Portrait:
+        left, top, right, bottom = crop_box(landmarks)
+        framed = np.pad(image, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
+        centre = np.array([left + right, top + bottom]) / 2 + BORDER
+        return Portrait(framed, centre, right - left)
+
+    def of(self, width: float) -> Portrait:
+        """Shrunk or enlarged until the face is `width` pixels wide."""
+        scale = width * EAR_TO_EAR / self.side
+        size = [max(1, round(side * scale)) for side in (self.image.shape[1], self.image.shape[0])]
+        small = np.array(Image.fromarray(self.image).resize(size, Image.Resampling.BICUBIC))
+        return Portrait(small, self.centre * scale, self.side * scale)
+
+    def turned(self, angle: float) -> Portrait:
+        """Turned clockwise about the face."""
+        side = round(2.5 * self.side)
+        x, y = self.centre.tolist()
+        matrix = np.asarray(cv2.getRotationMatrix2D((x, y), -angle, 1.0), np.float64)
+        matrix[:, 2] += side / 2 - self.centre
+        image = cv2.warpAffine(
+            self.image, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        return Portrait(np.asarray(image, np.uint8), np.full(2, side / 2), self.side)
+
+    def is_found(self, crop: Crop) -> bool:
+        near = np.abs(crop.centre - self.centre).max() < 0.3 * self.side
+        return bool(near and 0.6 < crop.size / self.side < 1.6)
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a detector did on some pictures.
+
+    Attributes:
+        recall: share of the faces that were found.
+        false: squares where no face is, or a face's second.
+        milliseconds: of a picture, the median.
+        off: degrees that squares of found faces are turned wrongly, the median.
+    """
+
+    recall: float
+    false: int
+    milliseconds: float
+    off: float
+
+
+def measure(detector: YuNetDetector, portraits: Sequence[Portrait], angle: float = 0.0) -> Found:
+    """Search portraits, each of one face that is turned clockwise by `angle` degrees."""
+    hits, false, times, off = 0, 0, [], []
+    for portrait in portraits:
+        began = time.perf_counter()
+        crops = detector.find(portrait.image)
+        times.append(time.perf_counter() - began)
+        right = [crop for crop in crops if portrait.is_found(crop)]
+        hits += bool(right)
+        false += len(crops) - bool(right)
+        off += [abs((right[0].angle - angle + 180) % 360 - 180)] if right else []
+    median = float(np.median(off)) if off else float("nan")
+    return Found(hits / len(portraits), false, 1e3 * float(np.median(times)), median)
+
+
+def measure_mosaic(detector: YuNetDetector, portraits: Sequence[Portrait], width: int) -> Found:
+    """Search one picture of `MOSAIC`² faces, each `width` pixels wide."""
+    pitch = round(2 * EAR_TO_EAR * width)
+    image = np.full((MOSAIC * pitch, MOSAIC * pitch, 3), 110, np.uint8)
+    placed = []
+    for n in range(MOSAIC**2):
+        one = portraits[n % len(portraits)].of(width)
+        corner = np.array([n % MOSAIC, n // MOSAIC]) * pitch
+        part = one.image[:pitch, :pitch]
+        image[corner[1] : corner[1] + part.shape[0], corner[0] : corner[0] + part.shape[1]] = part
+        placed.append(Portrait(image, one.centre + corner, one.side))
+    began = time.perf_counter()
+    crops = detector.find(image)
+    seconds = time.perf_counter() - began
+    hits = sum(any(face.is_found(crop) for crop in crops) for face in placed)
+    return Found(hits / len(placed), max(0, len(crops) - hits), 1e3 * seconds, float("nan"))
+
+
+def portraits_of(folder: str, landmarks: str, count: int) -> list[Portrait]:
+    """Portraits of a folder, as many as asked for, evenly over their names.
+
+    Raises:
+        UserError: there are none with landmarks.
+    """
+    entries = [e for e in find_faces(folder, landmarks) if e.annotation is not None]
+    if not entries:
+        raise UserError(f"{folder}: no pictures with landmarks; --landmarks FILE names them")
+    chosen = entries[:: max(1, len(entries) // count)][:count]
+    return [
+        Portrait.around(read_picture(entry.picture.read()), annotation_of(entry).landmarks)
+        for entry in chosen
+    ]
+
+
+def rows(detector: YuNetDetector, portraits: Sequence[Portrait]) -> Iterator[tuple[str, Found]]:
+    for size in SIZES:
+        yield f"{size} px", measure(detector, [p.of(size) for p in portraits])
+    for turn in TURNS:
+        turned = [p.of(TURNED).turned(turn) for p in portraits]
+        yield f"turned by {turn}°", measure(detector, turned, turn)
+    for size in (16, 40):
+        yield f"{MOSAIC**2} faces of {size} px", measure_mosaic(detector, portraits, size)
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.detector",
+        description="How many faces the runtime's detector finds, by size and turn.",
+    )
+    parser.add_argument("--faces", metavar="DIR", help="portraits (default: drawn faces)")
+    parser.add_argument("--landmarks", default="", metavar="FILE", help="of all portraits")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="default: %(default)s")
+    parser.add_argument("--detector", type=Path, metavar="FILE", help="another YuNet model")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error("--count must be at least 1")
+    if options.faces:
+        portraits = portraits_of(options.faces, options.landmarks, options.count)
+    else:
+        images, points = draw_faces(20200614, options.count)
+        portraits = [Portrait.around(*pair) for pair in zip(images, points, strict=True)]
+    detector = YuNetDetector(options.detector)
+    table = ["| faces | found | false | ms | turned wrongly by |", "|---|---:|---:|---:|---:|"]
+    total = len(SIZES) + len(TURNS) + 2
+    for name, found in Progress(rows(detector, portraits), total=total, unit="row", leave=False):
+        off = "" if np.isnan(found.off) else f"{found.off:.0f}°"
+        table.append(
+            f"| {name} | {100 * found.recall:.0f} % | {found.false} | {found.milliseconds:.0f} "
+            f"| {off} |"
+        )
+    print(f"{len(portraits)} portraits\n\n" + "\n".join(table))
+    return 0
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks")
+
+
+if __name__ == "__main__":
+    cli()
