@@ -25,6 +25,24 @@ class EngineError(Exception):
     """An engine cannot be loaded or used; the message is one line and says what to do."""
 
 
+def read_magic(path: Path) -> bytes:
+    """The first four bytes of an engine file, by which its kind is told.
+
+    Raises:
+        EngineError: unreadable, or a checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror or error}") from error
+    if magic == CHECKPOINT_MAGIC:
+        raise EngineError(
+            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
+        )
+    return magic
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One input or output: its name, NumPy dtype name and shape; None is the dynamic batch."""

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dic.console import UserError
-from dic.engine_file import CHECKPOINT_MAGIC, FORMAT_VERSION, METADATA_PREFIX, PLAN_MAGICS, sidecar
+from dic.engine_file import (
+    FORMAT_VERSION,
+    METADATA_PREFIX,
+    PLAN_MAGICS,
+    EngineError,
+    read_magic,
+    sidecar,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -75,12 +82,9 @@ def read_engine_file(path: Path) -> EngineFile:
         UserError: unreadable, damaged, or neither an ONNX file nor a plan.
     """
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    if magic == CHECKPOINT_MAGIC:
-        raise UserError(f"{path}: is a checkpoint; make an engine of it with python -m export.onnx")
+        magic = read_magic(path)
+    except EngineError as error:
+        raise UserError(error) from error
     engine = _plan(path, KINDS[PLAN_MAGICS[magic]]) if magic in PLAN_MAGICS else _onnx(path)
     version = engine.metadata.get("format_version", FORMAT_VERSION)
     if str(version) != str(FORMAT_VERSION):

@@ -69,14 +69,12 @@ def export(
     say(f"2/4 {len(model.graph.node)} nodes; PyTorch on {len(pictures)} pictures")
     known = reference(checkpoint.network, pictures, signature.steps)
     say("3/4 every block beside its result in float64, then ONNX Runtime on the pictures")
+    drawn = None
     if choices.faces:  # a user's photographs do not travel with the engine
-        carried = reference(
-            checkpoint.network, synthetic(SEED, SAMPLES).with_extremes(), signature.steps
-        )
-        agreement, limits = check(model, known, signature, precision, choices.tolerance, carried)
-    else:
-        carried = known.first(SAMPLES)
-        agreement, limits = check(model, known, signature, precision, choices.tolerance)
+        others = synthetic(SEED, SAMPLES).with_extremes()
+        drawn = reference(checkpoint.network, others, signature.steps)
+    agreement, limits = check(model, known, signature, precision, choices.tolerance, drawn)
+    carried = drawn or known.first(SAMPLES)
     say("4/4 writing")
     stamp(model, checkpoint, signature, choices, Checked(agreement, limits, known), carried)
     write(model, output, choices.external_data)

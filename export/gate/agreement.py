@@ -92,8 +92,7 @@ class Reference:
 
     def first(self, faces: int) -> Reference:
         """With fewer faces; all else stays."""
-        there = len(self.pictures.gt)
-        kept = [*range(min(faces, there)), *range(there, len(self.pictures))]
+        kept = self.pictures.kept(faces)
         steps = Steps(*([x[kept] for x in kind] for kind in self.steps))
         return Reference(self.network, self.pictures.first(faces), steps)
 

@@ -69,12 +69,13 @@ def check(
             limits = drift_limits(max(max(errors) for errors in first))
         excess = agreement.excess(limits.times(tolerance))
         if not excess:  # the samples alone too, which a runtime verifies the engine by
-            some = _first(given, known) if carried is None else None
-            excess = compare(
-                some or run(runnable, (carried or known).pictures, signature),
-                carried or known.first(SAMPLES),
-                precision,
-            ).excess(limits.times(tolerance))
+            if carried is None:
+                kept = known.pictures.kept(SAMPLES)
+                some = {name: value[kept] for name, value in given.items()}
+                carried = known.first(SAMPLES)
+            else:
+                some = run(runnable, carried.pictures, signature)
+            excess = compare(some, carried, precision).excess(limits.times(tolerance))
         if excess:
             raise GateError(f"every block is right, and yet: {excess}")
     except GateError as error:
@@ -100,10 +101,3 @@ def _check_rounding(given: Outputs, signature: Signature, tolerance: float) -> N
     sr = torch.from_numpy(given[LAST_SR]).double()
     maps = torch.from_numpy(given.get(LAST_HEATMAP, np.zeros((len(sr), 1, 1, 1)))).double()
     check_outputs(signature.outputs, given, Steps([sr], [maps]), tolerance)
-
-
-def _first(given: Outputs, known: Reference) -> Outputs:
-    """Outputs of the first faces and of all pictures that are none."""
-    faces = len(known.pictures.gt)
-    kept = [*range(min(SAMPLES, faces)), *range(faces, len(known.pictures))]
-    return {name: value[kept] for name, value in given.items()}

@@ -36,11 +36,13 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.image)
 
+    def kept(self, faces: int) -> list[int]:
+        """The first faces, and all pictures that are none."""
+        return [*range(min(faces, len(self.gt))), *range(len(self.gt), len(self))]
+
     def first(self, faces: int) -> Pictures:
         """With fewer faces; all else stays."""
-        gt = self.gt[:faces]
-        kept = np.concatenate((self.image[: len(gt)], self.image[len(self.gt) :]))
-        return Pictures(gt, kept, self.source)
+        return Pictures(self.gt[:faces], self.image[self.kept(faces)], self.source)
 
     def with_extremes(self) -> Pictures:
         """And pictures that are no faces: half precisions fail on such that never fail on faces."""

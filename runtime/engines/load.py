@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from dic.engine_file import CHECKPOINT_MAGIC, PLAN_MAGICS, EngineError, Metadata
+from dic.engine_file import PLAN_MAGICS, EngineError, Metadata, read_magic
 from runtime.engines.contract import SHIPPED, Engine
 
 log = logging.getLogger(__name__)
@@ -79,15 +79,7 @@ def _openers(path: Path, device: str, threads: int | None, lanes: int) -> list[O
         EngineError: the file is none, or nothing runs it on such a device.
     """
     kind, index = parse_device(device)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise EngineError(f"{path}: {error.strerror or error}") from error
-    if magic == CHECKPOINT_MAGIC:
-        raise EngineError(
-            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
-        )
+    magic = read_magic(path)
     if magic in PLAN_MAGICS:
         if kind not in ("auto", "cuda"):
             raise EngineError(

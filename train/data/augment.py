@@ -90,7 +90,7 @@ def _lit(image: NDArray[np.uint8], how: Augment, rng: np.random.Generator) -> ND
 
 
 def degraded(face: NDArray[np.uint8], how: Degrade, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What the network sees (16, 16, 3) of a face (128, 128, 3) that is damaged as `how` says."""
+    """A face (128, 128, 3) as it is, or damaged as `how` says and then of another size."""
     if rng.random() < how.share:
         sigma, noise = rng.uniform(0, how.blur), rng.uniform(0, how.noise)
         size = round(math.exp(rng.uniform(math.log(LQ_SIZE), math.log(LARGEST_SEEN))))
@@ -104,5 +104,4 @@ def degraded(face: NDArray[np.uint8], how: Degrade, rng: np.random.Generator) ->
             file = io.BytesIO()
             Image.fromarray(face).save(file, "jpeg", quality=quality)
             face = np.array(Image.open(file))
-    small = Image.fromarray(face).resize((LQ_SIZE, LQ_SIZE), Image.Resampling.BICUBIC)
-    return np.array(small)
+    return face

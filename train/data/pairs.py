@@ -115,9 +115,9 @@ class FacePairs(Dataset[Example]):
             image, points = self._face(index, rng, skipped)
         if flipped:
             image, points = mirror(image, points)
-        small = shrink(image) if self.degrade is None else degraded(image, self.degrade, rng)
+        seen = image if self.degrade is None else degraded(image, self.degrade, rng)
         return {
-            "lq": normalise(small),
+            "lq": normalise(shrink(seen)),
             "gt": normalise(image),
             "heatmaps": torch.from_numpy(heatmaps(points)),
             "landmarks": torch.from_numpy(points),
