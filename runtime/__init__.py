@@ -10,12 +10,7 @@ with FaceRestorer() as restorer:  # or FaceRestorer("dic.onnx", device="cpu")
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
-
-# A picture's header can promise any size, and memory is taken before the picture is read. OpenCV
-# reads this when it is first imported; a limit set in the environment stands.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
 from dic.engine_file import EngineError
 from runtime.engines.contract import Engine

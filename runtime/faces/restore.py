@@ -21,9 +21,9 @@ from runtime.engines.load import load_engine
 from runtime.faces.blend import Interpolation, agree, belief, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, refine
 from runtime.faces.detect import Detector, YuNetDetector
-from runtime.pictures.files import Picture, read_picture, upright
+from runtime.pictures.files import Picture
+from runtime.pictures.inputs import as_picture, as_rgb, described
 from runtime.pictures.resample import shrink
-from runtime.pictures.tiff import ORIENTATION
 
 Bytes = NDArray[np.uint8]
 
@@ -216,7 +216,7 @@ class Restorer:
         pictures = [as_rgb(crop) for crop in crops]
         for picture in pictures:
             if picture.shape[0] != picture.shape[1]:
-                raise ValueError(f"a crop is square, not {_described(picture)}")
+                raise ValueError(f"a crop is square, not {described(picture)}")
         return self._restore(pictures, [Crop(0, 0, picture.shape[0]) for picture in pictures])
 
     def restore_in(self, image: Bytes, crops: Sequence[Crop], *, exact: bool = False) -> list[Face]:
@@ -350,43 +350,3 @@ def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], la
     need = max((math.ceil(face_size / size) for size in sizes), default=1)
     room = math.isqrt(largest // max(1, shape[0] * shape[1]))
     return max(1, min(need, MAX_ENLARGEMENT, room))
-
-
-def as_rgb(image: Any) -> Bytes:
-    """A picture of any kind that the library takes, as (H, W, 3) uint8 RGB; see `as_picture`."""
-    return as_picture(image).rgb()
-
-
-def as_picture(image: Any) -> Picture:
-    """A picture of any kind that the library takes: a file, an array, Pillow's, or a `Picture`.
-
-    Raises:
-        ValueError: it is none; says what it is.
-        ImageError: a file cannot be read.
-    """
-    if isinstance(image, Picture):
-        return image
-    if isinstance(image, str | Path):
-        return read_picture(Path(image))
-    orientation = 1
-    if hasattr(image, "convert") and hasattr(image, "getexif"):  # Pillow's, of whatever mode
-        orientation = image.getexif().get(ORIENTATION, 1)
-        image = image if image.mode.startswith("I;16") else image.convert("RGB")
-    try:
-        pixels = np.asarray(image)
-    except Exception as error:  # foreign objects raise what they like
-        raise ValueError(f"a picture is expected, not {type(image).__name__}") from error
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    known = pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3
-    if not known or pixels.shape[2] not in (1, 3):
-        raise ValueError(
-            f"a picture is uint8 or uint16 [height, width, 3] RGB, not {_described(pixels)}"
-        )
-    if not pixels.size:
-        raise ValueError(f"a picture has pixels, not {_described(pixels)}")
-    return Picture(upright(pixels, orientation))
-
-
-def _described(array: NDArray[Any]) -> str:
-    return f"{array.dtype} {list(array.shape)}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from dic.console import UserError
@@ -136,7 +135,7 @@ def _read(job: Job) -> Picture:
         return read_picture(job.source)
     if sys.stdin is None:
         raise UserError("standard input is closed")
-    return decode_picture(job.name, np.frombuffer(sys.stdin.buffer.read(), np.uint8))
+    return decode_picture(job.name, sys.stdin.buffer.read())
 
 
 def _write(job: Job, result: Result) -> None:

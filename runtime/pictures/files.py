@@ -1,37 +1,63 @@
-"""Pictures in and out: any that OpenCV reads, upright, RGB, and kept as they were elsewhere.
+"""Picture files: read upright as RGB or grey with what belongs to them, and written again.
 
-A grey picture stays grey, a 16-bit one 16-bit; an alpha channel, a colour profile and EXIF data
-are carried along.
+libvips (through pyvips) reads and writes all formats that its wheel holds: PNG, JPEG, WebP, TIFF,
+GIF, AVIF. It keeps 16 bits, alpha, ICC profile, EXIF, XMP and resolution, and turns by the
+orientation that a file states. BMP, PNM and JPEG 2000, which its wheel lacks, are OpenCV's.
 """
 
 from __future__ import annotations
 
-import os
+import io
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 
-from runtime.pictures import png, tiff
-
-COLOURS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
-# Colours as fine as the brightness: with less, what lies around the faces would change.
-JPEG_OPTIONS = [
-    *(cv2.IMWRITE_JPEG_QUALITY, 95),
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-]
+MAX_PIXELS = 2**28  # of a picture read
 DAMAGED = "not a picture, or a damaged one"
-JPEG_START = b"\xff\xd8\xff"
-# What OpenCV writes them into.
-WITH_PROFILE = frozenset((".png", ".jpg", ".jpeg", ".webp"))
-# Which profile describes pictures of so many channels; a CMYK one does not describe what is read.
-COLOUR_SPACES = {3: b"RGB ", 1: b"GRAY"}
+# How the files of each format begin.
+PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+SIGNATURES = {
+    PNG_START: "png",
+    JPEG_START: "jpeg",
+    b"GIF8": "gif",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff"),  # + is BigTIFF
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "pnm"),
+    b"BM": "bmp",
+    **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "jpeg2000"),
+    b"\xff\x0a": "jxl",
+    b"\0\0\0\x0cJXL ": "jxl",
+}
+BY_OPENCV = ("pnm", "bmp", "jpeg2000")
+# Brands of the ISO container (ISO 23008-12): of still AVIF and of animated.
+AVIF, ANIMATED_AVIF = b"avif", b"avis"
+UNREAD = {"heic": "HEIC", "jxl": "JPEG XL"}
+# Which profile describes pictures of so many channels.
+COLOUR_SPACES = {1: b"GRAY", 3: b"RGB "}
+# Colours as fine as the brightness: with less, what lies around the faces would change. PNG's
+# options are a third of the time of libpng's own and give smaller files of photographs.
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"compression": 3, "filter": "sub"},
+    ".jpg": {"Q": 95, "subsample_mode": "off"},
+    ".jpeg": {"Q": 95, "subsample_mode": "off"},
+    ".webp": {"lossless": True, "exact": True},
+    ".tif": {"compression": "deflate", "predictor": "horizontal"},
+    ".tiff": {"compression": "deflate", "predictor": "horizontal"},
+}
+BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
+XMP_ORIENTATION = b"tiff:Orientation"
+UNSTATED = (1.0, 1.0)  # libvips' resolution where a file states none
+SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
+REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller version, or another page's mask
+NEW_SUBFILE_TYPE = 254
 
 Pixels = NDArray[Any]
 
@@ -46,15 +72,20 @@ class Picture:
 
     Attributes:
         pixels: (H, W, 3) RGB or (H, W, 1) grey; uint8 or uint16.
-        alpha: (H, W) of the same type, or None.
-        profile: the ICC profile of its colours; none is sRGB.
-        exif: EXIF data as they were read; written, they say that it is upright.
+        alpha: (H, W) of the same type, 0 is transparent; not premultiplied. None where opaque.
+        profile: the ICC profile of the colours; none is sRGB.
+        exif: EXIF data as read; when written, their orientation and size are the picture's, and
+            they have no thumbnail.
+        xmp: an XMP packet.
+        resolution: pixels a millimetre, horizontal and vertical; None where not stated.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
     profile: bytes = b""
     exif: bytes = b""
+    xmp: bytes = b""
+    resolution: tuple[float, float] | None = None
 
     @property
     def peak(self) -> int:
@@ -63,166 +94,258 @@ class Picture:
 
     def rgb(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, as networks and detectors see it."""
-        pixels = self.pixels
-        if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = _to_8_bits(self.pixels)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture file, turned upright by its EXIF orientation.
+    """Read a picture file, upright.
 
     Raises:
-        ImageError: unreadable, empty, no picture, damaged, animated, too large, or of floats.
+        ImageError: unreadable, empty, not a picture, damaged, animated, of several pages, too
+            large, or neither 8 nor 16 bits a channel.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from error
     return decode_picture(str(path), data)
 
 
-def decode_picture(name: str, data: NDArray[np.uint8]) -> Picture:
-    """A picture of the bytes of a file; see `read_picture`.
+def decode_picture(name: str, data: bytes) -> Picture:
+    """Decode the bytes of a picture file; see `read_picture`.
 
     Args:
         name: for errors.
     """
-    if not data.size:
+    if not data:
         raise ImageError(f"{name}: the file is empty")
-    head = data[:64].tobytes()
-    is_tiff, is_png = head.startswith(tiff.STARTS), head.startswith(png.START)
-    notable = png.examine(data.data) if is_png else png.Png()
-    if notable.damaged:
+    kind = _format(data)
+    if kind is None:
         raise ImageError(f"{name}: {DAMAGED}")
-    if notable.animated or _is_animated(head, data):
-        raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
-    if is_tiff and (pages := tiff.pages(data.data)) > 1:
-        raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
-    if notable.misfit:
-        data = np.delete(data, notable.misfit)
-    # This mode turns by EXIF and keeps depth and grey, but drops alpha.
-    upright, profile, exif = _decode(name, data, COLOURS)
-    if profile[16:20] != COLOUR_SPACES[upright.shape[2]]:
-        profile = b""
-    picture = Picture(upright, None, profile, exif)
-    if head.startswith(JPEG_START) or (is_png and not notable.alpha):
-        return picture  # spared the second decoding
-    if is_tiff and tiff.is_separated(data.data):
-        return picture
-    raw, *_ = _decode(name, data, cv2.IMREAD_UNCHANGED)
-    if raw.shape[2] != 4:
-        return picture
-    if is_tiff and raw.dtype == np.uint8:
-        raw = _unmultiplied(raw)
-    # The mode that keeps alpha ignores EXIF: find out how the other one turned the picture.
-    lying, *_ = _decode(name, data, COLOURS | cv2.IMREAD_IGNORE_ORIENTATION)
-    pairs = zip(_turns(lying), _turns(raw), strict=True)
-    turned = next((alike for seen, alike in pairs if np.array_equal(seen, upright)), raw)
-    return replace(
-        picture,
-        pixels=np.ascontiguousarray(turned[:, :, 2::-1]),
-        alpha=np.ascontiguousarray(turned[:, :, 3]),
-    )
-
-
-def _is_animated(head: bytes, data: NDArray[np.uint8]) -> bool:
-    """Whether it is a GIF or WebP of several frames, of which OpenCV reads the first."""
-    if head.startswith(b"GIF8"):
-        decoded, animation = cv2.imdecodeanimation(data)
-        return bool(decoded and len(animation.frames) > 1)
-    return head[8:12] == b"WEBP" and b"ANIM" in head
-
-
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels (H, W, C) turned as EXIF's orientation, 1 to 8, asks for."""
-    turned = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
-    if orientation in (2, 3, 6, 7):
-        turned = turned[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        turned = turned[::-1]
-    return np.ascontiguousarray(turned)
-
-
-def _unmultiplied(image: Pixels) -> Pixels:
-    """Undo what OpenCV does to transparent 8-bit TIFFs: colours scaled by alpha, and rounded."""
-    alpha = image[:, :, 3:].astype(np.float32)
-    colours = np.round(image[:, :, :3] * (255 / np.maximum(alpha, 1)))
-    return np.dstack((np.minimum(colours, 255).astype(np.uint8), image[:, :, 3]))
-
-
-def _turns(image: Pixels) -> Iterator[Pixels]:
-    """The eight ways in which EXIF can turn a picture, as it is first."""
-    for flat in (image, image[:, ::-1]):
-        for quarter in range(4):
-            yield np.rot90(flat, quarter)
-
-
-def _decode(name: str, data: NDArray[np.uint8], flags: int) -> tuple[Pixels, bytes, bytes]:
-    """Pixels (H, W, C), with three channels as RGB, with four as BGRA; ICC profile; EXIF."""
+    if kind in UNREAD:
+        raise ImageError(
+            f"{name}: {UNREAD[kind]} pictures cannot be read; convert it to JPEG or PNG first"
+        )
+    if kind in BY_OPENCV:
+        return _opencv(name, data, kind)
     try:
-        image, kinds, entries = cv2.imdecodeWithMetadata(data, flags=flags)
-    except cv2.error as error:
-        if "CV_IO_MAX_IMAGE" in str(error):
-            limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
-            raise ImageError(
-                f"{name}: larger than {limit} pixels; shrink it, or set "
-                "OPENCV_IO_MAX_IMAGE_PIXELS to more"
-            ) from error
-        raise ImageError(f"{name}: cannot be decoded") from error
-    if image is None:
-        raise ImageError(f"{name}: {DAMAGED}")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"{name}: {image.dtype} pixels; 8 or 16 bits a channel are supported")
-    found = {
-        int(kind): np.asarray(entry).tobytes() for kind, entry in zip(kinds, entries, strict=True)
+        return _vips(name, data, kind)
+    except pyvips.Error as error:
+        raise ImageError(f"{name}: {DAMAGED}") from error
+
+
+def _format(data: bytes) -> str | None:
+    """The format of a file by its first bytes; None if it is unknown."""
+    for start, kind in SIGNATURES.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        brands = data[8 : int.from_bytes(data[:4], "big")]
+        return "heif" if AVIF in brands or ANIMATED_AVIF in brands else "heic"
+    return None
+
+
+def _vips(name: str, data: bytes, kind: str) -> Picture:
+    """Decode with libvips.
+
+    Raises:
+        ImageError: the picture is of a kind that is not supported.
+        pyvips.Error: it is damaged.
+    """
+    if (kind == "png" and _is_apng(data)) or (kind == "heif" and data[8:12] == ANIMATED_AVIF):
+        raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
+    load = getattr(pyvips.Image, f"{kind}load_buffer")
+    # A PNG has check sums, so damage is certain; of a JPEG that is odd most can be seen.
+    image = load(data, fail_on="error" if kind == "png" else "truncated")
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if pages > 1 and kind != "tiff":
+        raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
+    if pages > 1 and (pages := _pages(data)) > 1:
+        raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
+    _check_size(name, image.width, image.height)
+    blobs = {
+        field: bytes(image.get(f"{field}-data"))
+        for field in BLOBS
+        if image.get_typeof(f"{field}-data")
     }
-    profile = found.get(cv2.IMAGE_METADATA_ICCP, b"")
-    exif = found.get(cv2.IMAGE_METADATA_EXIF, b"")
-    if image.ndim == 2:
-        image = image[:, :, None]
-    elif image.shape[2] == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return image, profile, exif
+    resolution = (image.xres, image.yres)
+    if image.get_typeof("orientation") and 2 <= image.get("orientation") <= 8:
+        image = image.autorot()
+        if XMP_ORIENTATION in blobs.get("xmp", b""):
+            del blobs["xmp"]  # it would be turned once more
+    if image.interpretation == "cmyk":
+        image = _without_inks(image)
+    elif image.interpretation in ("lab", "labs"):
+        image = image.colourspace("srgb")
+    if image.format not in ("uchar", "ushort"):
+        raise ImageError(f"{name}: {image.format} pixels; 8 or 16 bits a channel are supported")
+    pixels = image.numpy()
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    colours, alpha = _split(name, pixels)
+    if kind == "gif" and alpha is not None and alpha.all():
+        alpha = None  # libvips gives every GIF an alpha channel
+    profile = blobs.get("icc-profile", b"")
+    if profile[16:20] != COLOUR_SPACES[colours.shape[2]]:
+        profile = b""
+    exif, xmp = blobs.get("exif", b""), blobs.get("xmp", b"")
+    stated = resolution if resolution != UNSTATED else None
+    return Picture(colours, alpha, profile, exif, xmp, stated)
+
+
+def _split(name: str, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
+    """Channels (H, W, 1 to 4) → grey or RGB, and alpha.
+
+    Raises:
+        ImageError: there are more channels.
+    """
+    channels = pixels.shape[2]
+    if channels > 4:
+        raise ImageError(f"{name}: {channels} channels; grey or RGB, with or without alpha, are 4")
+    if channels in (1, 3):
+        return pixels, None
+    colours, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+    return np.ascontiguousarray(colours), np.ascontiguousarray(alpha)
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width}×{height} is larger than {MAX_PIXELS} pixels; shrink it")
+
+
+def _without_inks(image: pyvips.Image) -> pyvips.Image:
+    """A CMYK picture as sRGB: by its profile, else as if inks were ideal (Pillow does so too)."""
+    if image.get_typeof("icc-profile-data"):
+        return image.icc_transform("srgb", embedded=True)
+    peak = 255 if image.format == "uchar" else 65535
+    paper = image.linear(-1, peak)
+    colours = paper.extract_band(0, n=3) * paper.extract_band(3) / peak
+    return colours.rint().cast(image.format).copy(interpretation="srgb")
+
+
+def _is_apng(data: bytes) -> bool:
+    """Whether a PNG's animation chunk comes before its pixels (PNG, third edition, 11.3.6.1)."""
+    return any(kind == b"acTL" for kind in _chunks_before_pixels(data))
+
+
+def _chunks_before_pixels(data: bytes) -> Iterator[bytes]:
+    at = len(PNG_START)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IDAT":
+            return
+        yield kind
+        at += 12 + length
+
+
+def _pages(data: bytes) -> int:
+    """The pages of a TIFF, thumbnails and masks not counted."""
+    from PIL import Image
+
+    pages = 0
+    with Image.open(io.BytesIO(data)) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK  # type: ignore[attr-defined]
+    return pages
+
+
+def _opencv(name: str, data: bytes, kind: str) -> Picture:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded") from error
+    if pixels is None:
+        raise ImageError(f"{name}: {DAMAGED}")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{name}: {pixels.dtype} pixels; 8 or 16 bits a channel are supported")
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] >= 3:
+        pixels = np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
+    if kind == "pnm":
+        pixels = _full_scale(pixels, data)
+    return Picture(*_split(name, pixels))
+
+
+def _full_scale(pixels: Pixels, data: bytes) -> Pixels:
+    """Scale the samples of a PNM file from the maximum that its header states to white."""
+    numbers: list[int] = []
+    for line in data[2:512].splitlines():
+        numbers += [int(word) for word in line.partition(b"#")[0].split() if word.isdigit()]
+        if len(numbers) >= 3:
+            break
+    peak = int(np.iinfo(pixels.dtype).max)
+    stated = numbers[2] if data[1:2] in b"2356" and len(numbers) >= 3 else peak
+    if stated in (0, peak):
+        return pixels
+    scaled = (pixels.astype(np.uint32) * peak + stated // 2) // stated
+    return np.minimum(scaled, peak).astype(pixels.dtype)
+
+
+def _to_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
-    """A picture as the bytes of a file; what the format cannot hold (alpha, 16 bits) is left out.
+    """Encode a picture; what the format cannot hold (alpha, 16 bits, metadata) is left out.
 
     Args:
-        suffix: of the file, one of WRITABLE.
+        suffix: of the file: ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp" or ".ppm".
 
     Raises:
         ImageError: the format cannot hold so large a picture.
     """
     pixels, alpha = picture.pixels, picture.alpha
-    if picture.peak > 255 and suffix not in DEEP:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        alpha = None if alpha is None else ((alpha.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if suffix == ".ppm":
-        pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    if pixels.shape[2] == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    if suffix not in DEEP:
+        pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
+    if suffix in (".bmp", ".ppm"):
+        colours = cv2.cvtColor(
+            np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels, cv2.COLOR_RGB2BGR
+        )
+        return cv2.imencode(suffix, colours)[1].tobytes()
     if alpha is not None and suffix in WITH_ALPHA:
-        colour = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
-        pixels = np.dstack((colour, alpha))
-    options = JPEG_OPTIONS if suffix in (".jpg", ".jpeg") else []
-    grey = pixels.shape[2] == 1 and suffix != ".webp"  # which holds RGB only
-    describes = picture.profile[16:20] == COLOUR_SPACES[1 if grey else 3]
-    profile = picture.profile if describes else b""
-    exif = tiff.renewed(picture.exif, pixels.shape[1], pixels.shape[0])
-    carried = {cv2.IMAGE_METADATA_ICCP: profile, cv2.IMAGE_METADATA_EXIF: exif}
-    kinds = [kind for kind, entry in carried.items() if entry and suffix in WITH_PROFILE]
-    entries = [np.frombuffer(carried[kind], np.uint8) for kind in kinds]
+        pixels = np.dstack((pixels, alpha))
+    image = _described(pyvips.Image.new_from_array(np.ascontiguousarray(pixels)), picture)
+    # libvips makes EXIF data where there are none; only a stated resolution is worth that.
+    keep = "icc|xmp|exif" if picture.exif or picture.resolution else "icc|xmp"
     try:
-        done, data = cv2.imencodeWithMetadata(
-            suffix, np.ascontiguousarray(pixels), kinds, entries, options
-        )
-    except cv2.error:
-        done = False
-    if not done:
-        height, width = pixels.shape[:2]
+        return image.write_to_buffer(suffix, keep=keep, **SAVE_OPTIONS[suffix])
+    except pyvips.Error as error:
         raise ImageError(
-            f"{width}×{height} pixels are too many for {suffix}; choose another format"
-        )
-    return data.tobytes()
+            f"{image.width}×{image.height} pixels are too many for {suffix}; choose another format"
+        ) from error
+
+
+def _described(image: pyvips.Image, picture: Picture) -> pyvips.Image:
+    """Attach a picture's metadata to its pixels."""
+    grey, deep = picture.pixels.shape[2] == 1, image.format == "ushort"
+    spaces = {(True, False): "b-w", (True, True): "grey16", (False, True): "rgb16"}
+    across, down = picture.resolution or (SCREEN, SCREEN)
+    image = image.copy(interpretation=spaces.get((grey, deep), "srgb"), xres=across, yres=down)
+    fits = picture.profile[16:20] == COLOUR_SPACES[1 if grey else 3]
+    exif = _without_thumbnail(picture.exif)
+    blobs = (picture.profile if fits else b"", exif, picture.xmp)
+    for field, blob in zip(BLOBS, blobs, strict=True):
+        if blob:
+            image.set_type(pyvips.GValue.blob_type, f"{field}-data", blob)
+    if exif:
+        image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    return image
+
+
+def _without_thumbnail(exif: bytes) -> bytes:
+    """EXIF data without the thumbnail, which would show the picture as it was; b"" if damaged."""
+    from PIL import Image
+
+    if not exif:
+        return b""
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return tags.tobytes()  # writes the directories of the picture, not the thumbnail's
+    except Exception:  # Pillow raises what the damage leads to
+        return b""

@@ -155,7 +155,9 @@ def test_grey_with_alpha_keeps_both(image: np.ndarray, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["avif", "jp2"])
 def test_newer_formats_are_read(suffix: str, image: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / f"picture.{suffix}"
-    Image.fromarray(image).save(path)
+    # How colours of half the resolution are enlarged is up to a decoder.
+    full = {"subsampling": "4:4:4"} if suffix == "avif" else {}
+    Image.fromarray(image).save(path, **full)
     wanted = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert np.abs(read_picture(path).rgb() - wanted).max() <= 3
 

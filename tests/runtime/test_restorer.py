@@ -101,7 +101,7 @@ def test_pillows_pictures_are_turned_upright(orientation: int) -> None:
     """As Pillow turns them itself."""
     from PIL import ImageOps
 
-    from runtime.faces.restore import as_rgb
+    from runtime.pictures.inputs import as_rgb
 
     lying = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
     lying.getexif()[0x0112] = orientation

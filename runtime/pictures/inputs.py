@@ -1,0 +1,81 @@
+"""The kinds of pictures that the library takes, each as a `Picture`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.pictures.files import Picture, read_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def as_rgb(image: Any) -> NDArray[np.uint8]:
+    """A picture of any kind that the library takes, as (H, W, 3) uint8 RGB; see `as_picture`."""
+    return as_picture(image).rgb()
+
+
+def as_picture(image: Any) -> Picture:
+    """A picture of any kind that the library takes.
+
+    Args:
+        image: a file, an array (H, W, 3) RGB or (H, W) grey of uint8 or uint16, a picture of
+            Pillow's in any mode but F, or a `Picture`.
+
+    Raises:
+        ValueError: it is none of these; the message says what it is.
+        ImageError: a file cannot be read.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | Path):
+        return read_picture(Path(image))
+    if hasattr(image, "convert") and hasattr(image, "getexif"):
+        return _of_pillow(image)
+    try:
+        pixels = np.asarray(image)
+    except Exception as error:  # foreign objects raise what they like
+        raise ValueError(f"a picture is expected, not {type(image).__name__}") from error
+    return _of_array(pixels)
+
+
+def _of_array(pixels: NDArray[Any]) -> Picture:
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    known = pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3
+    if not known or pixels.shape[2] not in (1, 3):
+        raise ValueError(
+            f"a picture is uint8 or uint16 [height, width, 3] RGB, not {described(pixels)}"
+        )
+    if not pixels.size:
+        raise ValueError(f"a picture has pixels, not {described(pixels)}")
+    return Picture(np.ascontiguousarray(pixels))
+
+
+def _of_pillow(image: Image) -> Picture:
+    """Pillow's pictures, turned upright by the orientation that their EXIF data state."""
+    from PIL import ImageOps
+
+    image.load()  # turns a TIFF upright and forgets its orientation; before, both are there
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("a picture of Pillow's mode F has no known range; convert it to L or RGB")
+    if image.mode.startswith("I"):  # up to 16 bits of grey, in up to 32
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("a picture of Pillow's mode I has levels of 0 to 65535")
+        return _of_array(levels.astype(np.uint16))
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        alpha = np.ascontiguousarray(pixels[:, :, 3])
+        return Picture(np.ascontiguousarray(pixels[:, :, :3]), alpha)
+    return _of_array(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+
+
+def described(array: NDArray[Any]) -> str:
+    """An array's type and shape, for errors."""
+    return f"{array.dtype} {list(array.shape)}"
