@@ -17,10 +17,10 @@ from runtime.engines.contract import Engine
 from runtime.engines.load import load_engine
 
 if TYPE_CHECKING:
-    from runtime.faces.blend import Interpolation
     from runtime.faces.crop import Crop
     from runtime.faces.detect import Detector, DetectorError, YuNetDetector
-    from runtime.faces.restore import Face, PhotoOptions, RestoredPhoto
+    from runtime.faces.options import Interpolation, PhotoOptions
+    from runtime.faces.restore import Face, RestoredPhoto
     from runtime.pictures.files import ImageError, Picture
     from runtime.restorer import FaceRestorer
     from runtime.video.reader import VideoError
@@ -34,9 +34,9 @@ _LATER = {
     "FaceRestorer": "restorer",
     "DetectorError": "faces.detect",
     "ImageError": "pictures.files",
-    "Interpolation": "faces.blend",
+    "Interpolation": "faces.options",
     "NoFaceError": "video.restore",
-    "PhotoOptions": "faces.restore",
+    "PhotoOptions": "faces.options",
     "Picture": "pictures.files",
     "RestoredPhoto": "faces.restore",
     "RestoredVideo": "video.restore",

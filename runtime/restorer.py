@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.faces.blend import Interpolation
-from runtime.faces.restore import MAX_FACE, PhotoOptions, Restorer
+from runtime.faces.options import MAX_FACE, Interpolation, PhotoOptions
+from runtime.faces.restore import Restorer
 
 if TYPE_CHECKING:
     from runtime.video.restore import RestoredVideo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any, cast
 
 import cv2
@@ -11,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.faces.crop import SURE, Crop, scaled
+from runtime.faces.options import Interpolation
 from runtime.pictures.files import Picture
 from runtime.pictures.resample import resize
 
 Bytes = NDArray[np.uint8]
 Weights = NDArray[np.float32]
 
+FLAGS = {
+    Interpolation.NEAREST: cv2.INTER_NEAREST,
+    Interpolation.LINEAR: cv2.INTER_LINEAR,
+    Interpolation.CUBIC: cv2.INTER_CUBIC,
+    Interpolation.LANCZOS: cv2.INTER_LANCZOS4,
+}
 AGREE_UP_TO = 64  # pixels of a crop's side
 AGREE_ROUNDS = 2
 BELIEF_SIDE = 24  # pixels at which a restored face is held against the photograph
@@ -29,20 +35,6 @@ FOREHEAD = 0.35  # of the landmarks' height
 FADE = (0.06, 0.2)
 
 
-class Interpolation(StrEnum):
-    """How what lies around the faces is enlarged."""
-
-    NEAREST = "nearest"
-    LINEAR = "linear"
-    CUBIC = "cubic"
-    LANCZOS = "lanczos"
-
-    @property
-    def flag(self) -> int:
-        name = {"lanczos": "LANCZOS4"}.get(self.value, self.value.upper())
-        return int(getattr(cv2, f"INTER_{name}"))
-
-
 def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBIC) -> Picture:
     """The photograph, enlarged; a copy where `scale` is 1."""
 
@@ -50,11 +42,22 @@ def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBI
         if scale == 1:
             return channels.copy()
         size = (channels.shape[1] * scale, channels.shape[0] * scale)
-        done = cv2.resize(channels, size, interpolation=way.flag)
+        done = cv2.resize(channels, size, interpolation=FLAGS[way])
         return cast(NDArray[Any], done.reshape(size[1], size[0], *channels.shape[2:]))
 
-    alpha = None if photo.alpha is None else enlarge(photo.alpha)
-    return replace(photo, pixels=enlarge(photo.pixels), alpha=alpha)
+    pixels = enlarge(photo.pixels)
+    if photo.alpha is None:
+        return replace(photo, pixels=pixels)
+    if scale > 1:
+        # Colours count by their opacity (Porter and Duff, 1984): hidden ones must not bleed into
+        # the edge of what is seen.
+        opacity = photo.alpha.astype(np.float32) / photo.peak
+        seen = enlarge(opacity)
+        edge = (seen > 0.5 / photo.peak) & (np.abs(seen - 1) > 0.5 / photo.peak)
+        for channel in range(pixels.shape[2]):
+            weighted = enlarge(photo.pixels[:, :, channel] * opacity)[edge] / seen[edge]
+            pixels[:, :, channel][edge] = np.clip(np.round(weighted), 0, photo.peak)
+    return replace(photo, pixels=pixels, alpha=enlarge(photo.alpha))
 
 
 def agree(face: Bytes, crop: Bytes) -> Bytes:

@@ -18,17 +18,16 @@ from dic.sizes import LQ_SIZE
 from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
-from runtime.faces.blend import Interpolation, agree, belief, enlarged, face_mask, paste
+from runtime.faces.blend import agree, belief, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, refine
 from runtime.faces.detect import Detector, YuNetDetector
+from runtime.faces.options import BATCH, MAX_FACE, Interpolation
 from runtime.pictures.files import Picture
 from runtime.pictures.inputs import as_picture, as_rgb, described
 from runtime.pictures.resample import shrink
 
 Bytes = NDArray[np.uint8]
 
-BATCH = 8
-MAX_FACE = 64  # pixels of a crop's side; a larger face of a photograph is left as it is
 MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
 LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
 WORKERS = 4  # pictures under way at once
@@ -94,23 +93,6 @@ class RestoredPhoto:
     def image(self) -> Bytes:
         """The picture as (H, W, 3) uint8 RGB."""
         return self.picture.rgb()
-
-
-@dataclass(frozen=True)
-class PhotoOptions:
-    """How photographs and videos are restored.
-
-    Attributes:
-        max_face: crops wider than this many pixels are left alone: the network sees 16×16 pixels
-            of a face, and a sharp large face has nothing to gain.
-        enlarge: by how much to enlarge the picture, 1 to 8; None takes what its smallest restored
-            face needs to keep its detail, within limits on the result's size.
-        background: how what lies around the faces is enlarged.
-    """
-
-    max_face: int = MAX_FACE
-    enlarge: int | None = None
-    background: Interpolation = Interpolation.CUBIC
 
 
 class Restorer:

@@ -15,7 +15,8 @@ from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import write_together
 from runtime.faces.crop import Crop
-from runtime.faces.restore import MAX_ENLARGEMENT, PhotoOptions, RestoredPhoto, Restorer
+from runtime.faces.options import PhotoOptions
+from runtime.faces.restore import MAX_ENLARGEMENT, RestoredPhoto, Restorer
 from runtime.jobs.boxes import Boxes
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.plan import STREAM, Job, Outcome

@@ -11,7 +11,8 @@ import cv2
 from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import beside, write_whole
-from runtime.faces.restore import Face, PhotoOptions, Restorer
+from runtime.faces.options import PhotoOptions
+from runtime.faces.restore import Face, Restorer
 from runtime.jobs.outputs import face_entry, video_json
 from runtime.jobs.plan import Job, Outcome
 from runtime.video.reader import VideoError

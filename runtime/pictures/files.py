@@ -339,10 +339,10 @@ def _described(image: pyvips.Image, picture: Picture) -> pyvips.Image:
 
 def _without_thumbnail(exif: bytes) -> bytes:
     """EXIF data without the thumbnail, which would show the picture as it was; b"" if damaged."""
-    from PIL import Image
-
     if not exif:
         return b""
+    from PIL import Image
+
     tags = Image.Exif()
     try:
         tags.load(exif)

@@ -15,9 +15,10 @@ from pathlib import Path
 from dic.files import beside
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
-from runtime.faces.blend import Interpolation, enlarged
+from runtime.faces.blend import enlarged
 from runtime.faces.crop import Crop
-from runtime.faces.restore import Face, PhotoOptions, Restorer, enlargement
+from runtime.faces.options import Interpolation, PhotoOptions
+from runtime.faces.restore import Face, Restorer, enlargement
 from runtime.pictures.files import Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dic.landmarks import COMPONENT_GROUPS
 from runtime.faces import crop as frame
-from runtime.faces.blend import Interpolation, agree, belief, enlarged, face_mask, paste
+from runtime.faces.blend import FLAGS, agree, belief, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, distinct, from_points, refine, scaled
+from runtime.faces.options import Interpolation
 from runtime.pictures.files import Picture
 from runtime.pictures.resample import resize
 from train.data.crop import crop_box
@@ -192,9 +193,9 @@ def test_the_mask_is_the_face(faces: tuple[np.ndarray, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("way", Interpolation)
 def test_backgrounds_are_enlarged_as_asked(way: Interpolation) -> None:
-    photo = Picture(picture(), picture()[:, :, 0])
+    photo = Picture(picture(), np.full(picture().shape[:2], 255, np.uint8))
     done = enlarged(photo, 3, way)
-    wanted = cv2.resize(photo.pixels, None, fx=3, fy=3, interpolation=way.flag)
+    wanted = cv2.resize(photo.pixels, None, fx=3, fy=3, interpolation=FLAGS[way])
     np.testing.assert_array_equal(done.pixels, wanted)
     assert done.alpha is not None
     assert done.alpha.shape == (240, 330)
@@ -206,3 +207,14 @@ def test_a_square_is_cut_alike_within_and_across_the_border(corner: tuple[int, i
     padded = np.pad(image, ((8, 8), (8, 8), (0, 0)), "edge")
     x, y = corner
     np.testing.assert_array_equal(cut(image, Crop(x, y, 8)), padded[y + 8 : y + 16, x + 8 : x + 16])
+
+
+def test_hidden_colours_do_not_bleed_into_a_cut_out() -> None:
+    y, x = np.mgrid[:60, :60]
+    alpha = np.where((x - 30) ** 2 + (y - 30) ** 2 < 20**2, 255, 0).astype(np.uint8)
+    shown = np.full((60, 60, 3), 200, np.uint8)
+    shown[alpha == 0] = 0
+    done = enlarged(Picture(shown, alpha), 4)
+    assert done.alpha is not None
+    visible = done.alpha > 8
+    assert np.abs(done.pixels[visible].astype(int) - 200).max() <= 2

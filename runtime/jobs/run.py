@@ -1,0 +1,161 @@
+"""From a request to its files: plan, load the engine, restore pictures and videos, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from dic.console import UserError
+from dic.files import check_writable, sweep
+from runtime.engines.contract import cores
+from runtime.engines.load import load_engine
+from runtime.jobs.plan import STREAM, Job, Outcome, finished, plan
+from runtime.jobs.request import FaceSource, Request
+from runtime.jobs.summary import Summary
+
+if TYPE_CHECKING:
+    from runtime.faces.detect import Detector
+    from runtime.faces.options import PhotoOptions
+    from runtime.faces.restore import Restorer
+    from runtime.jobs.boxes import Boxes
+    from runtime.jobs.pictures import PictureWork
+
+DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
+MANY = 8  # pictures a core, from which on throughput counts more than the first result
+
+
+def run_request(request: Request) -> int:
+    """Restore what is asked for.
+
+    Returns:
+        the exit status: 0 done; 1 some files failed, each reported; 2 all failed.
+
+    Raises:
+        UserError: nothing can be done; no file is written.
+        EngineError: as of `load_engine`.
+    """
+    jobs = plan(request.inputs, request.output, request.outputs)
+    summary = Summary(jobs, request.output, request.summary)
+    for job in jobs:
+        if request.resume and finished(job):
+            summary.add(Outcome(job.name, str(job.target), "skipped"))
+    every, jobs = len(jobs), summary.left
+    for output in [output for job in jobs if request.resume for output in job.outputs]:
+        sweep(output)
+    if not jobs:
+        print(f"nothing left to do: {every} files are done", file=sys.stderr)
+        summary.write()
+        return DONE
+    for job in jobs[:1]:
+        if job.target != STREAM:
+            check_writable(job.target)
+    if any(job.is_video for job in jobs) and request.photos:
+        _check_video_library()
+    boxes, detector = _face_source(request.faces) if request.faces else (None, None)
+    # OpenCV takes a while to import, which --help and usage errors do without. First comes what
+    # loads the engine: while two threads import, each waits for the other.
+    first = ["runtime.engines.onnxruntime"] if request.engine.path.suffix == ".onnx" else []
+    _import_meanwhile(*first, "runtime.jobs.pictures", "dic.progress")
+    pictures = [job for job in jobs if not job.is_video]
+    photos, asked = request.photos is not None, request.engine
+    lanes = _lanes(len(pictures), photos, asked.threads)
+    with load_engine(asked.path, asked.device, asked.threads, lanes) as engine:
+        from runtime.faces.restore import Restorer
+        from runtime.jobs.pictures import PictureWork
+
+        print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
+        summary.engine = engine
+        restorer = Restorer(engine, detector=detector, batch=asked.batch)
+        workers = _workers(photos, engine.lanes, asked.batch)
+        work = PictureWork(restorer, request.photos, boxes)
+        with summary:
+            _pictures(pictures, workers, work, summary)
+            for job in jobs:
+                if job.is_video:
+                    summary.add(_video(job, restorer, request.photos, boxes))
+    failed = summary.count("failed")
+    if failed == every:
+        return NOTHING_DONE
+    return SOME_FAILED if failed or not summary.written else DONE
+
+
+def _check_video_library() -> None:
+    if importlib.util.find_spec("av") is None:
+        raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
+
+
+def _face_source(source: FaceSource) -> tuple[Boxes | None, Detector | None]:
+    """The boxes of a file, or a detector."""
+    from runtime.faces.detect import DetectorError, YuNetDetector
+    from runtime.jobs.boxes import Boxes
+
+    if source.boxes:
+        return Boxes(source.boxes), None
+    try:
+        return None, YuNetDetector(source.detector, source.smallest)
+    except DetectorError as error:
+        raise UserError(error) from error
+
+
+def _import_meanwhile(*modules: str) -> None:
+    """Begin to import what is needed later: while an engine is loaded, a core would be idle."""
+
+    def work() -> None:
+        for module in modules:
+            with contextlib.suppress(Exception):  # the import that needs it raises it again
+                importlib.import_module(module)
+
+    threading.Thread(target=work).start()
+
+
+def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
+    """How many engine runs share the CPU: one a thread where there is enough work for all."""
+    most = min(threads or cores(), cores(), PHOTO_WORKERS if photos else cores())
+    return most if pictures >= MANY * most else 1
+
+
+def _workers(photos: bool, lanes: int, batch: int) -> int:
+    """How many pictures are processed at once."""
+    if photos:
+        return min(PHOTO_WORKERS, cores())
+    # Aligned faces are small: as many wait as run.
+    return 2 * (lanes if lanes > 1 else batch)
+
+
+def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary) -> None:
+    """Restore pictures, several at a time: each worker takes one from reading to writing."""
+    from dic.progress import Progress
+    from runtime.engines.batching import overlapped
+
+    faces, started = 0, time.monotonic()
+    # Recorded by the worker: a picture in progress when the call is interrupted is still finished.
+    results = overlapped(lambda job: summary.add(work(job)), jobs, max(1, min(workers, len(jobs))))
+    with Progress(results, total=len(jobs), unit="file", disable=len(jobs) < 2) as bar:
+        for outcome in bar:
+            faces += outcome.faces
+            rate = faces / max(time.monotonic() - started, 1e-9)
+            bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
+            if outcome.message:
+                bar.say(" ".join(outcome.message.splitlines()))
+
+
+def _video(
+    job: Job, restorer: Restorer, photos: PhotoOptions | None, boxes: Boxes | None
+) -> Outcome:
+    if photos is None or boxes is not None:
+        hint = "--faces detects the faces in it" if boxes is None else "--boxes is for pictures"
+        message = f"{job.source}: is a video; {hint}"
+        outcome = Outcome(job.name, str(job.target), "failed", message=message)
+    else:
+        from runtime.jobs.videos import video_outcome
+
+        outcome = video_outcome(job, restorer, photos)
+    failed = "error: " if outcome.status == "failed" else ""
+    print(f"{failed}{outcome.message}", file=sys.stderr)
+    return outcome
