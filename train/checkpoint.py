@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dic.console import UserError
 from dic.files import write_whole
 from train.model.network import DIC, NetworkConfig
+from train.pretrained import checkpoint_path
 
 # What the engine that the runtime ships was exported from: the recipe dic-synthetic's result.
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-synthetic.pth"
@@ -100,13 +101,14 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
     """Read a checkpoint of any of the three layouts.
 
     Args:
-        path: the file.
+        path: the file, or the name of released weights (`train.pretrained`).
         steps: overrides the number of steps, which only our own format records (default 4).
 
     Raises:
         CheckpointError: unreadable, unsafe, or its tensors are not a DIC network's; wrong
             tensors are listed by name.
     """
+    path = checkpoint_path(path)
     content, sha256 = read(path)
     try:
         layout, tensors = _recognise(content)

@@ -58,7 +58,10 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
             for at in range(0, len(left), 4096):
                 if site.cuts and at >= site.cuts[0]:
                     break
-                self.wfile.write(left[at : at + 4096])
+                try:
+                    self.wfile.write(left[at : at + 4096])
+                except OSError:  # the client is gone
+                    return
                 time.sleep(site.pause)
             if site.cuts:
                 site.cuts.pop(0)
@@ -74,6 +77,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
     monkeypatch.setattr(pretrained, "PAUSE", 0.01)
     monkeypatch.setitem(pretrained.RELEASED, NAME, Released(site.url, DIGEST[:8], "for tests"))
     yield site
+    site.pause = 0
     server.shutdown()
     server.server_close()
 
