@@ -6,14 +6,17 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Command, one_line_error
+from conftest import ROOT, Command, one_line_error
 
 from dic.engine_file import EngineError
 from runtime.engines.arrays import DeviceArray, _from_capsule, accept
@@ -274,6 +277,31 @@ def test_a_plan_tells_itsplan_metadata(plan: Path, tmp_path: Path) -> None:
     (tmp_path / "bare.trt.json").write_text("{")
     with pytest.raises(EngineError, match="damaged"):
         plan_metadata(bare, plan.read_bytes(), image, outputs)
+
+
+def test_telemetry_stays_off_and_the_environment_as_it_was(
+    tiny_engine: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime and OpenVINO store identifiers in the home folder when telemetry starts."""
+    code = (
+        "import os, numpy\n"
+        "before = dict(os.environ)\n"
+        "from runtime import load_engine\n"
+        "for device in ('cpu', 'openvino'):\n"
+        f"    with load_engine({str(tiny_engine)!r}, device) as engine:\n"
+        "        engine.run({'image': numpy.zeros((1, 16, 16, 3), numpy.uint8)})\n"
+        "assert dict(os.environ) == before\n"
+    )
+    inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**inherited, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.gpu
