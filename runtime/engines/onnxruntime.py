@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,37 +73,48 @@ class OnnxRuntimeEngine:
         check_contract(path, self.metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        taken: dict[str, Any] = accept(feed, self.device)
-        check_feed(self.inputs, taken)
+        arrays: dict[str, Any] = accept(feed, self.device)
+        check_feed(self.inputs, arrays)
         self._opened()
-        try:
-            if any(isinstance(array, DeviceArray) for array in taken.values()):
-                return self._run_on_device(taken)
-            return self._spread(taken)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise EngineError(f"{self.path}: {self.device} failed: {_reason(error)}") from error
+        if any(isinstance(array, DeviceArray) for array in arrays.values()):
+            return self._run_on_device(arrays)
+        return self._spread(arrays)
 
     def _opened(self) -> onnxruntime.InferenceSession:
         if self._session is None:
             raise ValueError(f"{self.path}: the engine is closed")
         return self._session
 
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        """Turn ONNX Runtime's exceptions into `EngineError`s."""
+        try:
+            yield
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise EngineError(
+                f"{self.path}: failed on {self.device} ({_reason(error)}); try a smaller batch or "
+                "another --device"
+            ) from error
+
     def _run_batch(self, feed: Arrays) -> Arrays:
-        names = [tensor.name for tensor in self.outputs]
-        return dict(zip(names, self._opened().run(names, feed), strict=True))
+        session, names = self._opened(), [tensor.name for tensor in self.outputs]
+        with self._device_errors():
+            results = session.run(names, feed)
+        return dict(zip(names, results, strict=True))
 
     def _run_on_device(self, feed: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Run with the inputs and outputs in GPU memory, without copies to the host."""
         session = self._opened()
-        binding = session.io_binding()
-        for name, array in feed.items():
-            binding.bind_input(
-                name, "cuda", self._index, array.dtype.type, array.shape, array.pointer
-            )
-        for tensor in self.outputs:
-            binding.bind_output(tensor.name, "cuda", self._index)
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        with self._device_errors():
+            binding = session.io_binding()
+            for name, array in feed.items():
+                binding.bind_input(
+                    name, "cuda", self._index, array.dtype.type, array.shape, array.pointer
+                )
+            for tensor in self.outputs:
+                binding.bind_output(tensor.name, "cuda", self._index)
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         return {
             tensor.name: DeviceArray(
                 value.data_ptr(), tuple(value.shape()), np.dtype(tensor.dtype), self._index, value

@@ -68,14 +68,16 @@ class OpenVinoEngine:
         check_contract(path, metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        taken: dict[str, Any] = accept(feed, self.device)
-        check_feed(self.inputs, taken)
+        arrays: dict[str, Any] = accept(feed, self.device)
+        check_feed(self.inputs, arrays)
         self._opened()
         try:
-            return self._spread(taken)
+            return self._spread(arrays)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
-            raise EngineError(f"{self.path}: OpenVINO failed: {reason}") from error
+            raise EngineError(
+                f"{self.path}: OpenVINO failed ({reason}); try a smaller batch or --device cpu"
+            ) from error
 
     def _opened(self) -> Any:
         if self._model is None:
@@ -87,11 +89,11 @@ class OpenVinoEngine:
         # An infer request is not thread-safe.
         if not hasattr(self._requests, "own"):
             self._requests.own = model.create_infer_request()
-        given = self._requests.own.infer(
+        results = self._requests.own.infer(
             {name: np.ascontiguousarray(array) for name, array in feed.items()}
         )
         # The request's next run overwrites its output tensors.
-        return {tensor.name: given[tensor.name].copy() for tensor in self.outputs}
+        return {tensor.name: results[tensor.name].copy() for tensor in self.outputs}
 
     def close(self) -> None:
         self._spread.close()

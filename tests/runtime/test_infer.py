@@ -217,7 +217,7 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
         ([face_file, "-o", out, "--engine", cut], "not an ONNX model"),
         ([face_file, "-o", out, "--engine", tiny_checkpoint], "is a checkpoint"),
         ([face_file, "-o", out, *engine, "--device", "cuda:9"], "no GPU"),
-        ([face_file, "-o", out, *engine, "--device", "tpu"], "none of auto"),
+        ([face_file, "-o", out, *engine, "--device", "tpu"], "unknown device"),
         ([face_file, "-o", tmp_path / "out.gif", *engine], "written as one of"),
         ([face_file, "-o", face_file, *engine], "would be overwritten"),
         ([face_file, twin, "-o", out, *engine], "would both become"),
