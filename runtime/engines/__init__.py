@@ -1,1 +1,1 @@
-"""Engines: what one is, what runs it, and whether it computes what PyTorch computed."""
+"""Engines: their interface, the libraries that run them, and verification against PyTorch."""

@@ -1,4 +1,7 @@
-"""Many threads, one engine: what they want restored is run together, a batch at a time."""
+"""Running the work of many threads on one engine, in shared batches or parallel runs.
+
+A lane is one of the runs that an engine executes in parallel (`Engine.lanes`).
+"""
 
 from __future__ import annotations
 
@@ -17,69 +20,73 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items of several threads into batches.
+    """Combines the items of several calling threads into batches.
 
-    Whoever finds a lane of the engine free runs what waits, its own and others', and then lets the
-    next thread do so. While batches run, others queue up for the next: the busier, the fuller.
-    There is no thread to start or to end, and a lone caller waits for nobody.
+    A thread that acquires a free lane runs a batch from the shared queue, which may include other
+    threads' items. Items that arrive during a run are queued for the next one, so batches grow
+    with load. No worker thread is needed, and a single caller never waits for others.
 
     Args:
-        run: a batch of items to their results, in order. Called by `lanes` threads at a time.
-        batch: most items a run.
-        lanes: runs at once.
+        run: maps a batch of items to their results, in order; up to `lanes` threads call it at
+            once.
+        batch: most items per run.
+        lanes: number of parallel runs.
     """
 
     def __init__(
         self, run: Callable[[Sequence[Item]], Sequence[Result]], batch: int, lanes: int = 1
     ) -> None:
         self._run, self._batch, self._lanes = run, batch, lanes
-        self._waiting: deque[tuple[Item, Future[Result]]] = deque()
-        self._taking = threading.Lock()
-        self._free = threading.Semaphore(lanes)
+        self._queue: deque[tuple[Item, Future[Result]]] = deque()
+        self._dequeue_lock = threading.Lock()
+        self._free_lanes = threading.Semaphore(lanes)
 
     def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """Results of some items, once they have been run; raises what their run raised."""
-        mine: list[Future[Result]] = [Future() for _ in items]
-        self._waiting.extend(zip(items, mine, strict=True))
-        for future in mine:
+        """Run items and return their results, in order; raises what their run raised."""
+        futures: list[Future[Result]] = [Future() for _ in items]
+        self._queue.extend(zip(items, futures, strict=True))
+        for future in futures:
             while not future.done():
-                with self._free:
-                    some = [] if future.done() else self._take()
-                    if some:
-                        self._run_some(some)
-                if not some:  # it is done, or another lane has it
+                with self._free_lanes:
+                    batch = [] if future.done() else self._next_batch()
+                    if batch:
+                        self._run_batch(batch)
+                if not batch:  # done, or another thread is running it
                     wait([future])
-        return [future.result() for future in mine]
+        return [future.result() for future in futures]
 
-    def _take(self) -> list[tuple[Item, Future[Result]]]:
-        with self._taking:
-            share = -(-len(self._waiting) // self._lanes)  # what waits is for the other lanes too
-            return [self._waiting.popleft() for _ in range(min(self._batch, share))]
+    def _next_batch(self) -> list[tuple[Item, Future[Result]]]:
+        with self._dequeue_lock:
+            share = -(-len(self._queue) // self._lanes)  # leave the other lanes their share
+            return [self._queue.popleft() for _ in range(min(self._batch, share))]
 
-    def _run_some(self, some: Sequence[tuple[Item, Future[Result]]]) -> None:
+    def _run_batch(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
         try:
-            results = self._run([item for item, _ in some])
-            if len(results) != len(some):
-                raise RuntimeError(f"{len(results)} results of {len(some)} items")
+            results = self._run([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(
+                    f"the run returned {len(results)} results for {len(batch)} items"
+                )
         except BaseException as error:
-            for _, future in some:
+            for _, future in batch:
                 future.set_exception(error)
-            if not isinstance(error, Exception):  # Ctrl-C is for whoever was interrupted
+            if not isinstance(error, Exception):  # KeyboardInterrupt must reach this thread too
                 raise
             return
-        for (_, future), result in zip(some, results, strict=True):
+        for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
 
 
 class Lanes:
-    """Spreads the faces of a batch over the lanes of a CPU: each runs single faces.
+    """Distributes the faces of a batch over parallel runs of one face each, on a CPU.
 
-    Measured: threads of one run wait for one another after every layer, those of two runs never
-    do, and what a face leaves in the caches is not swept out by the next of its batch.
+    Faster than batches (measured in benchmarks/NOTES.md): threads within one run synchronise after
+    every layer and separate runs do not, and a face's activations stay in the caches instead of
+    being evicted by the rest of its batch.
 
     Args:
-        run: a feed of arrays of one batch to outputs of it.
-        count: runs at once; with one, batches run as they are.
+        run: maps the input arrays of a batch to its output arrays.
+        count: number of parallel runs; with 1, batches run unchanged.
     """
 
     def __init__(self, run: Callable[[Arrays], Arrays], count: int) -> None:
@@ -102,10 +109,13 @@ class Lanes:
 def overlapped(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Results of `work` on each item, in order, from some threads.
+    """Apply `work` to items in a pool of threads, and yield the results in order.
 
-    At most twice as many items as workers are under way or waiting to be taken, so that neither
-    a long list nor a slow taker fills the memory.
+    At most `2 * workers` items are in progress or waiting to be consumed, so that memory stays
+    bounded with long inputs and slow consumers.
+
+    Raises:
+        Exception: what `work` raised, when the result of that item is due; the rest is cancelled.
     """
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)

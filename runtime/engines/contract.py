@@ -1,4 +1,7 @@
-"""What an engine is, whatever runs it. `runtime.engines.load` picks what runs it."""
+"""The interface of a loaded engine, independent of the library that runs it.
+
+`runtime.engines.load` chooses the library.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,39 @@ from typing import Any, Protocol, Self
 from dic.engine_file import EngineError, Metadata, TensorInfo
 from dic.sizes import HEATMAP_SIZE, LQ_SIZE
 
-# A compact DIC trained on synthetic faces; how and with what result is in the JSON beside it.
+# A compact DIC trained on synthetic faces; its training and accuracy are in the JSON beside it.
 SHIPPED = Path(__file__).parents[1] / "models" / "dic-synthetic.onnx"
 
 
 class Engine(Protocol):
-    """A loaded engine. Thread-safe: `run` may be called from several threads at once."""
+    """A loaded engine. Thread-safe: several threads may call `run` at once."""
 
     path: Path
     metadata: Metadata
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     device: str  # "cpu" or "cuda:N"
-    backend: str  # what runs it, for people to read: "ONNX Runtime 1.32.0 CPUExecutionProvider"
-    max_batch: int | None  # most faces a run; None where any number will do
-    lanes: int  # runs at once by which it gives most faces a second
+    backend: str  # human-readable, such as "ONNX Runtime 1.32.0 CPUExecutionProvider"
+    max_batch: int | None  # largest batch; None without a limit
+    lanes: int  # number of parallel runs that gives the highest throughput
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """Run one batch.
 
         Args:
-            feed: an array for each input, of its dtype and shape; any batch from 1 to
-                `max_batch`. NumPy's, or of any library by DLPack or `__cuda_array_interface__`
-                (PyTorch, CuPy, JAX, Numba); one on the engine's device is used where it is.
+            feed: one array per input, of its dtype and shape, with a batch of 1 to `max_batch`.
+                NumPy arrays, or arrays of any library that supports DLPack or
+                `__cuda_array_interface__` (PyTorch, CuPy, JAX, Numba); arrays on the engine's GPU
+                are read in place.
 
         Returns:
-            an array for each output: NumPy's for arrays in the computer's memory,
-            `runtime.engines.arrays.DeviceArray`s for arrays on the device.
+            one array per output: NumPy arrays for inputs in host memory,
+            `runtime.engines.arrays.DeviceArray` for inputs on the GPU.
 
         Raises:
-            ValueError: an input is missing, unknown, of another dtype or shape, or on another
-                device; or the engine is closed.
-            EngineError: the device failed: out of memory, for one.
+            ValueError: an input is missing, unknown, on another device, or of the wrong dtype or
+                shape; or the engine is closed.
+            EngineError: the device failed, for example by running out of memory.
         """
         ...
 
@@ -53,7 +57,7 @@ class Engine(Protocol):
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -65,10 +69,10 @@ def check_contract(
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
 ) -> None:
-    """Refuse an engine whose inputs or outputs are not those its metadata promises.
+    """Check that an engine's inputs and outputs match its metadata (docs/reference/engine.md).
 
     Raises:
-        EngineError: names what it has and what it should have.
+        EngineError: they differ; the message lists both.
     """
     size, side, k = LQ_SIZE, LQ_SIZE * metadata.scale, metadata.landmarks
     if metadata.io == "image":
@@ -86,26 +90,37 @@ def check_contract(
             maps = (None, k, HEATMAP_SIZE, HEATMAP_SIZE)
             wanted |= {TensorInfo(f"heatmap{mark}", "float32", maps) for mark in marks}
     if inputs != (wanted_input,):
-        raise EngineError(f"{path}: takes {_listed(inputs)}; a DIC engine takes {wanted_input}")
+        raise EngineError(
+            f"{path}: its input is {_listed(inputs)}, but its metadata requires {wanted_input}; "
+            "export it again"
+        )
     if set(outputs) != wanted:
-        raise EngineError(f"{path}: gives {_listed(outputs)}; its metadata promises otherwise")
+        required = _listed(tuple(sorted(wanted, key=lambda tensor: tensor.name)))
+        raise EngineError(
+            f"{path}: its outputs are {_listed(outputs)}, but its metadata requires {required}; "
+            "export it again"
+        )
 
 
 def _listed(tensors: tuple[TensorInfo, ...]) -> str:
-    return ", ".join(map(str, tensors)) or "nothing"
+    return ", ".join(map(str, tensors)) or "missing"
 
 
 def check_feed(
     inputs: tuple[TensorInfo, ...], feed: Mapping[str, Any], max_batch: int | None = None
 ) -> None:
-    """Raise ValueError, in one line, where arrays do not fit `inputs`.
+    """Check arrays against the engine's inputs.
 
     Args:
-        feed: objects with `dtype` (NumPy's) and `shape`.
+        feed: objects with a NumPy `dtype` and a `shape`, by input name.
+        max_batch: largest batch; None without a limit.
+
+    Raises:
+        ValueError: a name, dtype, shape or batch size does not match.
     """
     names = {tensor.name for tensor in inputs}
     if set(feed) != names:
-        raise ValueError(f"the engine takes {_listed(inputs)}, not {sorted(feed)}")
+        raise ValueError(f"the engine expects {_listed(inputs)}, got inputs {sorted(feed)}")
     for tensor in inputs:
         array = feed[tensor.name]
         fits = array.dtype.name == tensor.dtype and len(array.shape) == len(tensor.shape)
@@ -115,10 +130,10 @@ def check_feed(
         )
         if not fits:
             raise ValueError(
-                f"the engine takes {tensor}, not {array.dtype.name} {list(array.shape)}"
+                f"the engine expects {tensor}, got {array.dtype.name} {list(array.shape)}"
             )
         if max_batch is not None and array.shape[0] > max_batch:
             raise ValueError(
-                f"the engine takes batches of up to {max_batch}, not {array.shape[0]} "
-                "(--max-batch when it is built)"
+                f"the engine accepts batches of up to {max_batch}, got {array.shape[0]}; split the "
+                "batch, or build the plan with a larger --max-batch"
             )

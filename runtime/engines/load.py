@@ -1,4 +1,4 @@
-"""Loading an engine: what can run it here, in order of speed, and the first that does."""
+"""Loading an engine: try the libraries that can run it, fastest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Opener = Callable[[], Engine]
 
 
 class NotInstalledError(EngineError):
-    """What would run an engine is not on this machine."""
+    """A library that could run the engine is not installed."""
 
 
 def load_engine(
@@ -26,26 +26,28 @@ def load_engine(
     threads: int | None = None,
     lanes: int = 1,
 ) -> Engine:
-    """Load an engine file. What runs it, and why not something faster, is logged.
+    """Load and verify an engine. Logs what runs it, and why no faster library does.
 
     Args:
-        path: an ONNX file written by `export.onnx`, or a plan by `export.tensorrt`; the shipped
-            engine without it.
-        device: "cuda" or "cuda:N" (an NVIDIA GPU), "cpu" (ONNX Runtime's own CPU provider),
-            "openvino" (on the CPU), or "auto", the fastest of them that works here.
-        threads: of a CPU that it uses; all cores without it.
-        lanes: runs at once among which a CPU's threads are shared. One gives the fastest face; as
-            many as threads give most faces a second, be it that as many threads call it or that
-            it gets batches, whose faces are spread over the lanes. The engine's `lanes` says how
-            many it has: GPUs have one.
+        path: an ONNX file written by `export.onnx`, or a plan written by `export.tensorrt`; by
+            default the shipped engine.
+        device: "cuda" or "cuda:N" (an NVIDIA GPU), "cpu" (ONNX Runtime's CPU provider),
+            "openvino" (on the CPU), or "auto", the fastest of them that works on this machine.
+        threads: CPU threads to use; None uses all cores.
+        lanes: parallel runs that share the CPU threads. 1 gives the lowest latency; as many lanes
+            as threads give the highest throughput, whether several threads call `run` or one
+            passes batches, whose faces are then distributed over the lanes. `Engine.lanes` is the
+            number in effect: always 1 on GPUs.
 
     Raises:
-        EngineError: the file is no DIC engine, the device is not to be had, or the engine computes
-            other faces there than PyTorch (`runtime.engines.verify`).
-        ValueError: `threads` or `lanes` are fewer than one.
+        EngineError: the file is not a DIC engine, the device is not available, or the results
+            differ from PyTorch's by more than the engine's limits (`runtime.engines.verify`).
+        ValueError: `threads` or `lanes` is less than 1.
     """
     if min(lanes, 1 if threads is None else threads) < 1:
-        raise ValueError(f"threads and lanes are at least 1, not {threads} and {lanes}")
+        raise ValueError(
+            f"threads and lanes must be at least 1, got threads={threads} and lanes={lanes}"
+        )
     path = Path(path)
     failed: list[EngineError] = []
     for opener in _openers(path, device, threads, lanes):
@@ -55,36 +57,36 @@ def load_engine(
             failed.append(error)
             continue
         for reason in failed:
-            # What is not installed is no fault; what is and fails must not fall back unheard.
+            # An uninstalled library is expected; falling back from an installed one is not.
             level = logging.INFO if isinstance(reason, NotInstalledError) else logging.WARNING
             log.log(level, "%s", reason)
-        log.info("%s: on %s by %s", path, engine.device, engine.backend)
+        log.info("%s: runs on %s with %s", path, engine.device, engine.backend)
         if engine.device == "cpu" and engine.metadata.precision != "fp32":
             log.warning(
-                "%s: an %s engine is made for GPUs and slower on a CPU than fp32 (int8 2 to 7 "
-                "times); for this machine export the checkpoint with --target cpu",
+                "%s: an %s engine is meant for GPUs and is slower than fp32 on a CPU (int8 by 2 to "
+                "7 times); for this machine export the checkpoint with --target cpu",
                 path,
                 engine.metadata.precision,
             )
         return engine
-    # What is not installed is told only where nothing was.
+    # Libraries that are not installed are reported only if no other was tried.
     tried = [reason for reason in failed if not isinstance(reason, NotInstalledError)]
     raise EngineError("; ".join(map(str, tried or failed)))
 
 
 def _openers(path: Path, device: str, threads: int | None, lanes: int) -> list[Opener]:
-    """What may run an engine file, by its kind and the device asked for, the fastest first.
+    """Functions that open an engine file on a device, fastest first.
 
     Raises:
-        EngineError: the file is none, or nothing runs it on such a device.
+        EngineError: the file is not an engine, or its kind cannot run on the device.
     """
     kind, index = parse_device(device)
     magic = read_magic(path)
     if magic in PLAN_MAGICS:
         if kind not in ("auto", "cuda"):
             raise EngineError(
-                f"{path}: a {PLAN_MAGICS[magic]} plan runs on NVIDIA GPUs only; for {device} give "
-                "the ONNX file it was built from"
+                f"{path}: a {PLAN_MAGICS[magic]} plan runs only on NVIDIA GPUs; for --device "
+                f"{device} use the ONNX file it was built from"
             )
         return [_plan(path, PLAN_MAGICS[magic], index)]
     from runtime.engines.onnx_file import read_metadata
@@ -94,35 +96,37 @@ def _openers(path: Path, device: str, threads: int | None, lanes: int) -> list[O
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """The kind of a device, and a GPU's number, 0 where it has none.
+    """Split a device such as "cuda:1" into its kind and its GPU index (0 by default).
 
     Raises:
-        EngineError: no such kind of device.
+        EngineError: the device is unknown.
     """
     kind, _, number = device.partition(":")
     plain = device in ("auto", "cpu", "openvino", "cuda")
     if plain or (kind == "cuda" and number.isdecimal()):
         return kind, int(number or 0)
-    raise EngineError(f"device {device!r} is none of auto, cpu, openvino, cuda, cuda:N")
+    raise EngineError(f"unknown device {device!r}; use auto, cpu, openvino, cuda or cuda:N")
 
 
 def _onnx(
     path: Path, metadata: Metadata, kind: str, index: int, threads: int | None, lanes: int
 ) -> Iterator[Opener]:
-    """What may run an ONNX file on a kind of device, the fastest first."""
+    """Functions that open an ONNX file on a kind of device, fastest first."""
 
     def onnxruntime(provider: str) -> Engine:
         from runtime.engines.onnxruntime import CPU, OnnxRuntimeEngine
 
         engine = OnnxRuntimeEngine(path, metadata, provider, index, threads, lanes)
-        # On the CPU in fp32 it was checked when it was exported.
+        # The export checked the same graph on the same provider, so a quick check suffices.
         return _verified(engine, quick=provider == CPU and metadata.precision == "fp32")
 
     def openvino() -> Engine:
         try:
             from runtime.engines.openvino import OpenVinoEngine
         except (ImportError, RuntimeError) as error:
-            raise EngineError(f"openvino is installed but does not load: {error}") from error
+            raise EngineError(
+                f"openvino is installed but cannot be imported ({error}); reinstall it"
+            ) from error
 
         return _verified(OpenVinoEngine(path, metadata, threads, lanes))
 
@@ -131,33 +135,38 @@ def _onnx(
         if kind == "openvino" or (kind == "auto" and has_openvino):
             yield openvino
         else:
-            yield _missing(
+            yield _not_installed(
                 "onnxruntime is not installed; pip install 'dic-toolkit[cpu]' or 'dic-toolkit[gpu]'"
             )
         return
     try:
         from runtime.engines.onnxruntime import CPU, GPU, OPENVINO, available
     except (ImportError, RuntimeError) as error:
-        raise EngineError(f"onnxruntime is installed but does not load: {error}") from error
+        raise EngineError(
+            f"onnxruntime is installed but cannot be imported ({error}); reinstall it"
+        ) from error
 
     if kind in ("auto", "cuda"):
         for provider in available(GPU):
             yield partial(onnxruntime, provider)
         if not available(GPU):
-            yield _missing(
-                "no GPU: this ONNX Runtime has no provider for one (dic-toolkit[gpu] has)"
+            yield _not_installed(
+                "no GPU: this ONNX Runtime has no CUDA provider; pip install 'dic-toolkit[gpu]'"
             )
-    # Measured: on CPUs, graphs with --target cpu are faster in ONNX Runtime, others in OpenVINO
-    # (benchmarks/NOTES.md).
+    # Measured in benchmarks/NOTES.md: graphs exported with --target cpu are faster in ONNX
+    # Runtime, others in OpenVINO.
     if kind == "openvino" or (kind == "auto" and metadata.target != "cpu"):
         if available((OPENVINO,)):
             yield partial(onnxruntime, OPENVINO)
         elif has_openvino:
             yield openvino
         elif kind == "openvino":
-            yield _missing("openvino is not installed; pip install 'dic-toolkit[openvino]'")
+            yield _not_installed("openvino is not installed; pip install 'dic-toolkit[openvino]'")
         else:
-            yield _missing("no OpenVINO, which runs it faster here (dic-toolkit[openvino] has it)")
+            yield _not_installed(
+                "openvino, which would be faster here, is not installed; "
+                "pip install 'dic-toolkit[openvino]'"
+            )
     if kind in ("auto", "cpu"):
         yield partial(onnxruntime, CPU)
 
@@ -176,7 +185,7 @@ def _plan(path: Path, label: str, index: int) -> Opener:
 
 
 def _verified(engine: Engine, quick: bool = False) -> Engine:
-    """The engine, if it computes what PyTorch computed; closed otherwise."""
+    """The engine after verification; closes it if verification fails."""
     from runtime.engines.verify import verify
 
     try:
@@ -187,7 +196,7 @@ def _verified(engine: Engine, quick: bool = False) -> Engine:
     return engine
 
 
-def _missing(reason: str) -> Opener:
+def _not_installed(reason: str) -> Opener:
     def opener() -> Engine:
         raise NotInstalledError(reason)
 

@@ -1,6 +1,6 @@
-"""What an ONNX file says of itself, read without ONNX, before something is picked to run it.
+"""Reading an ONNX file's metadata without the onnx package.
 
-A file is a `ModelProto` in protobuf's wire format (onnx.proto); its metadata are its field 14.
+The file is a `ModelProto` in protobuf's wire format (onnx.proto); `metadata_props` is field 14.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from pathlib import Path
 
 from dic.engine_file import EngineError
 
-METADATA_PROPS = 14  # of ModelProto, StringStringEntryProto each
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+METADATA_PROPS = 14  # field of ModelProto: repeated StringStringEntryProto
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The `metadata_props` of an ONNX file.
+    """Read the `metadata_props` of an ONNX file as a dictionary.
 
     Raises:
-        EngineError: not an ONNX file, or cut off.
+        EngineError: the file is unreadable, truncated, or not an ONNX file.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = {}
+            entries = {}
             for field, start, end in _fields(data, 0, len(data)):
                 if field == METADATA_PROPS:
                     entry = {f: data[a:b].decode() for f, a, b in _fields(data, start, end)}
-                    found[entry.get(1, "")] = entry.get(2, "")
-            return found
+                    entries[entry.get(1, "")] = entry.get(2, "")
+            return entries
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, IndexError) as error:  # mmap's for an empty file too
+    except (ValueError, IndexError) as error:  # mmap raises ValueError for an empty file
         raise EngineError(
-            f"{path}: not an ONNX model that runs: damaged, cut off, or of another kind"
+            f"{path}: not an ONNX model, or a damaged or truncated one; export it again"
         ) from error
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number and extent of each field of a message."""
+    """Field number, start and end offset of each field of the message at `at` to `end`."""
     while at < end:
         key, at = _varint(data, at)
         kind = key & 7
@@ -50,14 +50,15 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
         elif kind in (FIXED32, FIXED64):
             start, stop = at, at + (8 if kind == FIXED64 else 4)
         else:
-            raise ValueError("no such wire type")
+            raise ValueError("unknown wire type")
         if stop > end:
-            raise ValueError("cut off")
+            raise ValueError("truncated field")
         yield key >> 3, start, stop
         at = stop
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """The variable-length integer at an offset, and the offset after it."""
     value = 0
     for shift in range(0, 64, 7):
         byte = data[at]
@@ -65,4 +66,4 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError("a number too long")
+    raise ValueError("varint longer than 64 bits")

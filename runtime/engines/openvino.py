@@ -1,8 +1,7 @@
-"""Engines run by OpenVINO on the CPU: where a graph was not written for CPUs, the fastest there."""
+"""ONNX files run by OpenVINO on the CPU, the fastest there unless exported with `--target cpu`."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,34 +9,38 @@ from typing import Any, Self
 
 import numpy as np
 
-# Its converter, which comes along and is not used, reports its use to its maker, and keeps an
-# identifier in the home folder, unless this cannot be imported. Restoring a picture should tell
-# nobody.
-if "openvino_telemetry" not in sys.modules:
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
-import openvino
-
 from dic.engine_file import EngineError, Metadata, TensorInfo
 from runtime.engines.arrays import accept
 from runtime.engines.batching import Arrays, Lanes
 from runtime.engines.contract import check_contract, check_feed
+from runtime.engines.environment import environment
 
-# Fastest for one batch at a time, unless lanes are asked for; and in the graph's own precision:
-# left to itself OpenVINO computes in bf16 where the CPU can.
+# OpenVINO 2026.4 sends a usage event, and stores a client ID in the home folder, when it is
+# imported without an opt-out; its telemetry package sends nothing from CI jobs.
+with environment("CI", "true"):
+    import openvino
+
+# LATENCY is fastest for one batch at a time; NUM_STREAMS overrides it for several lanes. ACCURACY
+# keeps the graph's precision: by default OpenVINO computes in bf16 on CPUs that support it.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
-# One for the process, which never goes: its plugin puts the thread that makes it on a stack for
-# signals of its own, and frees that when it goes. After another thread's freeing, or that of two
-# in the order in which they were made, the next signal (Ctrl-C, or a child's end) was a crash.
+# One per process, never destroyed: the CPU plugin gives the thread that creates a Core an
+# alternate signal stack and frees that stack with the Core. If another thread destroyed it, or two
+# were destroyed in order of creation, the next signal (Ctrl-C, SIGCHLD) crashed the process.
 _CORE = openvino.Core()
 DTYPES = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """An `Engine`; see `runtime.engines.load.load_engine`.
+    """An `Engine` run by OpenVINO's CPU plugin.
+
+    Args:
+        path: the ONNX file.
+        metadata: the file's `dic.*` metadata.
+        threads: CPU threads to use; None uses all cores.
+        lanes: parallel runs (OpenVINO's streams).
 
     Raises:
-        EngineError: OpenVINO does not take the file, or it is no DIC engine.
+        EngineError: OpenVINO cannot compile the file, or it is not a DIC engine.
     """
 
     max_batch: int | None = None
@@ -53,7 +56,10 @@ class OpenVinoEngine:
             model = _CORE.compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
-            raise EngineError(f"{path}: OpenVINO does not take it: {reason}") from error
+            raise EngineError(
+                f"{path}: OpenVINO cannot compile it ({reason}); use --device cpu, or export it "
+                "again"
+            ) from error
         self._model: Any = model
         self.inputs = tuple(map(_info, model.inputs))
         self.outputs = tuple(map(_info, model.outputs))
@@ -62,14 +68,16 @@ class OpenVinoEngine:
         check_contract(path, metadata, self.inputs, self.outputs)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        taken: dict[str, Any] = accept(feed, self.device)
-        check_feed(self.inputs, taken)
+        arrays: dict[str, Any] = accept(feed, self.device)
+        check_feed(self.inputs, arrays)
         self._opened()
         try:
-            return self._spread(taken)
+            return self._spread(arrays)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
-            raise EngineError(f"{self.path}: OpenVINO failed: {reason}") from error
+            raise EngineError(
+                f"{self.path}: OpenVINO failed ({reason}); try a smaller batch or --device cpu"
+            ) from error
 
     def _opened(self) -> Any:
         if self._model is None:
@@ -78,14 +86,14 @@ class OpenVinoEngine:
 
     def _run_batch(self, feed: Arrays) -> Arrays:
         model = self._opened()
-        # A request serves one thread at a time.
+        # An infer request is not thread-safe.
         if not hasattr(self._requests, "own"):
             self._requests.own = model.create_infer_request()
-        given = self._requests.own.infer(
+        results = self._requests.own.infer(
             {name: np.ascontiguousarray(array) for name, array in feed.items()}
         )
-        # The request's own memory is written again by its next run.
-        return {tensor.name: given[tensor.name].copy() for tensor in self.outputs}
+        # The request's next run overwrites its output tensors.
+        return {tensor.name: results[tensor.name].copy() for tensor in self.outputs}
 
     def close(self) -> None:
         self._spread.close()

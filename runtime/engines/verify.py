@@ -1,8 +1,8 @@
-"""Does an engine compute here what PyTorch computed when it was exported?
+"""Verification: does an engine reproduce PyTorch's results on this machine?
 
-An engine may run on another GPU, in another library, with other tensor cores than its export was
-checked with. It carries a few pictures with PyTorch's results, and the limits that its export was
-held to; `load_engine` asks it once before it is trusted with anything else.
+The export is checked on one machine, but the engine may run on other hardware and in another
+library. It therefore embeds sample inputs with PyTorch's outputs (the reference outputs) and the
+limits that its export met. `load_engine` runs them once, before the engine is used.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Rounding to grey levels puts neighbouring values a level apart: in one pixel of a hundred at most.
+# Rounding to uint8 can turn a tiny difference into one grey level. This RMS allows it in one pixel
+# of a hundred.
 ROUNDING = 0.1 / 255
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far an engine's results are from PyTorch's, on its own samples.
+    """Differences between an engine's results and the reference outputs on its embedded samples.
 
     Attributes:
-        error: root mean square of an output's difference on the picture that is furthest off, as
-            a share of its scale: black to white, or the largest value of any other output.
-        psnr_loss: dB further from the true faces than PyTorch, the mean over the faces.
-        landmarks: mean distance from PyTorch's, pixels, of those that lie somewhere; 0 where the
-            engine gives none.
-        levels: root mean square of the difference on the picture that is furthest off, grey
-            levels.
+        error: largest root-mean-square difference of any output on any sample, relative to the
+            output's range (255 for uint8 faces, otherwise its largest absolute value).
+        psnr_loss: PyTorch's mean PSNR against the ground-truth faces minus the engine's, in dB.
+        landmarks: mean distance between landmarks in pixels, over those whose heatmap has one
+            clear peak; 0 without landmarks.
+        levels: largest root-mean-square difference of the face on any sample, in grey levels.
     """
 
     error: float
@@ -52,65 +52,87 @@ class Verification:
 
 
 def verify(engine: Engine, quick: bool = False) -> Verification | None:
-    """Run an engine's samples and hold the results against its limits.
+    """Run an engine's embedded samples and check the differences against its limits.
 
     Args:
-        quick: one face alone, and not its landmarks: where the export itself was checked, this
-            finds damaged weights, and a peak that another processor rounds otherwise is none.
+        quick: run one face only and skip the landmark limit. Detects damaged weights where the
+            export itself was checked; a heatmap peak that this CPU rounds differently is accepted.
 
     Returns:
-        how far it is off; None, and a warning, where the engine carries no samples.
+        the measured differences; None, with a warning, if the engine has no embedded samples.
 
     Raises:
-        EngineError: further than its limits allow.
+        EngineError: the samples or limits are damaged, the engine cannot run them, its results
+            are NaN or infinite, or a difference exceeds its limit.
     """
-    samples = engine.metadata.rest.get("samples")
-    if samples is None:
-        log.warning("%s: carries no samples; its results here are unverified", engine.path)
+    encoded = engine.metadata.rest.get("samples")
+    if encoded is None:
+        log.warning("%s: has no embedded samples; its results are unverified", engine.path)
         return None
     limits = _limits(engine)
+    samples = _samples(engine, encoded)
+    if quick:
+        samples = {name: array[:1] for name, array in samples.items()}
+    face = next(name for name in samples if _is_face(name))
     try:
-        with np.load(io.BytesIO(base64.b64decode(samples)), allow_pickle=False) as held:
-            known = {name: held[name][: 1 if quick else None] for name in held.files}
-        name = next(n for n in known if n == "face" or n.startswith("sr"))
-        feed = {tensor.name: known[tensor.name] for tensor in engine.inputs}
-        known["gt"]
-    except Exception as error:  # damaged archives raise what they like
-        what = str(error) or type(error).__name__
-        raise EngineError(f"{engine.path}: its samples are damaged ({what})") from error
-    try:
-        given = _run(engine, feed)
-    except Exception as error:  # as do devices: out of memory, no kernel, no library
-        what = " ".join(str(error).split())[:200]
-        raise EngineError(f"{engine.path}: {engine.backend} cannot run it: {what}") from error
-    if not all(np.isfinite(array).all() for array in given.values()):
-        raise EngineError(f"{engine.path}: {engine.backend} gives NaN or infinite values")
-    found = _compare(name, given, known)
-    beyond = []
+        results = _run(engine, {tensor.name: samples[tensor.name] for tensor in engine.inputs})
+    # What libraries raise on a device that is out of memory, or lacks a kernel or a library.
+    except (EngineError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(f"{engine.path}: {engine.backend} cannot run it: {reason}") from error
+    if not all(np.isfinite(array).all() for array in results.values()):
+        raise EngineError(
+            f"{engine.path}: {engine.backend} returns NaN or infinite values; use another --device"
+        )
+    measured = _compare(face, results, samples)
+    exceeded = []
     for what, value, unit in (
-        ("error", found.error, ""),
-        ("psnr", found.psnr_loss, " dB"),
-        ("landmarks", found.landmarks, " px"),
-        ("levels", found.levels, " grey levels"),
+        ("error", measured.error, ""),
+        ("psnr", measured.psnr_loss, " dB"),
+        ("landmarks", measured.landmarks, " px"),
+        ("levels", measured.levels, " grey levels"),
     ):
         if quick and what == "landmarks":
             continue
-        least = ROUNDING if what == "error" and name == "face" else 0.0
-        limit = max(limits.get(what, np.inf), least)
-        if not value <= limit:  # a NaN is beyond every limit
-            beyond.append(f"{what} by {value:.3g}{unit} (allowed {limit:.3g})")
-    if beyond:
+        rounding = ROUNDING if what == "error" and face == "face" else 0.0
+        limit = max(limits.get(what, np.inf), rounding)
+        if not value <= limit:  # true for NaN as well
+            exceeded.append(f"{what} by {value:.3g}{unit} (allowed {limit:.3g})")
+    if exceeded:
         raise EngineError(
-            f"{engine.path}: {engine.backend} computes other faces than PyTorch: "
-            f"{', '.join(beyond)}; the file is damaged, or made for another device: make it anew, "
-            "or use another device"
+            f"{engine.path}: results of {engine.backend} differ from PyTorch's: "
+            f"{', '.join(exceeded)}; the file is damaged or unsuited to this device: export it "
+            "again, or use another --device"
         )
-    log.info("%s: verified on %s: %s", engine.path, engine.device, found)
-    return found
+    log.info("%s: verified on %s: %s", engine.path, engine.device, measured)
+    return measured
+
+
+def _is_face(name: str) -> bool:
+    return name == "face" or name.startswith("sr")
+
+
+def _samples(engine: Engine, encoded: str) -> dict[str, NDArray[Any]]:
+    """Decode the embedded samples: inputs, reference outputs and ground-truth faces by name."""
+    try:
+        with np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False) as archive:
+            samples = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged data
+        reason = str(error) or type(error).__name__
+        raise EngineError(
+            f"{engine.path}: its embedded samples are damaged ({reason}); export it again"
+        ) from error
+    missing = {"gt", *(tensor.name for tensor in engine.inputs)} - samples.keys()
+    if missing or not any(map(_is_face, samples)):
+        names = ", ".join(sorted(missing)) or "face"
+        raise EngineError(
+            f"{engine.path}: its embedded samples are damaged (no {names}); export it again"
+        )
+    return samples
 
 
 def _run(engine: Engine, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """In batches that the engine takes."""
+    """Run any number of samples, in batches of at most `max_batch`."""
     count = len(next(iter(feed.values())))
     size = engine.max_batch or count
     parts = [
@@ -122,41 +144,42 @@ def _run(engine: Engine, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any
 
 def _limits(engine: Engine) -> dict[str, float]:
     try:
-        limits = json.loads(engine.metadata.rest["export_error"])["limits"]
-        found = {name: float(limit) for name, limit in limits.items()}
+        entries = json.loads(engine.metadata.rest["export_error"])["limits"]
+        limits = {name: float(limit) for name, limit in entries.items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise EngineError(f"{engine.path}: its limits are damaged; export it anew") from error
-    if not found:
-        raise EngineError(f"{engine.path}: its limits are damaged; export it anew")
-    return found
+        raise EngineError(f"{engine.path}: its limits are damaged; export it again") from error
+    if not limits:
+        raise EngineError(f"{engine.path}: its limits are damaged; export it again")
+    return limits
 
 
 def _compare(
-    name: str, given: dict[str, NDArray[Any]], known: dict[str, NDArray[Any]]
+    face: str, results: dict[str, NDArray[Any]], samples: dict[str, NDArray[Any]]
 ) -> Verification:
-    faces = len(known["gt"])
+    """Compare results with the reference outputs; the first `len(gt)` samples are faces."""
+    faces = len(samples["gt"])
     error = 0.0
-    for other in known.keys() & given.keys() - {"landmarks"}:  # a face, scores, heatmaps
-        scale = 255.0 if other == "face" else max(float(np.abs(known[other]).max()), 1e-30)
-        off = _rms(given[other].astype(np.float64) - known[other]) / scale
-        error = float(np.maximum(error, off.max()))  # a NaN stays one
-    ours, theirs = (a[name] if name == "face" else to_levels(a[name]) for a in (given, known))
-    loss = mean_psnr(theirs[:faces], known["gt"]) - mean_psnr(ours[:faces], known["gt"])
+    for name in samples.keys() & results.keys() - {"landmarks"}:  # face or sr, scores, heatmaps
+        scale = 255.0 if name == "face" else max(float(np.abs(samples[name]).max()), 1e-30)
+        difference = _rms(results[name].astype(np.float64) - samples[name]) / scale
+        error = float(np.maximum(error, difference.max()))  # propagates NaN, which max() may not
+    ours, theirs = (a[face] if face == "face" else to_levels(a[face]) for a in (results, samples))
+    loss = mean_psnr(theirs[:faces], samples["gt"]) - mean_psnr(ours[:faces], samples["gt"])
     levels = float(_rms(ours.astype(np.float64) - theirs).max())
     distance = 0.0
-    maps = next((key for key in known if key.startswith("heatmap")), None)
-    if "landmarks" in known or maps:
+    maps = next((name for name in samples if name.startswith("heatmap")), None)
+    if "landmarks" in samples or maps:
         points, wanted = (
-            a["landmarks"] if maps is None else decode(a[maps])[0] for a in (given, known)
+            a["landmarks"] if maps is None else decode(a[maps])[0] for a in (results, samples)
         )
         distances = np.linalg.norm(points - wanted, axis=-1)[:faces]
-        decided = known.get("decided", np.ones(distances.shape, bool))[:faces]
+        decided = samples.get("decided", np.ones(distances.shape, bool))[:faces]
         distance = float(distances[decided].mean()) if decided.any() else 0.0
     return Verification(error, loss, distance, levels)
 
 
 def _rms(difference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,): root mean square of each picture's values."""
+    """(N,): root mean square over all but the first axis."""
     values = tuple(range(1, difference.ndim))
     result: NDArray[np.float64] = np.sqrt((difference**2).mean(axis=values))
     return result

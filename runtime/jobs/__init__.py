@@ -1,1 +1,1 @@
-"""What a command does with files: which, where to, what is written beside, what is reported."""
+"""The file handling of `runtime.infer`: inputs, output paths, extra outputs and the summary."""

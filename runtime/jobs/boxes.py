@@ -1,11 +1,17 @@
-"""Where faces are, from a file instead of a detector.
+"""Face positions read from a file instead of a detector (`--boxes`).
 
-JSON, as `--landmarks` writes it (one document or a list of them), or of the form
-`{"family.jpg": [[x, y, width, height], …]}`; or CSV, a face a line: the picture's name and 4 or
-10 numbers. Four are the square around a face from hair to below the chin (of another shape, a
-square about its middle); ten are five points x1,y1,…,x5,y5: the eye on the picture's left, the
-other eye, the nose's tip, the corners of the mouth. Pictures go by their path, by its end
-(`2019/beach.jpg`), or by their name alone, which then is of every picture of that name.
+Three formats, coordinates in pixels:
+
+- JSON written by `--landmarks`: one document or a list of documents.
+- JSON of the form `{"family.jpg": [[x, y, width, height], …]}`.
+- CSV with one face per line: the picture's name, then 4 or 10 numbers.
+
+Four numbers are x, y, width, height of the square from the hair to below the chin; a rectangle is
+replaced by the square of its longer side with the same centre. Ten are five points x1,y1,…,x5,y5:
+the eye on the picture's left, the other eye, the tip of the nose, and the corners of the mouth.
+
+A picture is named by its path, by the end of its path (`2019/beach.jpg`), or by its file name,
+which then applies to every picture with that name.
 """
 
 from __future__ import annotations
@@ -22,55 +28,60 @@ import numpy as np
 from dic.console import UserError
 from runtime.faces.crop import Crop, from_points
 
-LARGEST = 1e6  # pixels; what is further out is a mistake
+LARGEST = 1e6  # pixels; larger coordinates are treated as errors
 
 
 class Boxes:
-    """The faces of pictures, by a file.
+    """The faces of pictures, read from a file.
 
     Raises:
-        UserError: the file cannot be read; names the line or the picture.
+        UserError: the file cannot be read, or is malformed; names the line or the picture.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            text = path.read_text(encoding="utf-8-sig")  # Excel begins with a mark
+            text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
+            reason = getattr(error, "strerror", None) or "not a text file; save it as UTF-8"
             raise UserError(f"{path}: {reason}") from error
         rows = _from_json if text.lstrip()[:1] in ("{", "[") else _from_csv
-        self._found: dict[str, list[Crop]] = {}
+        self._faces: dict[str, list[Crop]] = {}
         for where, name, numbers in rows(path, text):
-            faces = self._found.setdefault(name, [])
+            faces = self._faces.setdefault(name, [])
             if numbers is not None:
                 faces.append(_crop(f"{path}: {where}", numbers))
 
     def of(self, picture: Path, needed: bool) -> list[Crop]:
-        """The faces of a picture; the entry with the longest end of its path counts.
+        """The faces of a picture, from the entry that matches the longest end of its path.
 
         Args:
-            needed: a picture of which the file says nothing is an error; otherwise it has no face.
+            picture: its path.
+            needed: raise an error if the file has no entry for the picture, instead of returning
+                no faces.
 
         Raises:
-            UserError: the file says nothing of it.
+            UserError: there is no entry and `needed` is true.
         """
         ends = (Path(*picture.parts[i:]).as_posix() for i in range(len(picture.parts)))
         for name in (str(picture), *ends):
-            if name in self._found:
-                return self._found[name]
+            if name in self._faces:
+                return self._faces[name]
         if needed:
-            raise UserError(f"{picture}: {self._path} names no face in it")
+            raise UserError(f"{picture}: has no entry in {self._path}; add one, or use --faces")
         return []
 
 
-Row = tuple[str, str, Sequence[Any] | None]  # where it stands, the picture, a face if any
+# Location in the file (for messages), name of the picture, and a face's numbers; None in place of
+# the numbers adds a picture without a face.
+Row = tuple[str, str, Sequence[Any] | None]
 
 
 def _from_csv(path: Path, text: str) -> Iterator[Row]:
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and not any(map(_numeric, cells[1:]))):  # a header
+        header = number == 1 and not any(map(_numeric, cells[1:]))
+        if header or not any(cells):
             continue
         yield f"line {number}", cells[0], cells[1:]
 
@@ -87,10 +98,10 @@ def _from_json(path: Path, text: str) -> Iterator[Row]:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
+        raise UserError(f"{path}: not valid JSON ({error}); correct it") from error
     try:
         if isinstance(content, dict) and "frames" in content:
-            raise UserError(f"{path}: tells of a video; --boxes is for pictures")
+            raise UserError(f"{path}: describes a video; --boxes supports pictures only")
         if isinstance(content, dict) and "faces" not in content:
             for name, boxes in content.items():
                 yield name, name, None
@@ -102,28 +113,35 @@ def _from_json(path: Path, text: str) -> Iterator[Row]:
             for face in document["faces"]:
                 yield name, name, [*face["box"], face.get("angle", 0)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not of a form that is read (runtime/jobs/boxes.py)") from error
+        raise UserError(
+            f"{path}: unexpected JSON structure; see 'Where faces are' in docs/photos.md"
+        ) from error
 
 
 def _crop(where: str, numbers: Sequence[Any]) -> Crop:
+    """The crop of a face given by 4 numbers, 5 (the fifth an angle in degrees) or 10."""
     try:
         values = [float(number) for number in numbers]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {list(numbers)} are no numbers") from error
+        raise UserError(f"{where}: {list(numbers)} must all be numbers") from error
     if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
-        raise UserError(f"{where}: {values} are no pixels")
+        raise UserError(
+            f"{where}: {values} must be finite pixel coordinates of at most {LARGEST:,.0f}"
+        )
     if len(values) == 10:
         points = np.array(values).reshape(5, 2)
         if np.ptp(points, axis=0).max() < 1:
-            raise UserError(f"{where}: five points in one place")
+            raise UserError(f"{where}: the five points must not coincide")
         return from_points(points)
     if len(values) not in (4, 5):
-        raise UserError(f"{where}: a face is 4 or 10 numbers, not {len(values)}")
-    x, y, width, height, *turned = values
+        raise UserError(f"{where}: a face needs 4 or 10 numbers, got {len(values)}")
+    x, y, width, height, *angles = values
     if width < 1 or height < 1:
-        raise UserError(f"{where}: {width:g}×{height:g} pixels are no square")
+        raise UserError(
+            f"{where}: width and height must be at least 1 pixel, got {width:g}×{height:g}"
+        )
     side = max(width, height)
-    if not turned and width == height and x == round(x) and y == round(y):
+    if not angles and width == height and x == round(x) and y == round(y):
         return Crop(round(x), round(y), round(side))
     centre = np.array([x + width / 2 - 0.5, y + height / 2 - 0.5])
-    return Crop.around(centre, side, angle=turned[0] if turned else 0.0)
+    return Crop.around(centre, side, angle=angles[0] if angles else 0.0)

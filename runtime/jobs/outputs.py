@@ -1,18 +1,6 @@
-"""What is written beside a restored picture: its landmarks, drawn and as JSON; a comparison.
+"""Extra outputs of a restored picture: landmarks as JSON and drawn, and a comparison image.
 
-The JSON of a picture (`"schema": "dic-landmarks-1"`; of a video, `frames` is a list of them with
-`time` in seconds for `image`):
-
-    image        the file's name; of a stream "-"
-    width, height   of that file, upright, in pixels
-    scale        by how much the result is larger
-    faces        a list, largest first, of
-        box      [x, y, width, height] of the restored square, before it is turned
-        angle    degrees by which it is turned clockwise about its centre
-        matrix   2×3, pixels of the restored 128×128 face to pixels of the file
-        score    the detector's
-        landmarks   [[x, y], …] in pixels of the file, iBUG's 68 (or Helen's 194); null without
-        scores   how sure each is, about 1 where it is; null without
+The landmarks' JSON format (`"schema": "dic-landmarks-1"`) is in docs/reference/json.md.
 """
 
 from __future__ import annotations
@@ -33,24 +21,23 @@ from runtime.pictures.files import Picture
 Bytes = NDArray[np.uint8]
 
 SCHEMA = "dic-landmarks-1"
-FOUND, BOX = (255, 60, 60), (80, 200, 120)  # RGB
-SURE = 0.5  # a landmark less sure is drawn hollow
-DRAWN_SIDE = 1024  # pixels to which a small picture is enlarged before it is drawn on
-TILE = 256  # pixels of a face in a comparison
-GAP = 8
-CAPTION = 28
+LANDMARK_COLOUR, BOX_COLOUR = (255, 60, 60), (80, 200, 120)  # RGB
+CONFIDENT = 0.5  # least score of a landmark that is drawn filled; others are drawn hollow
+DRAWN_SIDE = 1024  # pixels; smaller pictures are enlarged up to this side before drawing
+# Layout of a comparison in pixels: side of a face, gap between faces, height of a caption.
+TILE, GAP, CAPTION = 256, 8, 28
 
 
 @dataclass(frozen=True)
 class Result:
-    """A restored picture, and where in it its faces are.
+    """A restored picture with its faces.
 
     Attributes:
-        picture: what is written.
-        original: what was read, (H, W, 3) uint8 RGB.
-        faces: in pixels of the original.
-        scale: pixels of the result a pixel of the original.
-        corner: x, y of the result's left upper corner in the original.
+        picture: the result to write.
+        original: the input, (H, W, 3) uint8 RGB.
+        faces: the restored faces, in pixels of the original.
+        scale: pixels of the result per pixel of the original.
+        corner: (x, y) of the result's upper left corner in the original.
     """
 
     picture: Picture
@@ -60,14 +47,19 @@ class Result:
     corner: tuple[int, int] = (0, 0)
 
     def place(self, face: Face) -> Crop:
-        """The square of a face in pixels of the result."""
+        """The crop of a face in pixels of the result."""
         (left, top), crop = self.corner, face.crop
         x, y = (round(at * self.scale) for at in (crop.x - left, crop.y - top))
         return replace(crop, x=x, y=y, size=round(crop.size * self.scale))
 
 
 def landmarks_json(name: str, result: Result) -> bytes:
-    """The document of a picture (see above)."""
+    """The JSON document of a picture.
+
+    Args:
+        name: of the input file; "-" for standard input.
+        result: the restored picture.
+    """
     height, width = result.original.shape[:2]
     head = _head(name, (width, height), result.scale)
     return _dumped({**head, "faces": [face_entry(face) for face in result.faces]})
@@ -84,7 +76,14 @@ def video_json(
     scale: int,
     frames: Sequence[tuple[float, list[dict[str, Any]]]],
 ) -> bytes:
-    """The document of a video, of its frames' times in seconds and entries of faces."""
+    """The JSON document of a video.
+
+    Args:
+        name: of the input file.
+        size: (width, height) of the input in pixels, upright.
+        scale: enlargement factor of the result.
+        frames: time in seconds and the entries (`face_entry`) of the faces of each frame.
+    """
     listed = [{"time": round(at, 4), "faces": faces} for at, faces in frames]
     return _dumped({**_head(name, size, scale), "frames": listed})
 
@@ -94,6 +93,7 @@ def _dumped(content: dict[str, Any]) -> bytes:
 
 
 def face_entry(face: Face) -> dict[str, Any]:
+    """The entry of one face in a JSON document."""
     points = face.points
     return {
         "box": list(face.box),
@@ -106,7 +106,7 @@ def face_entry(face: Face) -> dict[str, Any]:
 
 
 def drawn(result: Result) -> Bytes:
-    """The result with its faces' squares and landmarks, (H, W, 3) uint8 RGB."""
+    """The result with crops and landmarks drawn on it, (H, W, 3) uint8 RGB; enlarged if small."""
     image = result.picture.rgb()
     zoom = max(1, DRAWN_SIDE // max(image.shape[:2]))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
@@ -115,18 +115,18 @@ def drawn(result: Result) -> Bytes:
         crop, side = scaled(result.place(face), zoom), face.image.shape[0]
         corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
         square = np.round(crop.to_picture(corners, side)).astype(np.int32)
-        cv2.polylines(image, [square], True, BOX, max(1, crop.size // 300), cv2.LINE_AA)
+        cv2.polylines(image, [square], True, BOX_COLOUR, max(1, crop.size // 300), cv2.LINE_AA)
         if face.landmarks is None or face.scores is None:
             continue
         radius, points = max(1, crop.size // 100), crop.to_picture(face.landmarks, side)
         for (x, y), score in zip(points, face.scores, strict=True):
-            width = -1 if score >= SURE else 1
-            cv2.circle(image, (round(x), round(y)), radius, FOUND, width, cv2.LINE_AA)
+            width = -1 if score >= CONFIDENT else 1  # -1 fills the circle
+            cv2.circle(image, (round(x), round(y)), radius, LANDMARK_COLOUR, width, cv2.LINE_AA)
     return image
 
 
 def comparison(result: Result) -> Bytes:
-    """A row a face: as it was, enlarged bicubically, after each step, and the result."""
+    """A row per face, (H, W, 3) uint8 RGB: input, bicubic enlargement, each step, and result."""
     rows, image = [], result.picture.rgb()
     for face in result.faces:
         before = cut(result.original, face.crop)
@@ -154,7 +154,7 @@ def _caption(text: str) -> Bytes:
 
 
 def _joined(parts: Sequence[Bytes], axis: int) -> Bytes:
-    """Parts beside one another (axis 1) or below one another, with white between."""
+    """Parts side by side (axis 1) or stacked (axis 0), separated by white gaps."""
     shape = list(parts[0].shape)
     shape[axis] = GAP
     gap = np.full(shape, 255, np.uint8)

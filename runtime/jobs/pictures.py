@@ -1,4 +1,4 @@
-"""One picture of `runtime.infer`, from reading to writing."""
+"""Processing one picture of `runtime.infer`: read, restore, write."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.plan import STREAM, Job, Outcome
 from runtime.pictures.files import ImageError, Picture, decode_picture, encode_picture, read_picture
 
-SHARP = 32  # pixels; an aligned face that is larger shows more than its restored one may
+SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
 
 class PictureWork:
-    """What a worker does with each job. Several threads may call it.
+    """Processes picture jobs. Thread-safe.
 
     Args:
-        options: how photographs are restored; without it each picture is one aligned face.
-        boxes: where faces are, instead of the restorer's detector.
+        restorer: the engine and the detector to use.
+        options: how to restore photographs; None treats each picture as one aligned face.
+        boxes: positions of the faces; None uses the restorer's detector.
     """
 
     def __init__(
@@ -40,10 +41,14 @@ class PictureWork:
         boxes: Boxes | None,
     ) -> None:
         self._restorer, self._options, self._boxes = restorer, options, boxes
-        self._told = threading.Event()
+        self._warned = threading.Event()
 
     def __call__(self, job: Job) -> Outcome:
-        """Restore one picture; what is wrong with it is in the outcome."""
+        """Restore one picture; an error that concerns only this picture becomes its outcome.
+
+        Raises:
+            BrokenPipeError: the reader of standard output has closed it.
+        """
         target = str(job.target)
         try:
             return self._aligned(job) if self._options is None else self._photo(job, self._options)
@@ -54,7 +59,9 @@ class PictureWork:
         except OSError as error:
             message = f"{job.name}: {error.strerror or error}"
         except (MemoryError, cv2.error):
-            message = f"{job.name}: too large for this machine's memory"
+            message = (
+                f"{job.name}: too large for this machine's memory; shrink it, or lower --enlarge"
+            )
         return Outcome(job.name, target, "failed", 0, f"error: {message}")
 
     def _aligned(self, job: Job) -> Outcome:
@@ -66,18 +73,18 @@ class PictureWork:
         crop = Crop(*corner, side)
         face = self._restorer.restore_in(image, [crop], exact=True)[0]
         shown: NDArray[Any] = face.image
-        if picture.pixels.shape[2] == 1:  # grey stays grey
+        if picture.pixels.shape[2] == 1:  # keep greyscale pictures greyscale
             shown = cv2.cvtColor(face.image, cv2.COLOR_RGB2GRAY)[:, :, None]
         shown_as = replace(picture, pixels=shown, alpha=None)
         _write(job, Result(shown_as, image, [face], shown.shape[0] / side, corner))
         message = ""
         if width != height:
-            message = f"{job.name}: not square ({width}×{height}), took its centre"
-        elif width > SHARP and not self._told.is_set():
-            self._told.set()
+            message = f"{job.name}: not square ({width}×{height}); cropped to the central square"
+        elif width > SHARP and not self._warned.is_set():
+            self._warned.set()
             message = (
-                f"{job.name}: {width} pixels wide; of an aligned face 16×16 pixels are used. If it "
-                "is a photograph, or sharp, --faces keeps its detail (said once)"
+                f"{job.name}: {width} pixels wide, but an aligned face is reduced to 16×16 pixels; "
+                "for photographs and sharp faces use --faces, which keeps detail (reported once)"
             )
         return Outcome(job.name, str(job.target), "restored", 1, message)
 
@@ -89,7 +96,8 @@ class PictureWork:
             (x, y), half = crop.centre, crop.size / 2
             if not (-half < x < width + half and -half < y < height + half):
                 raise UserError(
-                    f"{job.name}: {width}×{height} pixels; a face at {x:g}, {y:g} is none"
+                    f"{job.name}: the face at {x:g}, {y:g} is outside the picture of "
+                    f"{width}×{height} pixels; correct the --boxes file"
                 )
         done = self._restorer.restore_photo(
             photo,
@@ -101,14 +109,17 @@ class PictureWork:
         if not done.faces:
             return self._nothing(job, photo, done, options)
         _write(job, Result(done.picture, photo.rgb(), done.faces, done.scale))
-        left = f", {len(done.left)} larger left alone" if done.left else ""
+        left = f", {len(done.left)} larger than --max-face unchanged" if done.left else ""
         sizes = ", ".join(f"{face.crop.size} px" for face in done.faces)
         message = f"{job.target}: {len(done.faces)} restored ({sizes}){left}"
         if done.scale > 1:
             message += f"; enlarged {done.scale}×"
         need = max(-(-self._restorer.face_size // face.crop.size) for face in done.faces)
-        if options.enlarge is None and done.scale < min(need, MAX_ENLARGEMENT):
-            message += f", not {need}×, for its size (--enlarge {need} does)"
+        need = min(need, MAX_ENLARGEMENT)
+        if options.enlarge is None and done.scale < need:
+            message += (
+                f", not {need}×, to limit the result's size (--enlarge {need} overrides this)"
+            )
         if job.target == STREAM:
             message = ""
         return Outcome(job.name, str(job.target), "restored", len(done.faces), message)
@@ -116,18 +127,24 @@ class PictureWork:
     def _nothing(
         self, job: Job, photo: Picture, done: RestoredPhoto, options: PhotoOptions
     ) -> Outcome:
-        """A photograph without a face to restore: in a folder it is copied, else an error."""
-        reason = f"{job.name}: no face found; for an aligned crop leave out --faces"
+        """Handle a photograph without a face to restore.
+
+        Raises:
+            UserError: the photograph was named on the command line; others are copied.
+        """
+        reason = f"{job.name}: no face detected; for an aligned face leave out --faces"
         if done.left:
             sizes = ", ".join(str(crop.size) for crop in done.left)
             reason = (
                 f"{job.name}: its faces ({sizes} px) are larger than --max-face "
-                f"{options.max_face}, sharper than 16×16 can hold; nothing to restore"
+                f"{options.max_face}, and would lose detail; raise --max-face to restore them"
             )
         if job.named:
             raise UserError(reason)
         _write(job, Result(photo, photo.rgb(), [], 1))
-        why = f"{len(done.left)} larger left alone" if done.left else "no face found"
+        why = "no face detected"
+        if done.left:
+            why = f"{len(done.left)} larger than --max-face {options.max_face}"
         return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
 
 
@@ -135,18 +152,23 @@ def _read(job: Job) -> Picture:
     if job.source != STREAM:
         return read_picture(job.source)
     if sys.stdin is None:
-        raise UserError("standard input is closed")
+        raise UserError("standard input is closed; pass a file or a pipe")
     return decode_picture(job.name, sys.stdin.buffer.read())
 
 
 def _write(job: Job, result: Result) -> None:
-    """Write a job's files, all or none."""
+    """Write all files of a job, or none.
+
+    Raises:
+        UserError: a file or standard output cannot be written.
+        BrokenPipeError: the reader of standard output has closed it.
+    """
     if job.target == STREAM:
         if sys.stdout is None:
-            raise UserError("standard output is closed")
+            raise UserError("standard output is closed; write to a file")
         left = memoryview(encode_picture(result.picture, ".png"))
         try:
-            while left:  # an unbuffered stream takes as much as it likes at a time
+            while left:  # an unbuffered stream may write less than it is given
                 left = left[sys.stdout.buffer.write(left) :]
             sys.stdout.buffer.flush()
         except BrokenPipeError:

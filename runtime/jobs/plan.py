@@ -1,4 +1,4 @@
-"""Which files a call restores, and where each result goes."""
+"""Planning: the files that a command restores, and the path of each result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STREAM = Path("-")  # standard input or output
 WRITABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"))
 READABLE = WRITABLE | {".pgm", ".gif", ".avif", ".jp2"}
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
-# Pictures and videos that a folder may well hold, and that are left out with a word.
+# Formats that are not supported, but common in folders of pictures; skipped with a warning.
 UNREAD = frozenset((".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".wmv"))
 PATTERN = "*?["
 
@@ -26,13 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One picture or video, and what becomes of it.
+    """One picture or video to restore.
 
     Attributes:
-        source: the file; STREAM for standard input.
-        target: of the restored one; STREAM for standard output.
-        extras: files that are written beside it, by what they are ("landmarks", …).
-        named: on the command line, not found in a folder or by a pattern.
+        source: the input file; STREAM for standard input.
+        target: the output file; STREAM for standard output.
+        extras: extra output files by kind: "landmarks", "drawing", "comparison".
+        named: the input was named on the command line, as opposed to listed from a folder or
+            matched by a pattern.
     """
 
     source: Path
@@ -46,21 +47,26 @@ class Job:
 
     @property
     def outputs(self) -> list[Path]:
+        """All files that the job writes."""
         return [self.target, *self.extras.values()]
 
     @property
     def name(self) -> str:
+        """The input's name for messages."""
         return "standard input" if self.source == STREAM else str(self.source)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file.
+    """The outcome of one job.
 
     Attributes:
-        status: "restored", "copied" (nothing to restore in it), "skipped" (done before), "failed".
-        faces: how many were restored; of a video, over all frames.
-        message: for people; why, where it failed.
+        source: the input's name.
+        target: the output's path.
+        status: "restored", "copied" (no face to restore), "skipped" (finished by an earlier call)
+            or "failed".
+        faces: number of restored faces; for a video, summed over all frames.
+        message: human-readable; the reason if it failed.
     """
 
     source: str
@@ -72,12 +78,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written.
+    """Output formats and extra outputs.
 
     Attributes:
-        keep_format: pictures keep theirs where it can be written; otherwise they become PNG.
-        suffix: of all pictures, such as ".jpg"; overrides `keep_format`.
-        extras: endings of the files beside each, by what they are.
+        keep_format: write pictures in their own format where possible, otherwise as PNG; if
+            false, always as PNG.
+        suffix: format of all pictures, such as ".jpg"; overrides `keep_format`.
+        extras: suffixes of the extra outputs by kind, such as {"landmarks": ".landmarks.json"}.
     """
 
     keep_format: bool
@@ -86,51 +93,56 @@ class OutputOptions:
 
 
 def plan(inputs: Sequence[str], out: str, options: OutputOptions) -> list[Job]:
-    """Which file goes where. A folder's files keep their places in it.
+    """List the jobs of a command. A folder's files keep their relative paths in the output.
 
     Args:
-        out: a file for one input, or a folder, as which it counts where it is one, has no suffix,
-            or ends in a slash; "-" for standard output.
+        inputs: files, folders, patterns, or "-" for standard input.
+        out: a file for a single input, or a folder; "-" for standard output. A path is a folder
+            if it exists as one, has no suffix, or ends in a slash.
+        options: output formats and extra outputs.
 
     Raises:
-        UserError: no pictures, two that would become one file, an output over an input or of an
-            unknown format.
+        UserError: there are no pictures, two inputs have the same output, an output would
+            overwrite an input, or a format is unknown.
     """
     if "" in (out, *inputs):
-        raise UserError("an empty name; is a variable of the shell not set?")
+        raise UserError("a path is empty; check for an unset shell variable")
     output = Path(out)
-    found = list(_sources(inputs, output))
-    one = len(found) == 1 and found[0].named
+    sources = list(_sources(inputs, output))
+    one = len(sources) == 1 and sources[0].named
     if output == STREAM:
-        if not one or options.extras or found[0].path.suffix.lower() in VIDEOS:
-            raise UserError("standard output takes one picture, and nothing beside it")
+        if not one or options.extras or sources[0].path.suffix.lower() in VIDEOS:
+            raise UserError(
+                "standard output takes one picture without extra outputs; write to a file or folder"
+            )
         if options.suffix not in (None, ".png"):
-            raise UserError("standard output is PNG; leave out --format")
+            raise UserError("standard output is always PNG; leave out --format")
         targets = [STREAM]
     elif one and output.suffix and not output.is_dir() and not out.endswith(os.sep):
-        _check_format(found[0].path, output, options)
+        _check_format(sources[0].path, output, options)
         targets = [output]
     else:
         if output.is_file():
-            raise UserError(f"{output}: is a file; several pictures need a folder")
+            raise UserError(f"{output}: is a file; give a folder for several pictures")
         named = output.suffix.lower() in WRITABLE | VIDEOS and not out.endswith(os.sep)
         if named and not output.is_dir():
             raise UserError(
-                f"{output}: is named as a file; several need a folder ({output}{os.sep})"
+                f"{output}: has a file's suffix; for several pictures give a folder "
+                f"({output}{os.sep})"
             )
-        targets = [output / _place(source, options) for source in found]
+        targets = [output / _relative_target(source, options) for source in sources]
     jobs = [
-        Job(source.path, target, _beside(source.path, target, options.extras), source.named)
-        for source, target in zip(found, targets, strict=True)
+        Job(source.path, target, _extras(source.path, target, options.extras), source.named)
+        for source, target in zip(sources, targets, strict=True)
     ]
-    _check_apart(jobs)
+    _check_collisions(jobs)
     return jobs
 
 
 @dataclass(frozen=True)
 class _Source:
     path: Path
-    place: Path  # in a folder of results
+    relative: Path  # path in the output folder, before the suffix is changed
     named: bool
 
 
@@ -141,40 +153,40 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
         if given == "-":
             yield _Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
-            everything = list(_walk(path, output))
-            found = [p for p in everything if _may_be_taken(p)]
-            unread = [p for p in everything if p.suffix.lower() in UNREAD]
+            files = list(_walk(path, output))
+            media = [p for p in files if _is_media(p)]
+            unread = [p for p in files if p.suffix.lower() in UNREAD]
             if unread:
-                more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
-                log.warning("%s: such files are not read%s; left out", unread[0], more)
-            if not found:
-                raise UserError(f"{path}: no pictures or videos in this folder")
-            yield from (_Source(p, p.relative_to(path), False) for p in found if p not in seen)
-            seen.update(found)
+                more = f" (and {len(unread) - 1} similar files)" if len(unread) > 1 else ""
+                log.warning("%s%s: format not supported; skipped", unread[0], more)
+            if not media:
+                raise UserError(f"{path}: no pictures or videos in this folder; give another")
+            yield from (_Source(p, p.relative_to(path), False) for p in media if p not in seen)
+            seen.update(media)
         elif any(sign in given for sign in PATTERN) and not _exists(path):
             matches = sorted(map(Path, glob.glob(given, recursive=True)))
-            matches = [p for p in matches if _may_be_taken(p)]
+            matches = [p for p in matches if _is_media(p)]
             if not matches:
-                raise UserError(f"{given}: no picture or video matches")
+                raise UserError(f"{given}: no picture or video matches; check the pattern")
             yield from (_Source(p, Path(p.name), False) for p in matches if p not in seen)
             seen.update(matches)
         elif "://" in given:
-            raise UserError(f"{given}: addresses are not read; download it first")
+            raise UserError(f"{given}: URLs are not supported; download the file first")
         elif path not in seen:
             seen.add(path)
             yield _Source(path, Path(path.name), True)
 
 
-def _may_be_taken(path: Path) -> bool:
-    """Whether a name that nobody gave is a picture's or video's, and not a pipe's or a device's."""
+def _is_media(path: Path) -> bool:
+    """Whether a listed path is a regular file with the suffix of a picture or video."""
     if path.suffix.lower() not in READABLE | VIDEOS:
         return False
     try:
         kind = path.stat().st_mode
     except OSError:
-        return True  # what is wrong with it is told when it is read
+        return True  # reading it will report the error
     if not stat.S_ISREG(kind):
-        log.warning("%s: is a folder, pipe or device; left out", path)
+        log.warning("%s: is a folder, pipe or device; skipped", path)
         return False
     return True
 
@@ -187,10 +199,13 @@ def _exists(path: Path) -> bool:
 
 
 def _walk(folder: Path, output: Path) -> Iterator[Path]:
-    """Files below a folder in order; not below the output, and through each link only once."""
+    """Files below a folder, sorted, without hidden ones.
+
+    Follows links, but enters each real folder once; does not enter the output folder.
+    """
     results = os.path.realpath(output)
     entered: set[str] = set()
-    for root, folders, files in os.walk(folder, onerror=_left_out, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_warn_skipped, followlinks=True):
         here = os.path.realpath(root)
         if here in entered or (here == results and os.path.realpath(folder) != results):
             folders.clear()
@@ -200,20 +215,21 @@ def _walk(folder: Path, output: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _left_out(error: OSError) -> None:
-    log.warning("%s: %s; left out", error.filename, error.strerror)
+def _warn_skipped(error: OSError) -> None:
+    log.warning("%s: %s; skipped", error.filename, error.strerror)
 
 
 def _check_format(source: Path, output: Path, options: OutputOptions) -> None:
     suffix = output.suffix.lower()
     if source.suffix.lower() in VIDEOS:
         if suffix not in VIDEOS:
-            raise UserError(f"{output}: videos are written as one of {_listed(VIDEOS)}")
+            raise UserError(f"{output}: videos can be written as one of {_listed(VIDEOS)}")
     elif suffix not in WRITABLE:
-        raise UserError(f"{output}: pictures are written as one of {_listed(WRITABLE)}")
+        raise UserError(f"{output}: pictures can be written as one of {_listed(WRITABLE)}")
     elif options.suffix is not None and options.suffix != suffix:
         raise UserError(
-            f"{output}: is not named {options.suffix}; leave out --format, or rename it"
+            f"{output}: suffix differs from --format {options.suffix[1:]}; leave out --format, or "
+            "change the suffix"
         )
 
 
@@ -221,29 +237,35 @@ def _listed(suffixes: frozenset[str]) -> str:
     return " ".join(sorted(suffixes))
 
 
-def _place(source: _Source, options: OutputOptions) -> Path:
+def _relative_target(source: _Source, options: OutputOptions) -> Path:
+    """A source's output path, relative to the output folder."""
     suffix = source.path.suffix.lower()
     if suffix in VIDEOS or (options.suffix is None and options.keep_format and suffix in WRITABLE):
-        return source.place
-    return source.place.with_name(f"{source.place.stem}{options.suffix or '.png'}")
+        return source.relative
+    return source.relative.with_name(f"{source.relative.stem}{options.suffix or '.png'}")
 
 
-def _beside(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Path]:
-    if source.suffix.lower() in VIDEOS:  # has no pictures beside it
+def _extras(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Path]:
+    """Paths of a job's extra outputs by kind."""
+    if source.suffix.lower() in VIDEOS:  # drawings and comparisons exist only for pictures
         extras = {kind: ending for kind, ending in extras.items() if kind == "landmarks"}
-    # By the whole name: telephones write IMG_1.jpg and IMG_1.mp4 into one folder.
+    # Append to the full name: phones store IMG_1.jpg and IMG_1.mp4 in one folder.
     return {kind: target.with_name(f"{target.name}{ending}") for kind, ending in extras.items()}
 
 
-def _check_apart(jobs: list[Job]) -> None:
-    """Raise UserError where a file would be written twice, or over an input."""
+def _check_collisions(jobs: list[Job]) -> None:
+    """Check that no file is written twice and no input is overwritten.
+
+    Raises:
+        UserError: names the files.
+    """
     taken: dict[Path, Job] = {}
     for job in jobs:
         for output in job.outputs:
             if output in taken:
                 raise UserError(
-                    f"{taken[output].name} and {job.name} would both become {output}; "
-                    "rename one, or restore them apart"
+                    f"{taken[output].name} and {job.name} would both be written to {output}; "
+                    "rename one, or restore them separately"
                 )
             taken[output] = job
     resolved = {os.path.realpath(output) for output in taken if output != STREAM}
@@ -253,10 +275,10 @@ def _check_apart(jobs: list[Job]) -> None:
 
 
 def finished(job: Job) -> bool:
-    """Whether all of a job's files are there. Files appear whole, so what is there is done."""
+    """Whether all output files of a job exist, which are complete because writes are atomic."""
     if STREAM in (job.source, job.target) or not job.target.is_file():
         return False
     missing = [kind for kind, path in job.extras.items() if not path.is_file()]
-    if missing == ["comparison"]:  # what was copied has none
+    if missing == ["comparison"]:  # a copied picture has no comparison
         return filecmp.cmp(job.source, job.target, shallow=False)
     return not missing

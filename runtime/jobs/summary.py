@@ -1,14 +1,6 @@
-"""What became of the files of a call: told in a line, and written as JSON.
+"""The summary of a command's outcomes: one line on standard error, and optionally JSON.
 
-The JSON has `engine`, `device` and `backend` (none where nothing was to be done), `seconds`,
-`faces`, how many files were `restored`, `copied`, `skipped`, `failed` and `left` (not done when the
-call was interrupted), and `files`, a list in the order of the call of
-
-    source, target   the file and its result
-    status           "restored", "copied" (it has no face to restore), "skipped" (done before), or
-                     "failed"
-    faces            how many were restored; of a video, over all frames
-    message          for people; why, where it failed
+The JSON format is in docs/reference/json.md.
 """
 
 from __future__ import annotations
@@ -32,15 +24,19 @@ STATUSES = ("restored", "copied", "skipped", "failed")
 
 
 class Summary:
-    """Collects outcomes, from any thread. As a context it tells and writes them at its end.
+    """Collects outcomes from any thread. As a context manager, prints and writes them on exit.
 
     Args:
-        jobs: all of the call.
-        output: as it was given.
-        path: of the JSON; none is written without it.
+        jobs: all jobs of the command.
+        output: the command's output argument.
+        path: the JSON file to write; None writes no JSON.
+
+    Attributes:
+        engine: set by the command once it is loaded.
+        written: False if the JSON could not be written on exit.
 
     Raises:
-        UserError: nothing can be written to `path`, or it is a file of a job.
+        UserError: `path` cannot be written, or is an input or output of a job.
     """
 
     def __init__(self, jobs: Sequence[Job], output: str, path: Path | None) -> None:
@@ -53,6 +49,7 @@ class Summary:
             _check(path, jobs)
 
     def add(self, outcome: Outcome) -> Outcome:
+        """Record the outcome of a job, and return it."""
         self._outcomes[outcome.target] = outcome
         return outcome
 
@@ -62,6 +59,7 @@ class Summary:
         return [job for job in self._jobs if str(job.target) not in self._outcomes]
 
     def count(self, status: str) -> int:
+        """Number of files with a status."""
         return self._counts()[status]
 
     def __enter__(self) -> Self:
@@ -69,10 +67,10 @@ class Summary:
 
     def __exit__(self, *_: object) -> None:
         seconds = time.monotonic() - self._began
-        self._tell(seconds)
+        self._print(seconds)
         try:
             self.write(seconds)
-        except UserError as error:  # the pictures are done, or something else ended the work
+        except UserError as error:  # do not replace an exception that ended the command
             complain(error)
             self.written = False
 
@@ -84,28 +82,29 @@ class Summary:
     def _faces(self) -> int:
         return sum(outcome.faces for outcome in self._outcomes.values())
 
-    def _tell(self, seconds: float) -> None:
+    def _print(self, seconds: float) -> None:
         counts, faces = self._counts(), self._faces()
         what = f"{faces} face{'' if faces == 1 else 's'}"
-        told = [
-            f"{counts['restored']} restored ({what}, {faces / max(seconds, 1e-9):.1f} a second)"
-        ]
+        parts = [f"{counts['restored']} restored ({what}, {faces / max(seconds, 1e-9):.1f} per s)"]
         for status, words in (
-            ("copied", "without a face to restore, copied"),
-            ("skipped", "done before"),
+            ("copied", "copied without a face to restore"),
+            ("skipped", "already finished"),
             ("failed", "failed"),
-            ("left", "left"),
+            ("left", "not processed"),
         ):
-            told += [f"{counts[status]} {words}"] if counts[status] else []
+            parts += [f"{counts[status]} {words}"] if counts[status] else []
         if counts["restored"] or len(self._jobs) > 1:
-            where = "" if self._output == "-" else f"; in {self._output}"
-            print(", ".join(told) + where, file=sys.stderr)
+            where = "" if self._output == "-" else f"; output in {self._output}"
+            print(", ".join(parts) + where, file=sys.stderr)
 
     def write(self, seconds: float = 0.0) -> None:
-        """Write the JSON, where it was asked for.
+        """Write the JSON file, if one was requested.
+
+        Args:
+            seconds: duration of the command.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         if self._path is None:
             return
@@ -124,10 +123,11 @@ class Summary:
 
 
 def _check(path: Path, jobs: Sequence[Job]) -> None:
+    """Check before any work that the JSON can be written to `path`; raises UserError."""
     used = {p.absolute() for job in jobs for p in (job.source, *job.outputs)}
     real = {os.path.realpath(p) for p in used}
     if path.absolute() in used or os.path.realpath(path) in real:
-        raise UserError(f"--summary {path}: is one of the files to restore, or of the results")
+        raise UserError(f"--summary {path}: is one of the inputs or outputs; choose another file")
     if path.is_dir():
-        raise UserError(f"--summary {path}: is a folder; a file is to be written there")
+        raise UserError(f"--summary {path}: is a folder; give a file")
     check_writable(path)

@@ -1,4 +1,4 @@
-"""One video of a command, from its job to its outcome."""
+"""Processing one video of `runtime.infer`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from runtime.video.restore import NoFaceError, restore_video
 
 
 def video_outcome(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
-    """Restore one video; what is wrong with it is in the outcome."""
+    """Restore one video; an error that concerns only this video becomes its outcome."""
     try:
         return _restored(job, restorer, options)
     except (VideoError, UserError, EngineError) as error:
         message = str(error)
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        message = f"{job.source}, or {job.target}: {reason}"
+        message = f"{job.source} -> {job.target}: {reason}"
     except (MemoryError, cv2.error):
-        message = f"{job.source}: too large for this machine's memory"
+        message = f"{job.source}: too large for this machine's memory; lower --enlarge"
     return Outcome(job.name, str(job.target), "failed", message=message)
 
 
@@ -55,9 +55,13 @@ def _restored(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
 
 
 def _nothing(job: Job, reason: NoFaceError) -> Outcome:
-    """A video without a face to restore: in a folder it is copied, else an error."""
+    """Handle a video without a face to restore.
+
+    Raises:
+        UserError: the video was named on the command line; others are copied.
+    """
     if job.named:
-        raise UserError(f"{job.name}: {reason}; nothing to restore")
+        raise UserError(f"{job.name}: {reason}; there is nothing to restore")
     with beside(job.target) as partial:
         shutil.copyfile(job.source, partial)
     if "landmarks" in job.extras:

@@ -1,1 +1,1 @@
-"""Videos: faces followed from frame to frame, restored, and encoded anew."""
+"""Videos: decode, track faces across frames, restore them, and encode the result."""

@@ -1,6 +1,6 @@
-"""Reading a video: its frames upright and in RGB, and the packets of what is copied.
+"""Reading a video with PyAV: upright RGB frames, and the packets of the streams to copy.
 
-By PyAV (FFmpeg's libraries in a wheel).
+PyAV is a wheel of FFmpeg's libraries.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ except ModuleNotFoundError as error:
 
 Bytes = NDArray[np.uint8]
 
-# Copied beside the pictures. Attachments and data streams of cameras are left out.
+# Stream types that are copied. Attachments and cameras' data streams are not.
 COPIED = ("audio", "subtitle")
-# With less FFmpeg rounds down, and pictures darken by a grey level at each conversion.
+# Without these flags FFmpeg rounds down, and each conversion darkens frames by one grey level.
 EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
-UNSPECIFIED = 2  # of FFmpeg's colour spaces
-BT709, BT601 = 1, 5
+UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
+BT709, BT601 = 1, 5  # AVCOL_SPC_BT709, AVCOL_SPC_BT470BG
 
 
-Packet = Any  # PyAV's, of a stream that is copied
+Packet = Any  # av.Packet of a stream that is copied
 
 
 class VideoError(Exception):
-    """A video cannot be read or written; the message is one line."""
+    """A video cannot be read, restored or written; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video, upright.
+    """One frame of a video, rotated upright.
 
     Attributes:
-        number: from 0 on.
+        number: index from 0.
         pixels: (H, W, 3) uint8 RGB.
-        pts: when it is shown, in units of `time_base`.
+        pts: presentation time in units of `time_base`.
+        time_base: seconds.
     """
 
     number: int
@@ -61,19 +62,28 @@ class Frame:
 
     @property
     def seconds(self) -> float:
+        """Presentation time in seconds."""
         return float(self.pts * self.time_base)
 
 
 class Reader:
-    """A video file, read once.
+    """A video file, decoded once from start to end.
+
+    Attributes:
+        damaged: FFmpeg's last decoding error; empty if there was none.
+        rate: frames per second.
+        time_base: of the video stream, in seconds.
+        count: number of frames according to the header or estimated from it; 0 if unknown.
+        aspect: width of a pixel over its height; None or 0 if the file does not specify it.
+        space: FFmpeg's colour space (AVColorSpace).
 
     Raises:
-        VideoError: no video, or a damaged one.
+        VideoError: the file is damaged, not a video, or has no video stream.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.damaged = ""  # what could not be read, if anything
+        self.damaged = ""
         try:
             self.container = av.open(str(path))
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -82,7 +92,7 @@ class Reader:
             ) from error
         if not self.container.streams.video:
             self.container.close()
-            raise VideoError(f"{path}: has no pictures")
+            raise VideoError(f"{path}: has no video stream")
         self.stream = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -91,25 +101,28 @@ class Reader:
             float(self.rate) * (self.container.duration or 0) / av.time_base
         )
         context = self.stream.codec_context
-        self.aspect = context.sample_aspect_ratio  # of a pixel
-        # Frames that do not say their colour space are taken as players take them.
+        self.aspect = context.sample_aspect_ratio
+        # For an unspecified colour space, assume what players assume for this height.
         self.space = int(context.colorspace or 0)
         if self.space in (0, UNSPECIFIED):
             self.space = BT709 if context.height >= 720 else BT601
 
     def packets(self) -> Iterator[Frame | Packet]:
-        """Frames, and packets of the streams that are copied, as they come in the file."""
+        """Decoded frames, and packets of the streams to copy, in file order.
+
+        Frames that cannot be decoded are skipped and recorded in `damaged`.
+        """
         copied = [s for s in self.container.streams if s.type in COPIED]
         number = 0
         try:
             for packet in self.container.demux(self.stream, *copied):
                 if packet.stream is not self.stream:
-                    if packet.size:  # the last of each stream is empty
+                    if packet.size:  # each stream ends with an empty flush packet
                         yield packet
                     continue
                 try:
                     frames = packet.decode()
-                except av.FFmpegError as error:  # players skip what they cannot read, too
+                except av.FFmpegError as error:  # skip damaged packets, as players do
                     self.damaged = reason_of(error)
                     continue
                 for frame in frames:
@@ -130,8 +143,8 @@ class Reader:
         pixels = np.rot90(rgb.to_ndarray(), frame.rotation // 90)
         if number == 0 and frame.rotation % 180 and self.aspect:
             self.aspect = 1 / self.aspect
-        guessed = round(number / self.rate / self.time_base)
-        pts = guessed if frame.pts is None else frame.pts
+        estimate = round(number / self.rate / self.time_base)
+        pts = estimate if frame.pts is None else frame.pts
         time_base = frame.time_base or self.time_base
         return Frame(number, np.ascontiguousarray(pixels), pts, time_base)
 
@@ -140,5 +153,5 @@ class Reader:
 
 
 def reason_of(error: Exception) -> str:
-    """FFmpeg's reason without its number and file."""
+    """FFmpeg's error message without the error number and file name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""A video restored: found, followed, restored frame by frame.
+"""Restoring the faces of a video.
 
-Twice through the file: once to find the faces (`tracks`), once to restore them.
+The file is decoded twice: first to detect and track the faces (`tracks`), then to restore them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer
 
-LARGEST_FRAME = 3840 * 2160  # pixels to which a video is enlarged unasked
-WHOLE = 0.9  # of the frames that a header counts; many count or round on their own
-WORKERS = 4  # frames under way at once, at most
+LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
+# A video with fewer frames than this share of its header's count is reported as truncated. The
+# tolerance is needed because headers often round or estimate the count.
+COMPLETE = 0.9
+WORKERS = 4  # most frames processed at once
 
 
 class NoFaceError(VideoError):
-    """A video has no face to restore. `size` is its width and height."""
+    """A video has no face to restore.
+
+    Attributes:
+        size: (width, height) of the video in pixels.
+    """
 
     def __init__(self, reason: str, size: tuple[int, int]) -> None:
         super().__init__(reason)
@@ -39,15 +45,15 @@ class NoFaceError(VideoError):
 
 @dataclass(frozen=True)
 class RestoredVideo:
-    """What was written.
+    """A restored video.
 
     Attributes:
-        people: faces that were followed through the video.
-        faces: restored, over all frames.
-        frames: of the video.
-        size: width and height of the source, upright.
-        scale: by how much the result is larger.
-        remarks: what was not kept or could not be read, each for people to read.
+        people: number of tracks, each of one face followed from frame to frame.
+        faces: number of restored faces, summed over all frames.
+        frames: number of frames.
+        size: (width, height) of the upright source in pixels.
+        scale: enlargement factor of the result.
+        remarks: human-readable notes on what was not kept or could not be read.
     """
 
     people: int
@@ -65,43 +71,48 @@ def restore_video(
     options: PhotoOptions | None = None,
     seen: Callable[[float, list[Face]], object] | None = None,
 ) -> RestoredVideo:
-    """Find and restore the faces of a video. The result appears whole or not at all.
+    """Detect, track and restore the faces of a video.
+
+    The target appears complete or not at all.
 
     Args:
-        target: its suffix tells the container.
-        options: as for photographs.
-        seen: called with each frame's time in seconds and its faces, in order.
+        source: a video that FFmpeg can read.
+        target: the file to write; its suffix determines the container.
+        restorer: with the detector and the engine to use.
+        options: the same as for photographs.
+        seen: called for each frame, in order, with its time in seconds and its restored faces.
 
     Raises:
-        NoFaceError: it has no face to restore; nothing is written.
-        VideoError: it cannot be read or written.
+        NoFaceError: there is no face to restore; nothing is written.
+        VideoError: the source cannot be read, or the target cannot be written.
+        EngineError: the engine failed.
     """
     options = options or PhotoOptions()
-    searched = _search(source, restorer)
-    found, size = searched.crops, searched.size
+    detected = _detect(source, restorer)
+    frames, size = len(detected.crops), detected.size
     with closing(Reader(source)) as reader:
         rate = float(reader.rate)
-        tracks = join(found, rate)
+        tracks = join(detected.crops, rate)
         small = [track for track in tracks if track.size <= options.max_face]
         if not small:
-            why = "no face found"
+            why = "no face detected"
             if tracks:
                 why = f"its {len(tracks)} faces are larger than --max-face {options.max_face}"
             raise NoFaceError(why, size)
-        plan = Plan(small, len(found), rate)
+        plan = Plan(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
         restored = 0
         with beside(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
-            writer = Writer(partial, reader, larger, searched.aspect)
+            writer = Writer(partial, reader, larger, detected.aspect)
 
             def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Face]]:
                 if not isinstance(item, Frame):
                     return item, []
                 return _restored(restorer, item, plan.seen(item.number), scale, options.background)
 
-            bar = Progress(total=len(found), desc=f"{source.name}: restoring", unit="frame")
+            bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
             with bar, closing(writer):
                 for item, faces in overlapped(work, reader.packets(), _workers()):
                     if not isinstance(item, Frame):
@@ -113,29 +124,29 @@ def restore_video(
                         seen(item.seconds, faces)
                     bar.update()
     return RestoredVideo(
-        len(small), restored, len(found), size, scale, _remarks(reader, writer, len(found))
+        len(small), restored, frames, size, scale, _remarks(reader, writer, frames)
     )
 
 
 def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
     remarks = []
     if writer.left_out:
-        remarks.append(f"{' and '.join(writer.left_out)} left out")
-    if frames < WHOLE * reader.count:
-        remarks.append(f"its header counts {reader.count} frames: it may be cut off")
+        remarks.append(f"{' and '.join(writer.left_out)} not copied: unsupported by the container")
+    if frames < COMPLETE * reader.count:
+        remarks.append(f"may be truncated: its header counts {reader.count} frames")
     if reader.damaged:
-        remarks.append(f"what is damaged in it is left out ({reader.damaged})")
+        remarks.append(f"damaged parts skipped ({reader.damaged})")
     return tuple(remarks)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be restored where.
+    """The tracks to restore.
 
     Attributes:
-        tracks: the faces.
-        count: of the frames.
-        rate: frames a second.
+        tracks: one per face.
+        count: number of frames in the video.
+        rate: frames per second.
     """
 
     tracks: list[Track]
@@ -143,17 +154,18 @@ class Plan:
     rate: float
 
     def seen(self, number: int) -> list[Sighting]:
+        """The tracks visible in a frame, by its index."""
         return sightings(self.tracks, number, self.count, self.rate)
 
 
 @dataclass(frozen=True)
-class Searched:
-    """A video after the first time through.
+class Detected:
+    """The result of the first pass over a video.
 
     Attributes:
-        crops: what the detector finds in each frame.
-        size: width and height, upright.
-        aspect: of a pixel, upright.
+        crops: the detected faces of each frame.
+        size: (width, height) in pixels, upright.
+        aspect: width of a pixel over its height, upright; None or 0 if unspecified.
     """
 
     crops: list[list[Crop]]
@@ -161,31 +173,37 @@ class Searched:
     aspect: Fraction | None
 
 
-def _search(source: Path, restorer: Restorer) -> Searched:
+def _detect(source: Path, restorer: Restorer) -> Detected:
+    """Detect the faces in every frame.
+
+    Raises:
+        VideoError: the file cannot be read, or none of its frames can be decoded.
+    """
     size = (0, 0)
 
     def find(item: Frame) -> tuple[list[Crop], tuple[int, ...]]:
         return restorer.detector.find(item.pixels), item.pixels.shape
 
-    found = []
+    frames_crops = []
     with closing(Reader(source)) as reader:
         frames = (item for item in reader.packets() if isinstance(item, Frame))
         results = overlapped(find, frames, _workers())
-        what = f"{source.name}: finding faces"
+        what = f"{source.name}: detecting faces"
         for crops, (height, width, _) in Progress(
             results, total=reader.count, desc=what, unit="frame"
         ):
-            found.append(crops)
+            frames_crops.append(crops)
             size = (width, height)
-        if not found:
+        if not frames_crops:
             why = f" ({reader.damaged})" if reader.damaged else ""
-            raise VideoError(f"{source}: has no pictures that can be read{why}")
-        return Searched(found, size, reader.aspect)
+            raise VideoError(f"{source}: has no frames that can be decoded{why}")
+        return Detected(frames_crops, size, reader.aspect)
 
 
 def _restored(
     restorer: Restorer, frame: Frame, seen: list[Sighting], scale: int, way: Interpolation
 ) -> tuple[Frame, list[Face]]:
+    """The frame enlarged by `scale` with its faces blended in, and those faces."""
     photo = Picture(frame.pixels)
     faces = restorer.restore_in(frame.pixels, [s.crop for s in seen], exact=True)
     weights = [s.weight for s in seen]

@@ -1,8 +1,8 @@
-"""Faces through a video: one face is one track, without gaps, jumps or flicker.
+"""Tracking faces through a video: one track per face, without gaps, jumps or flicker.
 
-Detectors see each frame alone: they miss a face in one, and frame it a little differently in
-every other. So all frames are searched first, and what was found is joined, filled and smoothed
-before anything is restored.
+A detector treats each frame separately: it misses a face in some frames and places its square
+slightly differently in each. So detections in all frames are linked into tracks, gaps are filled
+by interpolation, and positions are smoothed before any face is restored.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import numpy as np
 
 from runtime.faces.crop import Crop
 
-SAME = 0.3  # intersection over union from which a square goes on with a track
-LONGEST_GAP = 0.5  # seconds without the face after which its track has ended
-FEWEST = 3  # detections of a track; fewer are mistakes, in a video that has more frames
-FADE = 0.15  # seconds in which a face that comes or goes is blended in or out
-SMOOTH = 0.1  # seconds, the Gaussian's width
+SAME = 0.3  # least intersection over union of a detection with the track that it continues
+LONGEST_GAP = 0.5  # seconds without a detection after which a track ends
+# Tracks with fewer detections are discarded as false positives (in videos with at least as many
+# frames).
+FEWEST = 3
+FADE = 0.15  # seconds over which a face that appears or disappears is faded in or out
+SMOOTH = 0.1  # seconds; standard deviation of the Gaussian that smooths a track
 
 
 @dataclass
 class Track:
-    """One face: its squares by frame number, in order; without gaps once it is finished."""
+    """One face: its crops by frame index, in ascending order; without gaps once smoothed."""
 
     crops: dict[int, Crop] = field(default_factory=dict)
 
@@ -38,16 +40,17 @@ class Track:
 
     @property
     def size(self) -> float:
-        """The median of its sides, in pixels."""
+        """Median side of its crops in pixels."""
         return float(np.median([crop.size for crop in self.crops.values()]))
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """A track in one frame.
+    """A track's face in one frame.
 
     Attributes:
-        weight: of the restored face in 0..1; less where the face comes or goes.
+        crop: where the face is.
+        weight: opacity of the restored face in 0..1; below 1 while it is faded in or out.
     """
 
     crop: Crop
@@ -55,10 +58,16 @@ class Sighting:
 
 
 def join(frames: Iterable[Sequence[Crop]], rate: float) -> list[Track]:
-    """Tracks of what a detector found in each frame, in order.
+    """Link the detections of successive frames into tracks.
+
+    Greedy matching: pairs of open track and detection are taken in descending order of overlap.
 
     Args:
-        rate: frames a second.
+        frames: the detected faces of each frame, in order.
+        rate: frames per second.
+
+    Returns:
+        the smoothed tracks with enough detections.
     """
     gap, open_tracks, ended = max(1, round(LONGEST_GAP * rate)), list[Track](), list[Track]()
     count = 0
@@ -69,21 +78,21 @@ def join(frames: Iterable[Sequence[Crop]], rate: float) -> list[Track]:
              for t, track in enumerate(open_tracks) for c, crop in enumerate(crops)),
             reverse=True,
         )  # fmt: skip
-        gone_on, taken = set[int](), set[int]()
+        continued, matched = set[int](), set[int]()
         for overlap, t, c in pairs:
-            if overlap >= SAME and t not in gone_on and c not in taken:
+            if overlap >= SAME and t not in continued and c not in matched:
                 open_tracks[t].crops[number] = crops[c]
-                gone_on.add(t)
-                taken.add(c)
-        open_tracks += [Track({number: crop}) for c, crop in enumerate(crops) if c not in taken]
+                continued.add(t)
+                matched.add(c)
+        open_tracks += [Track({number: crop}) for c, crop in enumerate(crops) if c not in matched]
         ended += [track for track in open_tracks if number - track.last > gap]
         open_tracks = [track for track in open_tracks if number - track.last <= gap]
     fewest = min(FEWEST, count)
-    return [_finished(t, rate) for t in ended + open_tracks if len(t.crops) >= fewest]
+    return [_smoothed(t, rate) for t in ended + open_tracks if len(t.crops) >= fewest]
 
 
-def _finished(track: Track, rate: float) -> Track:
-    """Gaps filled by straight lines, then smoothed."""
+def _smoothed(track: Track, rate: float) -> Track:
+    """Fill gaps by linear interpolation, then smooth centre, size and angle with a Gaussian."""
     known = list(track.crops)
     numbers = np.arange(known[0], known[-1] + 1)
     values = np.array(
@@ -91,7 +100,7 @@ def _finished(track: Track, rate: float) -> Track:
     )
     reach = math.ceil(4 * SMOOTH * rate)
     kernel = np.exp(-((np.arange(-reach, reach + 1) / (SMOOTH * rate)) ** 2) / 2)
-    # At the ends the kernel is cut off, and weighs what is left.
+    # The kernel is truncated at both ends of the track, so normalise by the part that remains.
     share = np.convolve(np.ones(len(numbers)), kernel)[reach : reach + len(numbers)]
     smooth = np.empty((len(numbers), values.shape[1]))
     for i, column in enumerate(values.T):
@@ -107,17 +116,20 @@ def _finished(track: Track, rate: float) -> Track:
 
 
 def sightings(tracks: Sequence[Track], number: int, count: int, rate: float) -> list[Sighting]:
-    """The tracks that pass through a frame.
+    """The faces of all tracks in one frame.
 
     Args:
-        count: of the video's frames: what is there at its ends does not fade.
+        number: index of the frame.
+        count: number of frames in the video. A track that begins with the first frame is not
+            faded in; one that ends with the last frame is not faded out.
+        rate: frames per second.
     """
     fade = max(1.0, FADE * rate)
-    found = []
+    visible = []
     for track in tracks:
         if number not in track.crops:
             continue
-        come = 1.0 if track.first == 0 else (number - track.first + 1) / fade
-        go = 1.0 if track.last == count - 1 else (track.last - number + 1) / fade
-        found.append(Sighting(track.crops[number], min(1.0, come, go)))
-    return found
+        fade_in = 1.0 if track.first == 0 else (number - track.first + 1) / fade
+        fade_out = 1.0 if track.last == count - 1 else (track.last - number + 1) / fade
+        visible.append(Sighting(track.crops[number], min(1.0, fade_in, fade_out)))
+    return visible

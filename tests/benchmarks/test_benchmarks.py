@@ -578,7 +578,7 @@ def test_command_errors_are_one_line(
         (["all", *engine, *checkpoint, "--compare", tmp_path / "old.json"], "not a results file"),
         (["all", *engine, *checkpoint, "--data", tmp_path / "none"], "no folder"),
         (["all", "--engine", tiny_engine, other, *checkpoint], "the same name"),
-        (["all", *engine, *checkpoint, "--device", "tpu"], "none of auto, cpu"),
+        (["all", *engine, *checkpoint, "--device", "tpu"], "use auto, cpu"),
     ]
     for arguments, why in cases:
         assert why in one_line_error(command("benchmarks", *arguments), 2)

@@ -537,7 +537,7 @@ def test_an_engine_carries_what_verifies_it(
     assert found.error <= (1 / 255 if kind is Io.IMAGE else 1e-5)
     model = onnx.load(path)
     onnx.save(scaled(model, "conv_last.2.bias", 0.0), path)
-    with pytest.raises(EngineError, match="other faces than PyTorch"):
+    with pytest.raises(EngineError, match="differ from PyTorch"):
         load_engine(path)
     stripped = [p for p in model.metadata_props if p.key != "dic.samples"]
     del model.metadata_props[:]
@@ -600,5 +600,5 @@ def test_an_engine_for_gpus_says_so_on_a_cpu(
     line = ("runtime.infer", face_file, "--engine", engine, "--device", "cpu")
     done = command(*line, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
-    (told,) = (text for text in done.stderr.splitlines() if "made for GPUs" in text)
+    (told,) = (text for text in done.stderr.splitlines() if "meant for GPUs" in text)
     assert "--target cpu" in told

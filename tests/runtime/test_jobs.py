@@ -62,7 +62,7 @@ def test_a_folder_keeps_its_shape(album: Path, tiny_engine: Path, command: Comma
     assert (out / "1950/wall.png").read_bytes() == (album / "1950/wall.png").read_bytes()
     last = done.stderr.strip().splitlines()[-1]
     assert "2 restored (2 faces" in last
-    assert "1 without a face to restore, copied" in last
+    assert "1 copied without a face to restore" in last
     assert "1 failed" in last
     told = json.loads(summary.read_text())
     assert (told["restored"], told["copied"], told["failed"], told["faces"]) == (2, 1, 1, 2)
@@ -96,12 +96,12 @@ def test_pipes_in_a_folder_are_not_waited_for(
     jobs = plan([str(album / given)], str(album.parent / "out"), PLAIN)
     assert "a.png" in {job.source.name for job in jobs}
     assert "pipe.png" not in {job.source.name for job in jobs}
-    assert "pipe.png: is a folder, pipe or device; left out" in caplog.text
+    assert "pipe.png: is a folder, pipe or device; skipped" in caplog.text
 
 
 def test_patterns_are_filled_in_where_the_shell_did_not(album: Path) -> None:
-    wishes = OutputOptions(True, ".jpg", {})
-    jobs = plan([str(album / "19*" / "*.png")], str(album.parent / "out"), wishes)
+    options = OutputOptions(True, ".jpg", {})
+    jobs = plan([str(album / "19*" / "*.png")], str(album.parent / "out"), options)
     assert [(j.source.name, j.target.name) for j in jobs] == [("wall.png", "wall.jpg")]
     with pytest.raises(UserError, match="no picture or video matches"):
         plan([str(album / "*.tiff")], str(album.parent / "out"), PLAIN)
@@ -118,7 +118,7 @@ def test_what_cannot_be_planned_says_why(album: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     extras = OutputOptions(True, None, {"landmarks": ".landmarks.json"})
     cases = [
-        (["https://example.org/face.png"], out, PLAIN, "addresses are not read"),
+        (["https://example.org/face.png"], out, PLAIN, "URLs are not supported"),
         ([str(tmp_path / "empty")], out, PLAIN, "no pictures or videos"),
         (
             [str(album / "a.png"), str(album / "a.jpg")],
@@ -126,8 +126,8 @@ def test_what_cannot_be_planned_says_why(album: Path, tmp_path: Path) -> None:
             OutputOptions(True, ".png", {}),
             "would both",
         ),
-        ([str(album / "a.png"), str(album / "a.jpg")], out / "x.png", PLAIN, "is named as a file"),
-        ([""], out, PLAIN, "an empty name"),
+        ([str(album / "a.png"), str(album / "a.jpg")], out / "x.png", PLAIN, "has a file's suffix"),
+        ([""], out, PLAIN, "a path is empty"),
         (
             [str(album / "a.png"), str(album / "a.jpg")],
             Path("-"),
@@ -136,13 +136,13 @@ def test_what_cannot_be_planned_says_why(album: Path, tmp_path: Path) -> None:
         ),
         ([str(album / "a.png")], Path("-"), extras, "standard output takes one"),
         ([str(album)], album, PLAIN, "would be overwritten"),
-        (["clip.mp4"], tmp_path / "clip.png", PLAIN, "videos are written as one of"),
-        (["a.png"], tmp_path / "b.png", OutputOptions(True, ".jpg", {}), "is not named .jpg"),
-        (["a.png"], Path("-"), OutputOptions(True, ".jpg", {}), "standard output is PNG"),
+        (["clip.mp4"], tmp_path / "clip.png", PLAIN, "videos can be written as one of"),
+        (["a.png"], tmp_path / "b.png", OutputOptions(True, ".jpg", {}), "differs from --format"),
+        (["a.png"], Path("-"), OutputOptions(True, ".jpg", {}), "standard output is always PNG"),
     ]
-    for inputs, output, wishes, why in cases:
+    for inputs, output, options, why in cases:
         with pytest.raises(UserError, match=why):
-            plan(inputs, str(output), wishes)
+            plan(inputs, str(output), options)
 
 
 def test_streams(photo_file: Path, tiny_engine: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_resuming_leaves_out_what_is_done(
     times = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     (out / "a.png").unlink()
     assert main(line) == 0
-    assert "2 done before" in capsys.readouterr().err
+    assert "2 already finished" in capsys.readouterr().err
     after = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     assert after.keys() == times.keys()
     assert [p.name for p in after if after[p] != times[p]] == ["a.png"]
@@ -321,7 +321,7 @@ def test_an_interruption_leaves_whole_files_and_a_summary(
     done = json.loads(summary.read_text())
     assert 0 < done["restored"] == len(done["files"]) == 60 - done["left"] < 60
     assert [entry["target"] for entry in done["files"]] == sorted(map(str, out.iterdir()))
-    assert f", {done['left']} left; in {out}" in told
+    assert f", {done['left']} not processed; output in {out}" in told
 
 
 def test_a_summary_that_cannot_be_written_hides_no_interruption(
@@ -349,17 +349,17 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("face.png,1,2,3\n", "line 1: a face is 4 or 10 numbers, not 3"),
-        ("image,x\nface.png,1,2,x,4\n", r"line 2: .* are no numbers"),
-        ("face.png,1O,2,3,4\n", r"line 1: .* are no numbers"),
-        ("face.png,1,2,0,4\n", "no square"),
-        ("face.png,1,2,1e30,4\n", "are no pixels"),
-        ("face.png,1,1,1,1,1,1,1,1,1,1\n", "in one place"),
-        ("[", "not JSON"),
-        ('{"faces": 3}', "not of a form"),
-        ('{"schema": "dic-landmarks-1", "frames": []}', "tells of a video"),
-        ('[{"image": "x"}]', "not of a form"),
-        ("other.png,1,2,30,30\n", "names no face in it"),
+        ("face.png,1,2,3\n", "line 1: a face needs 4 or 10 numbers, got 3"),
+        ("image,x\nface.png,1,2,x,4\n", r"line 2: .* must all be numbers"),
+        ("face.png,1O,2,3,4\n", r"line 1: .* must all be numbers"),
+        ("face.png,1,2,0,4\n", "at least 1 pixel, got 0×4"),
+        ("face.png,1,2,1e30,4\n", "finite pixel coordinates of at most 1,000,000"),
+        ("face.png,1,1,1,1,1,1,1,1,1,1\n", "must not coincide"),
+        ("[", "not valid JSON"),
+        ('{"faces": 3}', "unexpected JSON structure"),
+        ('{"schema": "dic-landmarks-1", "frames": []}', "describes a video"),
+        ('[{"image": "x"}]', "unexpected JSON structure"),
+        ("other.png,1,2,30,30\n", "has no entry in"),
     ],
 )
 def test_boxes_that_cannot_be_read_say_why(text: str, why: str, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_no_file_of_boxes_ends_in_a_traceback(
     path = tmp_path_factory.mktemp("boxes") / "boxes"
     path.write_bytes(data)
     try:
-        crops = Boxes(path)._found.values()
+        crops = Boxes(path)._faces.values()
     except UserError:
         return
     assert all(isinstance(crop, Crop) for found in crops for crop in found)
@@ -444,14 +444,14 @@ def test_wrong_calls(
         ([face_file, "--batch", "0"], "--batch must be"),
         ([face_file, "--threads", "0"], "--threads must be"),
         ([face_file, "--upscale-background", "lanczos"], "needs --faces"),
-        ([photo_file, "--boxes", tmp_path / "boxes.csv"], "names no face in it"),
+        ([photo_file, "--boxes", tmp_path / "boxes.csv"], "has no entry in"),
         ([photo_file, "--boxes", tmp_path / "none.csv"], "No such file"),
         ([tmp_path / "clip.mp4"], "--faces detects the faces in it"),
         ([tmp_path / "clip.mp4", "--boxes", tmp_path / "boxes.csv"], "is for pictures"),
-        ([photo_file, "--summary", photo_file], "is one of the files"),
+        ([photo_file, "--summary", photo_file], "is one of the inputs or outputs"),
         ([photo_file, "--summary", tmp_path], "is a folder"),
         ([tmp_path / "clip.mp4", "--faces"], "not a video, or a damaged one"),
-        (["http://x/y.png"], "addresses are not read"),
+        (["http://x/y.png"], "URLs are not supported"),
     ]
     for given_, why in cases:
         done = infer(*given_, "-o", out, *engine)
@@ -470,9 +470,9 @@ def test_a_read_only_folder_is_refused_at_once(
 
 
 def test_finished_means_all_files(tmp_path: Path) -> None:
-    wishes = OutputOptions(True, None, {"landmarks": ".landmarks.json"})
+    options = OutputOptions(True, None, {"landmarks": ".landmarks.json"})
     (tmp_path / "a.png").write_text("")
-    (job,) = plan([str(tmp_path / "a.png")], str(tmp_path / "b.png"), wishes)
+    (job,) = plan([str(tmp_path / "a.png")], str(tmp_path / "b.png"), options)
     (tmp_path / "b.png").write_text("")
     assert not finished(job)
     (tmp_path / "b.png.landmarks.json").write_text("")

@@ -184,9 +184,9 @@ def test_videos_that_cannot_be_restored_say_why(
     out = tmp_path / "out"
     for name, why in (
         ("cut.mp4", "not a video, or a damaged one"),
-        ("sound.mp4", "has no pictures"),
-        ("none.mkv", "no pictures|not a video"),
-        ("wall.mp4", "no face found"),
+        ("sound.mp4", "has no video stream"),
+        ("none.mkv", "no frames|not a video"),
+        ("wall.mp4", "no face detected"),
     ):
         done = infer("--faces", tmp_path / name, "-o", out, "--engine", tiny_engine)
         message = one_line_error(done, 2)
@@ -207,7 +207,7 @@ def test_a_broken_tail_is_told_and_the_rest_restored(
     assert 5 < len(done) < 30
     told = capsys.readouterr().err
     assert f"{len(done)} frames" in told
-    assert "its header counts 30 frames: it may be cut off" in told
+    assert "may be truncated: its header counts 30 frames" in told
 
 
 def test_a_damaged_packet_costs_its_frames_only(

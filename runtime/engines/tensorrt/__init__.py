@@ -1,1 +1,1 @@
-"""Engines run by TensorRT or TensorRT-RTX: plans, on an NVIDIA GPU, through PyCUDA."""
+"""TensorRT and TensorRT-RTX plans, run on an NVIDIA GPU through PyCUDA."""

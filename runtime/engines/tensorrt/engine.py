@@ -1,4 +1,4 @@
-"""A plan as an engine: loaded, held, run by as many threads as call it."""
+"""A TensorRT or TensorRT-RTX plan as an engine, shared by any number of threads."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ INSTALL = {
     "TensorRT": "pip install tensorrt 'dic-toolkit[gpu]'",
     "TensorRT-RTX": "pip install 'dic-toolkit[rtx,gpu]'",
 }
-# Why a TensorRT-RTX plan does not fit, by the flags of EngineInvalidityDiagnostics.
-MISFITS = {
-    "VERSION_MISMATCH": "built by another version",
+# Why a TensorRT-RTX plan cannot run, by the flags of TensorRT-RTX's EngineInvalidityDiagnostics.
+INVALIDITY = {
+    "VERSION_MISMATCH": "built by another version of TensorRT-RTX",
     "UNSUPPORTED_CC": "not built for this GPU's compute capability",
-    "OLD_CUDA_DRIVER": "the driver is too old",
+    "OLD_CUDA_DRIVER": "the CUDA driver is too old",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
-    "INSUFFICIENT_GPU_MEMORY": "too little GPU memory",
+    "INSUFFICIENT_GPU_MEMORY": "not enough GPU memory",
     "MALFORMED_ENGINE": "the plan is damaged",
     "CUDA_ERROR": "CUDA reports an error",
 }
 
 
 class TensorRTEngine:
-    """An `Engine`; see `runtime.engines.load.load_engine`.
+    """An `Engine` that runs a plan.
 
     Args:
-        label: whose plan it is, a key of MODULES.
-        index: of the GPU.
+        path: the plan; its metadata is in the JSON file beside it.
+        label: the library that built the plan, a key of MODULES.
+        index: CUDA device index.
 
     Raises:
-        EngineError: nothing here runs it, and why: no library, no driver, another GPU or version.
+        EngineError: the plan cannot run on this machine: the library or driver is missing, or the
+            plan was built for another GPU or by another version. The message says which.
     """
 
     def __init__(self, path: Path, label: str, index: int) -> None:
@@ -61,28 +63,28 @@ class TensorRTEngine:
         self.backend = f"{label} {trt.__version__}"
         plan = path.read_bytes()
         self._logger = plan_logger(trt)
-        if label == "TensorRT-RTX":  # its header is read without a GPU, and tells most
-            _check_fits(path, trt, self._logger, plan)
+        if label == "TensorRT-RTX":  # its header can be checked without a GPU
+            _check_validity(path, trt, self._logger, plan)
         self._cuda, self._context = primary_context(path, index)
-        self._lanes: queue.LifoQueue[Execution] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Execution] = queue.LifoQueue()
         self._held: dict[str, Any] = {}
-        # Also for whoever forgets to close: TensorRT's objects must go while the GPU's context
-        # is current, and before the process does.
-        self._release = weakref.finalize(self, _release, self._context, self._lanes, self._held)
+        # A finaliser, so that an engine that was never closed is released too: TensorRT's objects
+        # must be destroyed while the CUDA context is current and before the process exits.
+        self._release = weakref.finalize(self, _release, self._context, self._idle, self._held)
         with self._current():
             self._held["runtime"] = runtime = trt.Runtime(self._logger)
-            if label == "TensorRT":  # version-compatible plans bring a runtime of their own
+            if label == "TensorRT":  # version-compatible plans contain a lean runtime to execute
                 runtime.engine_host_code_allowed = True
             self._held["engine"] = self._plan = runtime.deserialize_cuda_engine(plan)
             if self._plan is None:
                 raise EngineError(
-                    f"{path}: {self.backend} cannot load the plan: {self._logger.last}; build it "
-                    "anew for this machine with python -m export.tensorrt"
+                    f"{path}: {self.backend} cannot load the plan ({self._logger.last}); build it "
+                    "again on this machine with python -m export.tensorrt"
                 )
             self._held["config"] = self._runtime_config()
         names = [self._plan.get_tensor_name(i) for i in range(self._plan.num_io_tensors)]
-        taken = trt.TensorIOMode.INPUT
-        self._inputs = [n for n in names if self._plan.get_tensor_mode(n) == taken]
+        mode = trt.TensorIOMode.INPUT
+        self._inputs = [n for n in names if self._plan.get_tensor_mode(n) == mode]
         self.inputs = tuple(self._info(n) for n in names if n in self._inputs)
         self.outputs = tuple(self._info(n) for n in names if n not in self._inputs)
         profile = self._plan.get_tensor_profile_shape(self._inputs[0], 0)
@@ -95,31 +97,35 @@ class TensorRTEngine:
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         if not self._release.alive:
             raise ValueError(f"{self.path}: the engine is closed")
-        taken = accept(feed, self.device)
-        check_feed(self.inputs, taken, self.max_batch)
-        batch = next(iter(taken.values())).shape[0]
-        on_device = any(isinstance(array, DeviceArray) for array in taken.values())
+        arrays = accept(feed, self.device)
+        check_feed(self.inputs, arrays, self.max_batch)
+        batch = next(iter(arrays.values())).shape[0]
+        on_device = any(isinstance(array, DeviceArray) for array in arrays.values())
         try:
-            with self._current(), self._lane() as lane:
-                return lane.run(taken, batch, on_device)
+            with self._current(), self._execution() as execution:
+                return execution.run(arrays, batch, on_device)
         except self._cuda.Error as error:
             reason = " ".join(str(error).split())
-            raise EngineError(f"{self.path}: {self.device} failed: {reason}") from error
+            raise EngineError(
+                f"{self.path}: failed on {self.device} ({reason}); try a smaller batch or another "
+                "--device"
+            ) from error
 
     @contextmanager
-    def _lane(self) -> Iterator[Execution]:
+    def _execution(self) -> Iterator[Execution]:
+        """An idle execution context, or a new one; returned to the idle ones afterwards."""
         try:
-            lane = self._lanes.get_nowait()
+            execution = self._idle.get_nowait()
         except queue.Empty:
-            lane = Execution(self)
+            execution = Execution(self)
         try:
-            yield lane
+            yield execution
         finally:
-            self._lanes.put(lane)
+            self._idle.put(execution)
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """Within, this thread's calls go to the engine's GPU."""
+        """Make the GPU's context current in this thread."""
         self._context.push()
         try:
             yield
@@ -127,7 +133,7 @@ class TensorRTEngine:
             self._context.pop()
 
     def _runtime_config(self) -> Any:
-        """TensorRT-RTX captures CUDA graphs itself, one for each batch size."""
+        """Let TensorRT-RTX capture CUDA graphs, one per batch size; None for TensorRT."""
         if not hasattr(self._trt, "CudaGraphStrategy"):
             return None
         config = self._plan.create_runtime_config()
@@ -140,7 +146,7 @@ class TensorRTEngine:
         return TensorInfo(name, dtype, (None if shape[0] < 0 else shape[0], *shape[1:]))
 
     def record_verified(self) -> None:
-        """Say in the plan's sidecar that it gave PyTorch's faces, and where."""
+        """Record in the JSON beside the plan the GPU and library that passed verification."""
         beside = sidecar(self.path)
         with self._current():
             name = self._cuda.Device(self._index).name()
@@ -149,10 +155,10 @@ class TensorRTEngine:
             entries["verified"] = f"{name}, {self.backend}"
             write_whole(beside, (json.dumps(entries, indent=1) + "\n").encode())
         except (OSError, ValueError, UserError) as error:
-            log.info("%s: verified, which cannot be recorded: %s", self.path, error)
+            log.info("%s: verified, but not recorded in %s: %s", self.path, beside.name, error)
 
     def close(self) -> None:
-        """Free the GPU's memory. Runs of other threads must have ended."""
+        """Free the engine's GPU memory. No thread may be in `run`."""
         self._plan = None
         self._release()
 
@@ -163,12 +169,12 @@ class TensorRTEngine:
         self.close()
 
 
-def _release(context: Any, lanes: queue.LifoQueue[Execution], held: dict[str, Any]) -> None:
-    """Free what an engine holds, in the order in which its parts need each other."""
+def _release(context: Any, idle: queue.LifoQueue[Execution], held: dict[str, Any]) -> None:
+    """Destroy an engine's TensorRT objects: dependents before what they depend on."""
     context.push()
     try:
-        while not lanes.empty():
-            lanes.get_nowait().free()
+        while not idle.empty():
+            idle.get_nowait().free()
         for name in ("config", "engine", "runtime"):
             held.pop(name, None)
     finally:
@@ -176,35 +182,46 @@ def _release(context: Any, lanes: queue.LifoQueue[Execution], held: dict[str, An
 
 
 def _library(path: Path, label: str) -> ModuleType:
-    """The module that runs a label's plans."""
+    """Import the module that runs a library's plans.
+
+    Raises:
+        EngineError: it is not installed, cannot be imported, or needs a driver.
+    """
     name = MODULES[label]
     try:
-        found = importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"{path}: a {label} plan, and {name} is not installed; {INSTALL[label]}"
+            f"{path}: a {label} plan, but {name} is not installed; {INSTALL[label]}"
         ) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise EngineError(f"{path}: {name} is installed but does not load: {error}") from error
-    if label == "TensorRT" and not has_driver():  # it would end the process
-        raise EngineError(f"{path}: a {label} plan, and no NVIDIA driver works here")
-    return found
+        raise EngineError(
+            f"{path}: {name} is installed but cannot be imported ({error}); reinstall it"
+        ) from error
+    if label == "TensorRT" and not has_driver():  # TensorRT would abort the process
+        raise EngineError(f"{path}: a {label} plan, but no NVIDIA driver works here; install one")
+    return module
 
 
-def _check_fits(path: Path, trt: ModuleType, logger: Any, plan: bytes) -> None:
-    """Raise EngineError where a TensorRT-RTX plan cannot run here, by its header."""
+def _check_validity(path: Path, trt: ModuleType, logger: Any, plan: bytes) -> None:
+    """Check by its header whether a TensorRT-RTX plan can run on this machine.
+
+    Raises:
+        EngineError: it cannot; the message lists the reasons.
+    """
     runtime = trt.Runtime(logger)
     validity, flags = runtime.get_engine_validity(plan)
     known = trt.EngineInvalidityDiagnostics.__members__
-    reasons = [MISFITS.get(name, name) for name, flag in known.items() if int(flags) & int(flag)]
+    reasons = [INVALIDITY.get(name, name) for name, flag in known.items() if int(flags) & int(flag)]
     if not has_driver():
-        # Without one every plan meets a CUDA error, which is nothing to blame the plan for.
-        reasons = [reason for reason in reasons if reason != MISFITS["CUDA_ERROR"]]
+        # Without a driver every plan reports a CUDA error, which is not the plan's fault.
+        reasons = [reason for reason in reasons if reason != INVALIDITY["CUDA_ERROR"]]
         reasons.append("no NVIDIA driver works here")
     elif validity != trt.EngineValidity.INVALID:
         if reasons:
             log.info("%s: %s", path, "; ".join(reasons))
         return
     raise EngineError(
-        f"{path}: a TensorRT-RTX plan that cannot run here: {'; '.join(reasons) or 'invalid'}"
+        f"{path}: this TensorRT-RTX plan cannot run here ({'; '.join(reasons) or 'invalid'}); run "
+        "its ONNX file, or build the plan again for this machine"
     )

@@ -1,4 +1,4 @@
-"""The GPU's context, and TensorRT's messages."""
+"""The GPU's CUDA context, and TensorRT's log messages."""
 
 from __future__ import annotations
 
@@ -12,32 +12,46 @@ from dic.engine_file import EngineError
 
 log = logging.getLogger(__name__)
 
-_CONTEXTS: dict[int, Any] = {}  # primary contexts by GPU
+_CONTEXTS: dict[int, Any] = {}  # retained primary contexts by CUDA device index
 
 
 def primary_context(path: Path, index: int) -> tuple[Any, Any]:
-    """PyCUDA's driver module, and the GPU's primary context, which other libraries share."""
+    """PyCUDA's driver module, and the GPU's primary context, which other libraries share.
+
+    Args:
+        path: the plan, for error messages.
+        index: CUDA device index.
+
+    Raises:
+        EngineError: PyCUDA cannot be imported, or the GPU does not exist or cannot be used.
+    """
     try:
         cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
         raise EngineError(
-            f"{path}: pycuda is not installed, or not for this driver ({error}); pip install pycuda"
+            f"{path}: pycuda is not installed or does not match the driver ({error}); "
+            "pip install pycuda"
         ) from error
     try:
         cuda.init()
         count = cuda.Device.count()
         if index >= count:
-            raise EngineError(f"{path}: no GPU cuda:{index}; there are {count} here")
-        # Kept until the process ends: arrays on the GPU may outlive their engine.
+            raise EngineError(
+                f"{path}: device cuda:{index} does not exist; this machine has {count} GPUs, "
+                "numbered from 0"
+            )
+        # Retained until the process exits: DeviceArrays may outlive their engine.
         if index not in _CONTEXTS:
             _CONTEXTS[index] = cuda.Device(index).retainprimary_context()
         return cuda, _CONTEXTS[index]
     except cuda.Error as error:
-        raise EngineError(f"{path}: the GPU cannot be used: {error}") from error
+        raise EngineError(
+            f"{path}: the GPU cannot be used ({error}); check the NVIDIA driver"
+        ) from error
 
 
 def plan_logger(trt: ModuleType) -> Any:
-    """A logger that keeps the last error for our one line, and tells the rest to `logging`."""
+    """A TensorRT logger that keeps the last error in `last` and forwards messages to `logging`."""
 
     class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""CUDA graphs of a plan's runs; PyCUDA has none, cuda-bindings has."""
+"""CUDA graphs of a plan's runs, through cuda-bindings because PyCUDA does not support them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ log = logging.getLogger(__name__)
 
 
 class CudaGraph:
-    """A CUDA graph of a context's run at the batch size it has; PyCUDA has none, cuda-bindings has.
+    """A CUDA graph of an execution context's run at its current batch size.
 
-    A context's graph is of no use once its shapes have changed: it is dropped, and captured anew
-    after a plain run at the new size, which TensorRT needs to prepare itself.
+    A captured graph is valid for one set of shapes. When the batch size changes, it is destroyed,
+    and captured again after one ordinary run at the new size, which TensorRT requires.
     """
 
     def __init__(self, context: Any, stream: Any) -> None:
@@ -26,7 +26,7 @@ class CudaGraph:
             self._cudart = None
 
     def launch(self, batch: int) -> bool:
-        """Run by the graph; False where the caller must run without."""
+        """Launch the graph; False if the caller must enqueue an ordinary run instead."""
         if batch != self._batch:
             self.drop()
             self._batch = batch
@@ -39,11 +39,13 @@ class CudaGraph:
         return int(error) == 0
 
     def drop(self) -> None:
+        """Destroy the graph, if there is one."""
         if self._graph is not None:
             self._cudart.cudaGraphExecDestroy(self._graph)
             self._graph = None
 
     def _capture(self) -> Any:
+        """Capture one run into an executable graph; None, and no further tries, if it fails."""
         cudart, handle = self._cudart, self._stream.handle
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         (error,) = cudart.cudaStreamBeginCapture(handle, mode)
@@ -56,7 +58,7 @@ class CudaGraph:
                     error, executable = cudart.cudaGraphInstantiate(graph, 0)
                 cudart.cudaGraphDestroy(graph)
         if executable is None or int(error):
-            log.info("no CUDA graphs: the plan's run cannot be captured (%s)", error)
+            log.info("no CUDA graphs: capturing the plan's run failed (%s)", error)
             self._cudart = None
             return None
         return executable

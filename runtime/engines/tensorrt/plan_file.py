@@ -1,4 +1,4 @@
-"""What a plan says of itself: the JSON beside it, or without that its tensors."""
+"""A plan's metadata: from the JSON file beside it, or inferred from its tensors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,28 @@ log = logging.getLogger(__name__)
 def plan_metadata(
     path: Path, plan: bytes, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 ) -> Metadata:
-    """From the JSON beside a plan; without it, what its tensors tell."""
+    """Read a plan's metadata from its JSON file, or infer it from the tensors if there is none.
+
+    Args:
+        plan: content of the plan, compared with the SHA-256 in the JSON file.
+
+    Raises:
+        EngineError: the JSON file is damaged or belongs to another plan.
+    """
     beside = sidecar(path)
     try:
         content = json.loads(beside.read_text())
         whole = dict(content.items())
         digest = whole.get("plan", {}).get("sha256")
     except OSError:
-        log.warning("%s: no %s beside it; what it computes is unverified", path, beside.name)
-        return _guessed(path, inputs, outputs)
+        log.warning("%s: has no %s beside it; its results are unverified", path, beside.name)
+        return _inferred(path, inputs, outputs)
     except (ValueError, AttributeError) as error:
-        raise EngineError(f"{beside}: damaged ({error}); build the plan anew") from error
+        raise EngineError(f"{beside}: is damaged ({error}); build the plan again") from error
     if digest != hashlib.sha256(plan).hexdigest():
-        raise EngineError(f"{beside}: is of another plan than {path.name}; build the plan anew")
+        raise EngineError(
+            f"{beside}: belongs to another plan than {path.name}; build the plan again"
+        )
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in whole.items()}
     return Metadata.parse(path, _prefixed(texts))
 
@@ -37,9 +46,10 @@ def _prefixed(entries: dict[str, str]) -> dict[str, str]:
     return {f"{METADATA_PREFIX}{key}": value for key, value in entries.items()}
 
 
-def _guessed(
+def _inferred(
     path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 ) -> Metadata:
+    """Metadata as far as tensor names and shapes determine it; precision stays unknown."""
     image = inputs[0].name == "image"
     sizes = {tensor.name: tensor.shape for tensor in outputs}
     faces = [shape for name, shape in sizes.items() if name == "face" or name.startswith("sr")]
