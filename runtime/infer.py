@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError
-from dic.files import check_writable, sweep
+from dic.files import check_writable, remove_partial_files
 from runtime.engines.contract import SHIPPED, cores
 from runtime.engines.load import load_engine
 from runtime.jobs.plan import STREAM, WRITABLE, Job, Outcome, OutputOptions, finished, plan
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
             summary.add(Outcome(job.name, str(job.target), "skipped"))
     every, jobs = len(jobs), summary.left
     for output in [output for job in jobs if options.resume for output in job.outputs]:
-        sweep(output)
+        remove_partial_files(output)
     if not jobs:
         print(f"nothing left to do: {every} files are done", file=sys.stderr)
         summary.write()

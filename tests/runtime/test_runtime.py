@@ -134,9 +134,9 @@ def test_unusable_engines_say_why(tiny_engine: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("properties", "why"),
     [
-        ({"format_version": "7"}, "format version 7 is unknown"),
+        ({"format_version": "7"}, "format version 7 is not supported"),
         ({"format_version": None}, "not a DIC engine"),
-        ({"steps": None}, "metadata is damaged"),
+        ({"steps": None}, "damaged metadata"),
         ({"io": "tensor"}, r"takes image uint8 .* a DIC engine takes lq float32"),
         ({"landmarks": "0"}, "promises otherwise"),
     ],

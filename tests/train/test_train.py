@@ -143,7 +143,7 @@ def test_shipped_recipes_load_and_say_what_they_are() -> None:
         ("precision=fp8", "precision: input should be 'fp32', 'bf16' or 'fp16'"),
         ("batch_size=many", "batch_size: input should be a valid integer"),
         ("batch_size=0", "batch_size: input should be greater than or equal to 1"),
-        ("network.landmarks=67", "no facial components are known for 67"),
+        ("network.landmarks=67", "no facial components are defined for 67"),
         ("iterations", "key=value"),
         ("seed=-1", "seed: input should be greater than or equal to 0"),
         ("data.count=100000000000", "data.count: input should be less than or equal"),
