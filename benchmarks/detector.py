@@ -23,7 +23,8 @@ from dic.progress import Progress
 from runtime.faces.crop import Crop
 from runtime.faces.detect import YuNetDetector
 from train.data.crop import crop_box
-from train.data.datasets import annotation_of, find_faces, read_picture
+from train.data.datasets import annotation_of, find_faces
+from train.data.pictures import read_picture
 from train.data.synthetic import draw_faces
 
 SIZES = (10, 12, 16, 24, 40, 80)

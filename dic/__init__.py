@@ -1,4 +1,4 @@
-"""The small leaf that all stages share: contract, landmarks, console, files, progress.
+"""What all stages share: contract, landmarks, engine files, console, file output, progress.
 
-Imports the standard library, NumPy and tqdm, and nothing else of ours.
+Depends on the standard library, NumPy and tqdm only; imports no other package of this project.
 """

@@ -1,4 +1,4 @@
-"""What every command does alike: its parser, its errors, its exit status."""
+"""Shared by all commands: the argument parser, error reporting and exit statuses."""
 
 from __future__ import annotations
 
@@ -14,93 +14,99 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what, where, what to do."""
+    """An error that the user can fix. The message is one line: what, where, what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `UserError`s, one line like all others."""
+    """An argument parser that raises its errors as `UserError`, so that they print as one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-class _Told(io.TextIOWrapper):
-    """Standard error whose reader may go away: what is said is lost then, the work goes on."""
+class _BrokenPipeSafeStderr(io.TextIOWrapper):
+    """Standard error that discards its output once the reader has closed the pipe.
+
+    Long work then continues instead of failing on its next progress message.
+    """
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
         except BrokenPipeError:
-            self._lost()
+            self._discard()
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except BrokenPipeError:
-            self._lost()
+            self._discard()
 
-    def _lost(self) -> None:
+    def _discard(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
-def _keep_telling() -> None:
-    """Make standard error one that can be written to, whoever reads it or has closed it."""
+def _make_stderr_safe() -> None:
+    """Replace standard error by a stream that never fails, even if it is closed or unread."""
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # stays open until the process exits
     elif isinstance(sys.stderr, io.TextIOWrapper):
-        told = sys.stderr
-        options = {"encoding": told.encoding, "errors": told.errors, "line_buffering": True}
-        sys.stderr = _Told(told.buffer, **options)  # type: ignore[arg-type]
+        old = sys.stderr
+        options = {"encoding": old.encoding, "errors": old.errors, "line_buffering": True}
+        sys.stderr = _BrokenPipeSafeStderr(old.buffer, **options)  # type: ignore[arg-type]
 
 
-def complain(message: object) -> None:
+def print_error(message: object) -> None:
+    """Print `error: message` to standard error as a single line."""
     print(f"error: {' '.join(str(message).splitlines())}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[list[str]], int], extra: str, *errors: type[Exception]) -> NoReturn:
-    """Run a command's `main(arguments) -> exit status` and leave the process with the status.
+    """Run a command and exit the process with its status.
 
-    0 done; 1 some inputs failed; 2 nothing could be done; 130 interrupted.
+    Exit statuses: 0 success; 1 some inputs failed; 2 the command failed; 130 interrupted.
 
     Args:
-        extra: the distribution's extra that installs what the command needs.
-        errors: further exceptions whose message is for the user.
+        main: takes the command-line arguments and returns the exit status.
+        extra: the extra of `dic-toolkit` that installs the command's dependencies.
+        errors: exceptions to report like a `UserError`, in one line without a traceback.
     """
     errors = (UserError, *errors)
-    _keep_telling()
+    _make_stderr_safe()
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     except errors as error:
-        complain(error)
+        print_error(error)
         status = 2
     except ModuleNotFoundError as error:
-        complain(f"{error.name} is not installed; pip install 'dic-toolkit[{extra}]'")
+        print_error(f"{error.name} is not installed; pip install 'dic-toolkit[{extra}]'")
         status = 2
     except MemoryError:
-        complain("out of memory")
+        print_error("out of memory")
         status = 2
     except BrokenPipeError:
-        # Python would write what is left when it ends, and say so at length.
+        # Otherwise Python flushes standard output at exit, fails again and prints a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         with contextlib.suppress(OSError):
-            complain("whoever read the output has stopped reading")
+            print_error("standard output was closed by its reader (broken pipe)")
         status = 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}")
+        print_error(f"{where}{error.strerror or error}")
         status = 2
     sys.exit(status)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around the import of large libraries: Ctrl-C there just ends the process.
+    """Let Ctrl-C terminate the process directly while large libraries are imported.
 
-    As an exception it may be raised in the middle of their own start, which swallows it or aborts.
+    A KeyboardInterrupt raised inside their initialisation may be swallowed, or abort the process
+    with a traceback.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is threading.main_thread() and callable(before):

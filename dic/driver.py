@@ -1,4 +1,4 @@
-"""Whether this machine has an NVIDIA driver that works."""
+"""Detection of a working NVIDIA driver."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 
 def has_driver() -> bool:
-    """Whether an NVIDIA driver works here. TensorRT may end the process without one."""
+    """Return whether the CUDA driver initialises. Without one, TensorRT may abort the process."""
     try:
         return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
     except (OSError, AttributeError):

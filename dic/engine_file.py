@@ -1,7 +1,7 @@
-"""What an engine file says of itself: names, metadata, and how its kind is told.
+"""The metadata of an engine, and the detection of its file type.
 
-ONNX files carry the metadata as `metadata_props` with the prefix `dic.`; a plan has the same as
-JSON beside it (`sidecar`).
+An ONNX file stores the metadata in `metadata_props` under keys that begin with `dic.`; a TensorRT
+plan has the same entries in a JSON file beside it (`sidecar`).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"
 
 
 def sidecar(plan: Path) -> Path:
-    """The JSON beside a plan."""
+    """Return the path of a plan's metadata file: `dic.trt` → `dic.trt.json`."""
     return plan.with_name(f"{plan.name}.json")
 
 
 class EngineError(Exception):
-    """An engine cannot be loaded or used; the message is one line and says what to do."""
+    """An engine cannot be loaded or run. The message is one line and says what to do."""
 
 
 def read_magic(path: Path) -> bytes:
-    """The first four bytes of an engine file, by which its kind is told.
+    """Return the first four bytes of an engine file, which identify its type.
 
     Raises:
-        EngineError: unreadable, or a checkpoint.
+        EngineError: the file cannot be read, or is a checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -38,14 +38,20 @@ def read_magic(path: Path) -> bytes:
         raise EngineError(f"{path}: {error.strerror or error}") from error
     if magic == CHECKPOINT_MAGIC:
         raise EngineError(
-            f"{path}: is a checkpoint; make an engine of it with python -m export.onnx"
+            f"{path}: is a checkpoint, not an engine; export it with python -m export.onnx"
         )
     return magic
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output: its name, NumPy dtype name and shape; None is the dynamic batch."""
+    """An input or output of an engine.
+
+    Attributes:
+        name: of the tensor.
+        dtype: NumPy dtype name, e.g. "float32".
+        shape: sizes; None is the dynamic batch dimension.
+    """
 
     name: str
     dtype: str
@@ -58,17 +64,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an engine says of itself.
+    """The metadata of an engine.
 
     Attributes:
-        format_version: of this metadata; others than FORMAT_VERSION are refused.
-        io: "image" (uint8 NHWC pictures) or "tensor" (normalised float32 NCHW).
-        steps: how many recurrent steps are unrolled in it.
+        format_version: of the metadata; versions other than FORMAT_VERSION are refused.
+        io: "image" (uint8 NHWC images) or "tensor" (normalised float32 NCHW).
+        steps: number of unrolled recurrent steps.
         precision: "fp32", "fp16", "bf16" or "int8".
-        target: "gpu" or "cpu", what its graph was written for.
-        landmarks: K, or 0 where it gives none.
-        scale: output pixels an input pixel, along each side.
-        rest: the other entries, without the prefix.
+        target: "gpu" or "cpu", the hardware that the graph was optimised for.
+        landmarks: K, the number of landmarks per face; 0 if the engine does not output any.
+        scale: upscaling factor along each side.
+        rest: all other entries, without the prefix.
     """
 
     format_version: int
@@ -82,17 +88,21 @@ class Metadata:
 
     @staticmethod
     def parse(path: Path, entries: Mapping[str, str]) -> Metadata:
-        """From an engine file's `dic.*` entries.
+        """Parse the `dic.*` entries of an engine.
+
+        Args:
+            path: of the engine, for error messages.
+            entries: all metadata entries; those without the prefix are ignored.
 
         Raises:
-            EngineError: not a DIC engine, or of a format version unknown here.
+            EngineError: not a DIC engine, an unsupported format version, or damaged metadata.
         """
-        own = {
+        fields = {
             key.removeprefix(METADATA_PREFIX): value
             for key, value in entries.items()
             if key.startswith(METADATA_PREFIX)
         }
-        version = own.get("format_version")
+        version = fields.get("format_version")
         if version is None:
             raise EngineError(
                 f"{path}: not a DIC engine (no {METADATA_PREFIX}* metadata); "
@@ -100,19 +110,21 @@ class Metadata:
             )
         if version != str(FORMAT_VERSION):
             raise EngineError(
-                f"{path}: engine format version {version} is unknown, this runtime reads "
-                f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine anew"
+                f"{path}: engine format version {version} is not supported, only "
+                f"{FORMAT_VERSION} is; upgrade dic-toolkit or export the engine again"
             )
         try:
             return Metadata(
-                format_version=int(own.pop("format_version")),
-                io=own.pop("io"),
-                steps=int(own.pop("steps")),
-                precision=own.pop("precision"),
-                target=own.pop("target"),
-                landmarks=int(own.pop("landmarks")),
-                scale=int(own.pop("scale")),
-                rest=own,
+                format_version=int(fields.pop("format_version")),
+                io=fields.pop("io"),
+                steps=int(fields.pop("steps")),
+                precision=fields.pop("precision"),
+                target=fields.pop("target"),
+                landmarks=int(fields.pop("landmarks")),
+                scale=int(fields.pop("scale")),
+                rest=fields,
             )
         except (KeyError, ValueError) as error:
-            raise EngineError(f"{path}: its metadata is damaged ({error})") from error
+            raise EngineError(
+                f"{path}: damaged metadata ({error}); export the engine again"
+            ) from error

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file output: a file appears complete, or the old one stays."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from dic.console import UserError
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that it appears whole or not at all; see `write_together`."""
+    """Write one file atomically; see `write_together`."""
     write_together({path: data})
 
 
 def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None:
-    """Write files so that all appear, whole, or none: beside them first, then renamed.
+    """Write several files so that either all of them appear, complete, or none does.
 
-    Only a power cut or a kill between two renamings leaves some old and some new.
+    All are first written under temporary names in their folders, then renamed. Missing folders are
+    created. Only a power failure or a kill between two renames leaves a mixture of old and new.
+
+    Args:
+        files: content by path.
 
     Raises:
-        UserError: the folder or the disk does not take one; older files stay as they were.
+        UserError: a file cannot be written; existing files are unchanged.
     """
     written: dict[Path, Path] = {}
-    made: list[Path] = []  # folders, outermost first
+    made: list[Path] = []  # created folders, outermost first
     path = Path()
     try:
         for path, data in files.items():
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder; a file is to be written there")
+            _refuse_folder(path)
             if not path.parent.is_dir():
                 made += reversed([folder for folder in path.parents if not folder.exists()])
                 path.parent.mkdir(parents=True, exist_ok=True)
-            written[path] = _unfinished(path)
+            written[path] = _temporary_name(path)
             with written[path].open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -45,7 +48,7 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
             del written[path]
         made.clear()
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise _not_writable(path, error) from error
     finally:
         for temporary in written.values():
             with contextlib.suppress(OSError):
@@ -56,58 +59,74 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
 
 
 @contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """For what writes a file itself: a path beside `path`, put in its place at the end.
+def partial_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` at the end.
+
+    For libraries that write a file themselves. After an error the temporary file is removed and
+    `path` is unchanged.
 
     Raises:
-        UserError: the folder cannot be written to. After any error nothing is left.
+        UserError: the file cannot be written.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; a file is to be written there")
+    _refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _unfinished(path, path.suffix)
+        temporary = _temporary_name(path, path.suffix)
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise _not_writable(path, error) from error
     try:
         yield temporary
         try:
             os.replace(temporary, path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise _not_writable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _unfinished(path: Path, suffix: str = "") -> Path:
-    """A new name beside `path` for what is not whole yet."""
-    return path.with_name(f"{_mark(path)}{os.urandom(4).hex()}{suffix}")
+def _temporary_name(path: Path, suffix: str = "") -> Path:
+    """Return a new hidden name in the folder of `path` for a file that is still incomplete."""
+    return path.with_name(f"{_temporary_prefix(path)}{os.urandom(4).hex()}{suffix}")
 
 
-def _mark(path: Path) -> str:
-    """How the names of files begin that are not whole yet."""
+def _temporary_prefix(path: Path) -> str:
     return f".{path.name[:40]}."
 
 
-def sweep(path: Path) -> None:
-    """Remove what a killed process left half-written beside `path`. No other may be writing it."""
+def remove_partial_files(path: Path) -> None:
+    """Remove the temporary files that killed processes left in the folder of `path`.
+
+    Must not be called while another process writes `path`.
+    """
     if path.parent.is_dir():
-        named = glob.escape(_mark(path)) + "[0-9a-f]" * 8  # as `_unfinished` names them
-        for ending in ("", glob.escape(path.suffix)):
-            for left in path.parent.glob(named + ending):
+        pattern = glob.escape(_temporary_prefix(path)) + "[0-9a-f]" * 8  # see `_temporary_name`
+        for suffix in ("", glob.escape(path.suffix)):
+            for partial in path.parent.glob(pattern + suffix):
                 with contextlib.suppress(OSError):
-                    left.unlink()
+                    partial.unlink()
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError where a file could not be written, before long work for it."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; a file is to be written there")
+    """Check that a file can be written, so that long work does not fail at its end.
+
+    Raises:
+        UserError: `path` is a folder, or its folder is not writable.
+    """
+    _refuse_folder(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise _not_writable(path, error) from error
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file to write")
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written: {error.strerror or error}")

@@ -1,6 +1,6 @@
-"""Facial landmarks: their components, their heatmaps, and the way back from heatmaps.
+"""Facial landmarks: grouping into components, target heatmaps, and decoding of heatmaps.
 
-Numbering of the 68 points: iBUG 300-W. Coordinates are (x, y) pixels of the 128×128 face.
+The 68 points are numbered as in iBUG 300-W. Coordinates are (x, y) pixels of the 128×128 face.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from dic.sizes import HEATMAP_SIZE, HEATMAP_STRIDE
 
-COMPONENTS = 5  # left eye, right eye, nose, mouth, outline (brows with it): Ma et al., Section 3.2
+# Left eye, right eye, nose, mouth, outline (including the brows): Ma et al., Section 3.2.
+COMPONENTS = 5
 
-# Which landmarks make up each component, by landmark count. The Helen ranges leave out single
-# points (40, 57, 113, …) just as both released implementations do: weights were trained that way.
+# The landmarks of each component, by landmark count. The ranges for Helen (194) omit single points
+# (40, 57, 113, …) as both released implementations do, because their weights were trained so.
 COMPONENT_GROUPS: dict[int, tuple[Sequence[int], ...]] = {
     68: (range(36, 42), range(42, 48), range(27, 36), range(48, 68), range(27)),
     194: (
@@ -28,12 +29,12 @@ COMPONENT_GROUPS: dict[int, tuple[Sequence[int], ...]] = {
     5: ((0,), (1,), (2,), (3,), (4,)),
 }
 
-# By landmark count: the side of a face's square, from hair to chin, over the longer side of the
-# upright face's landmarks, and how much higher its centre lies, in the same unit. Faces to train on
-# are cut by it, and what the runtime finds.
+# The crop of an upright face, from hair to chin, by landmark count: (side of the square, upward
+# shift of its centre), both relative to the longer side of the landmarks' bounding box. Training
+# faces and the faces detected by the runtime are cropped alike.
 CROPS: dict[int, tuple[float, float]] = {68: (1.75, 0.15), 194: (1.75, 0.15), 5: (3.58, 0.19)}
 
-# Where each of the 68 points comes to lie when the face is mirrored.
+# For each of the 68 points, the index of its counterpart in the mirrored face.
 FLIP_68: tuple[int, ...] = (
     *reversed(range(17)),
     *reversed(range(17, 27)),
@@ -45,19 +46,22 @@ FLIP_68: tuple[int, ...] = (
     *(64, 63, 62, 61, 60, 67, 66, 65),
 )
 
-# By landmark count. The 194 points of Helen have no published numbering of their mirror images.
+# By landmark count. No mirrored numbering of Helen's 194 points has been published.
 FLIPS: dict[int, tuple[int, ...]] = {68: FLIP_68, 5: (1, 0, 2, 4, 3)}
 
 
 def component_matrix(landmarks: int) -> NDArray[np.float32]:
-    """The (5, K) matrix of zeros and ones that sums K heatmaps into five components.
+    """Return the (5, K) float32 matrix of zeros and ones that sums K heatmaps per component.
+
+    Args:
+        landmarks: K, a key of COMPONENT_GROUPS.
 
     Raises:
-        ValueError: no grouping is known for this landmark count.
+        ValueError: no grouping is defined for this landmark count.
     """
     if landmarks not in COMPONENT_GROUPS:
         known = ", ".join(map(str, COMPONENT_GROUPS))
-        raise ValueError(f"no facial components are known for {landmarks} landmarks ({known} are)")
+        raise ValueError(f"no facial components are defined for {landmarks} landmarks; use {known}")
     matrix = np.zeros((COMPONENTS, landmarks), np.float32)
     for row, members in enumerate(COMPONENT_GROUPS[landmarks]):
         matrix[row, list(members)] = 1
@@ -65,32 +69,35 @@ def component_matrix(landmarks: int) -> NDArray[np.float32]:
 
 
 def heatmaps(points: NDArray[np.floating], sigma: float = 1.0) -> NDArray[np.float32]:
-    """Target heatmaps: a Gaussian of height 1 and width `sigma` cells around each landmark.
+    """Compute target heatmaps: a Gaussian of height 1 around each landmark.
 
     Args:
-        points: (..., K, 2), (x, y) pixels of the 128×128 face; points outside leave only a tail.
-        sigma: in heatmap cells.
+        points: (..., K, 2), (x, y) pixels of the 128×128 face. A point outside the face
+            contributes only the tail of its Gaussian.
+        sigma: standard deviation in heatmap cells.
 
     Returns:
-        (..., K, 32, 32) in 0..1, rows are y.
+        (..., K, 32, 32) float32 in 0..1; rows are y.
     """
     cells = np.arange(HEATMAP_SIZE, dtype=np.float32)
-    near = np.exp(-((cells - points[..., None] / HEATMAP_STRIDE) ** 2) / (2 * sigma**2))
-    return (near[..., 1, :, None] * near[..., 0, None, :]).astype(np.float32)
+    axes = np.exp(-((cells - points[..., None] / HEATMAP_STRIDE) ** 2) / (2 * sigma**2))
+    return (axes[..., 1, :, None] * axes[..., 0, None, :]).astype(np.float32)
 
 
 def decode(maps: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Landmarks from heatmaps, as the authors decode them (their `util_eval.py`).
+    """Decode landmarks from heatmaps as the authors do (their `util_eval.py`).
 
-    The peak's cell times 4, plus one pixel towards the second-highest cell, minus one otherwise,
-    on each axis. The second-highest cell mostly lies beside the peak on one axis only, so a
-    target heatmap comes back within 1 pixel of its landmark on that axis, 3 on the other.
+    On each axis, the result is 4 times the highest cell's index, plus one pixel if the
+    second-highest cell has a larger index on this axis, else minus one. The second-highest cell
+    usually differs from the highest on one axis only, so decoding a target heatmap has an error of
+    at most 1 pixel on that axis and 3 on the other.
 
     Args:
-        maps: (..., K, 32, 32).
+        maps: (..., K, 32, 32); rows are y.
 
     Returns:
-        points (..., K, 2), (x, y) pixels of the 128×128 face, and peak heights (..., K).
+        points (..., K, 2) float32, (x, y) pixels of the 128×128 face, and the heights of the peaks
+        (..., K) float32.
     """
     flat = maps.reshape(*maps.shape[:-2], -1).astype(np.float32)
     first = flat.argmax(-1)

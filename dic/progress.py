@@ -1,4 +1,4 @@
-"""The bar that shows how far long work is."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from tqdm import tqdm
 
 
 class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A bar on a terminal; elsewhere a plain line at most every ten seconds, and one at the end."""
+    """A tqdm bar on a terminal; otherwise one line at most every ten seconds, and one at the end.
+
+    Takes tqdm's arguments.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.plain = not sys.stderr.isatty()
-        self._told: float = 0  # how far it was when it was last told
+        self._printed: float = 0  # `n` when a plain line was last printed
         if self.plain:
             options |= {"mininterval": 10.0, "maxinterval": 10.0, "ncols": 0}
         super().__init__(*args, file=sys.stderr, dynamic_ncols=not self.plain, **options)  # type: ignore[call-overload]
@@ -28,8 +31,8 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.plain:
             super().display(msg, pos)
-        elif self.n != self._told:
-            self._told = self.n
+        elif self.n != self._printed:
+            self._printed = self.n
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The sizes of faces and heatmaps. Without NumPy: a command's --help imports this."""
+"""The sizes of faces and heatmaps, in pixels. Must not import NumPy: `--help` imports this file."""
 
 SCALE = 8
 LQ_SIZE = 16
 SR_SIZE = LQ_SIZE * SCALE
 HEATMAP_SIZE = 32
-HEATMAP_STRIDE = 4  # a heatmap cell is 4 pixels of the face; cell (i, j) stands for pixel (4j, 4i)
+HEATMAP_STRIDE = 4  # face pixels per heatmap cell; cell [i, j] corresponds to pixel (x=4j, y=4i)

@@ -113,7 +113,7 @@ def command() -> Command:
 @pytest.fixture
 def infer(capsys: pytest.CaptureFixture[str]) -> Command:
     """`python -m runtime.infer` without the seconds that a process takes to start."""
-    from dic.console import UserError, complain
+    from dic.console import UserError, print_error
     from dic.engine_file import EngineError
     from runtime.infer import main
 
@@ -122,7 +122,7 @@ def infer(capsys: pytest.CaptureFixture[str]) -> Command:
         try:
             status = main([str(argument) for argument in arguments])
         except (UserError, EngineError) as error:
-            complain(error)
+            print_error(error)
             status = 2
         told = capsys.readouterr()
         return subprocess.CompletedProcess([], status, told.out, told.err)

@@ -1,7 +1,7 @@
-"""Checkpoints: our own format, MMEditing's and the authors', told apart by their content.
+"""Checkpoints: reading three layouts (ours, MMEditing's, the authors'), writing ours.
 
-A checkpoint is data. It is read with `weights_only=True`, so a pickle that would run code is
-refused; nothing else is ever unpickled.
+The layout is detected from the content. Files are read with `weights_only=True`, so a pickle that
+would run code is refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from dic.files import write_whole
 from train.model.network import DIC, NetworkConfig
 from train.pretrained import checkpoint_path
 
-# What the engine that the runtime ships was exported from: the recipe dic-synthetic's result.
+# The result of the recipe dic-synthetic, from which the shipped engine was exported.
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-synthetic.pth"
 
 FORMAT = "dic-toolkit checkpoint"
 FORMAT_VERSION = 1
-DEFAULT_STEPS = 4  # of both released networks
-NAMED_AT_MOST = 6  # wrong tensors named in one error line; the rest are counted
+DEFAULT_STEPS = 4  # as in both released networks, whose checkpoints do not record it
+MAX_NAMES = 6  # wrong tensors listed by name in an error message; the rest are counted
 
 
 class Layout(enum.Enum):
-    """Whose checkpoint it is."""
+    """The project whose checkpoint layout a file has."""
 
     TOOLKIT = "toolkit"
     MMEDITING = "mmediting"
@@ -43,19 +43,20 @@ class Layout(enum.Enum):
 
 
 class CheckpointError(UserError):
-    """The file is no usable DIC checkpoint; the message is one line and says why."""
+    """The file is not a usable DIC checkpoint. The message is one line and says why."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with its weights, and where it came from.
+    """A network loaded from a checkpoint, and its origin.
 
     Attributes:
         network: in eval mode, on the CPU.
-        layout: which of the three layouts the file had.
+        layout: of the file.
         sha256: of the file, in hexadecimal.
-        provenance: how it was trained (recipe, iteration, seed, versions); empty for others'.
-        trained_steps: the number of steps it was trained with; None where the layout does not say.
+        provenance: how the network was trained (recipe, iteration, validation, versions); empty for
+            the other projects' layouts.
+        trained_steps: number of steps during training; None if the layout does not record it.
     """
 
     network: DIC
@@ -66,15 +67,16 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, network: DIC, provenance: Mapping[str, Any]) -> None:
-    """Write a checkpoint in our own format, whole or not at all.
+    """Write a checkpoint in this project's layout, atomically.
 
     Args:
-        path: where to; a file there is replaced.
-        network: its weights and its configuration (steps included) are kept.
-        provenance: numbers, strings, lists and dicts only, so that it loads with `weights_only`.
+        path: an existing file is replaced.
+        network: whose weights and configuration (including the steps) are stored.
+        provenance: stored as is; only numbers, strings, lists and dicts, because it is loaded with
+            `weights_only=True`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -87,34 +89,35 @@ def save_checkpoint(path: Path, network: DIC, provenance: Mapping[str, Any]) -> 
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain data, whole or not at all.
+    """Write tensors and plain data with `torch.save`, atomically.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    buffer = io.BytesIO()  # torch.save on a file reports a full disk as a bare RuntimeError
+    buffer = io.BytesIO()  # saving to a file, torch.save reports a full disk as a RuntimeError
     torch.save(content, buffer)
     write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
-    """Read a checkpoint of any of the three layouts.
+    """Load a checkpoint in any of the three layouts.
 
     Args:
         path: the file, or the name of released weights (`train.pretrained`).
-        steps: overrides the number of steps, which only our own format records (default 4).
+        steps: number of steps of the returned network; by default the recorded number, or
+            DEFAULT_STEPS if the layout does not record it.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or its tensors are not a DIC network's; wrong
-            tensors are listed by name.
+        CheckpointError: the file cannot be read, is unsafe, or its tensors are not those of a DIC
+            network; the message lists the wrong tensors by name.
     """
     path = checkpoint_path(path)
     content, sha256 = read(path)
     try:
-        layout, tensors = _recognise(content)
+        layout, tensors = _detect_layout(content)
         trained = _recorded_steps(content) if layout is Layout.TOOLKIT else None
         config = config_from_shapes(tensors, steps or trained or DEFAULT_STEPS)
-        with torch.device("meta"):  # shapes only: a wrong file may promise terabytes
+        with torch.device("meta"):  # allocates nothing; the sizes in a wrong file may be huge
             check_tensors(tensors, DIC(config), "a DIC network")
         network = DIC(config)
     except ValueError as error:
@@ -125,25 +128,25 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of any PyTorch checkpoint.
+    """Read the tensors of any PyTorch checkpoint, by name.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or without tensors.
+        CheckpointError: the file cannot be read, is unsafe, or contains no tensors.
     """
     content, _ = read(path)
     try:
-        return _held(content)
+        return _state_dict(content)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_hourglass(path: Path, network: DIC) -> None:
-    """Give `network` the landmark network of a DIC checkpoint of any layout.
+    """Load the landmark network of a DIC checkpoint, in any layout, into `network`.
 
-    The authors' separate hourglass file (the same names without `HG.`) is understood too.
+    Also loads the authors' separate hourglass checkpoint, whose names lack the prefix `HG.`.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or its tensors do not fit.
+        CheckpointError: the file cannot be read, is unsafe, or its tensors do not match.
     """
     tensors = {name.removeprefix("module."): t for name, t in read_tensors(path).items()}
     tensors = {name.removeprefix("generator."): t for name, t in tensors.items()}
@@ -164,10 +167,13 @@ def load_hourglass(path: Path, network: DIC) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
-    """A checkpoint's content, and the SHA-256 of its file in hexadecimal.
+    """Read a file written by `torch.save`; only tensors and plain data are loaded.
+
+    Returns:
+        the content, and the SHA-256 of the file in hexadecimal.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or no dictionary.
+        CheckpointError: the file cannot be read, is unsafe, or does not contain a dictionary.
     """
     try:
         with path.open("rb") as file:
@@ -175,39 +181,43 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
             size = file.tell()
             file.seek(0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols; what fails is reported below
+                warnings.simplefilter("ignore")  # about pickle protocols; errors are raised below
                 content = torch.load(file, map_location="cpu", weights_only=True) if size else None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        # torch's message is paragraphs; the name of what it refused is what a user needs.
+        # PyTorch's message has several paragraphs; only the name of the refused object matters.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it would run {refused[1]}" if refused else "it is damaged or no PyTorch file"
+        why = f"it would run {refused[1]}" if refused else "it is damaged or not a PyTorch file"
         raise CheckpointError(
             f"{path}: refused, {why}; only tensors and plain data are loaded"
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint") from error
+        raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint") from error
     if not isinstance(content, dict):
-        held = "nothing" if content is None else type(content).__name__
-        raise CheckpointError(f"{path}: holds {held}, not a checkpoint")
+        actual = "nothing" if content is None else f"a {type(content).__name__}"
+        raise CheckpointError(f"{path}: contains {actual}, not a checkpoint")
     return content, sha256
 
 
-def _recognise(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
-    """The layout, and the tensors under this project's names."""
+def _detect_layout(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
+    """Return the layout, and the generator's tensors under this project's names.
+
+    Raises:
+        ValueError: the content is not a DIC checkpoint.
+    """
     if content.get("format") == FORMAT:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"checkpoint format {version} is not known here (this version reads "
-                f"{FORMAT_VERSION}); upgrade dic-toolkit"
+                f"checkpoint format {version} is not supported, only {FORMAT_VERSION} is; upgrade "
+                "dic-toolkit"
             )
         return Layout.TOOLKIT, _tensors(content.get("state_dict"))
     if str(content.get("format", "")).endswith("training state"):
-        raise ValueError("a training state; the network is in last.pth and best.pth beside it")
-    tensors = _held(content)
-    # The averaged weights are the better ones where a run kept them.
+        raise ValueError("is a training state; load last.pth or best.pth from the same folder")
+    tensors = _state_dict(content)
+    # Averaged weights (EMA) are preferred if present.
     for prefix in ("generator_ema.", "generator.", "module."):
         inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         tensors = inner or tensors
@@ -222,23 +232,30 @@ def _recognise(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
     )
 
 
-def _held(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of anybody's, wherever in it they are."""
+def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, which may be nested under a common key."""
     for key in ("state_dict", "netG"):
         if isinstance(content.get(key), dict):
             return _tensors(content[key])
     return _tensors(content)
 
 
-def _tensors(held: object) -> dict[str, Tensor]:
-    if not isinstance(held, Mapping):
-        raise ValueError("holds no state_dict")
-    tensors = {str(k): v for k, v in held.items() if isinstance(v, Tensor)}
+def _tensors(state_dict: object) -> dict[str, Tensor]:
+    """Check a state dict and return its tensors.
+
+    Raises:
+        ValueError: not a mapping, no tensors, or tensors that are not dense floating point.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise ValueError("contains no state_dict")
+    tensors = {str(k): v for k, v in state_dict.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise ValueError("holds no tensors")
+        raise ValueError("contains no tensors")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise ValueError(f"{name} is a {tensor.layout} {tensor.dtype} tensor, not plain floats")
+            raise ValueError(
+                f"{name} is a {tensor.layout} {tensor.dtype} tensor, not dense floating point"
+            )
     return tensors
 
 
@@ -246,11 +263,11 @@ def _recorded_steps(content: dict[str, Any]) -> int:
     recorded = content.get("network")
     steps = recorded.get("steps") if isinstance(recorded, dict) else None
     if not isinstance(steps, int):
-        raise ValueError("its network configuration is damaged")
+        raise ValueError("damaged network configuration")
     return steps
 
 
-# The authors' module names → ours (MMEditing's). First match wins.
+# Patterns of the authors' parameter names → our names (MMEditing's). The first match applies.
 _ORIGINAL_NAMES: tuple[tuple[str, str], ...] = (
     (r"^conv_in\.", "conv_first."),
     (r"^out\.", "conv_last."),
@@ -273,10 +290,10 @@ _ORIGINAL_LEVEL = re.compile(r"^HG\.hg\.(?:res(\d+)_([123])|res_center)\.(.*)$")
 
 
 def _rename_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors under our names; a name that matches nothing stays as it is.
+    """Translate the authors' parameter names to ours; unknown names are unchanged.
 
-    The authors number the hourglass's levels from the inside (`res4_1` is the outermost of four),
-    we nest them: `hg.low2.low2…`.
+    The authors number the levels of the hourglass from the innermost (`res4_1` is the outermost of
+    four); in our names they are nested, `hg.low2.low2…`.
     """
     levels = [int(m[1]) for name in tensors if (m := _ORIGINAL_LEVEL.match(name)) and m[1]]
     depth = max(levels, default=0)
@@ -298,29 +315,29 @@ def _rename_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_from_shapes(tensors: Mapping[str, Tensor], steps: int) -> NetworkConfig:
-    """Read a network's sizes off its tensors' names and shapes.
+    """Derive a network's configuration from the names and shapes of its tensors.
 
     Args:
-        tensors: under this project's names; a few may be missing.
-        steps: the one number that no tensor shows.
+        tensors: under this project's names; may be incomplete.
+        steps: number of steps, which the tensors do not determine.
 
     Raises:
-        ValueError: a tensor that tells a size is missing or misshapen.
+        ValueError: a required tensor is missing or has the wrong rank, or a size is out of range.
     """
 
     def shape(*names: str, rank: int = 4) -> torch.Size:
         for name in names:
             if name in tensors and tensors[name].dim() == rank:
                 return tensors[name].shape
-        raise ValueError(f"not a DIC network: lacks {names[0]}, or it has another rank")
+        raise ValueError(f"not a DIC network: {names[0]} is missing or does not have rank {rank}")
 
     def count(pattern: str) -> int:
-        found = [int(m[1]) for name in tensors if (m := re.match(pattern, name))]
-        return 1 + max(found, default=-1)
+        indices = [int(m[1]) for name in tensors if (m := re.match(pattern, name))]
+        return 1 + max(indices, default=-1)
 
     def depth() -> int:
-        found = [m[1].count("low2.") for n in tensors if (m := re.match(_HOURGLASS_LEVEL, n))]
-        return 1 + max(found, default=-1)
+        levels = [m[1].count("low2.") for n in tensors if (m := re.match(_HOURGLASS_LEVEL, n))]
+        return 1 + max(levels, default=-1)
 
     up = shape("first_block.up_blocks.0.0.weight", "block.up_blocks.0.0.weight")
     last = shape("hour_glass.last.3.weight")
@@ -339,29 +356,34 @@ def config_from_shapes(tensors: Mapping[str, Tensor], steps: int) -> NetworkConf
 _HOURGLASS_LEVEL = re.compile(r"hour_glass\.hg\.((?:low2\.)*)(?:up1|low1|low3)\.")
 
 
-def check_tensors(tensors: Mapping[str, Tensor], network: nn.Module, whose: str) -> None:
-    """Raise ValueError where names or shapes are not those of `network`; `whose` names it."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    missing = [name for name in wanted if name not in tensors]
-    surplus = [name for name in tensors if name not in wanted]
+def check_tensors(tensors: Mapping[str, Tensor], network: nn.Module, description: str) -> None:
+    """Check that the names and shapes of `tensors` are those of `network`.
+
+    Args:
+        description: of the network, for the error message.
+
+    Raises:
+        ValueError: they differ; the message lists the wrong tensors by name.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
     misshapen = [
-        f"{name} {_shape(tensors[name].shape)} for {_shape(shape)}"
-        for name, shape in wanted.items()
+        f"{name} ({_shape(tensors[name].shape)} instead of {_shape(shape)})"
+        for name, shape in expected.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
-    wrong = [
-        f"{len(names)} {kind}: {_listed(names)}"
-        for kind, names in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
-        if names
-    ]
+    groups = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
+    wrong = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in groups.items() if names]
     if wrong:
-        raise ValueError(f"its tensors are not those of {whose}; {'; '.join(wrong)}")
+        raise ValueError(f"its tensors are not those of {description}; {'; '.join(wrong)}")
 
 
 def _listed(names: list[str]) -> str:
-    rest = len(names) - NAMED_AT_MOST
-    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _shape(shape: tuple[int, ...] | torch.Size) -> str:
+    """Format a shape as 48×3×3×3."""
     return "×".join(map(str, shape)) or "scalar"

@@ -1,7 +1,8 @@
-"""PSNR, SSIM and landmark error as the released evaluations compute them.
+"""SSIM and landmark error as in the released evaluations.
 
-On uint8 RGB with 8 pixels cropped at every edge; SSIM after Wang et al., 2004, with an 11×11
-Gaussian window of σ 1.5, the mean over the channels (scikit-image's, with its matching options).
+SSIM (Wang et al., 2004) on uint8 RGB with 8 pixels cropped at every edge, an 11×11 Gaussian window
+with σ 1.5, averaged over the channels: scikit-image's implementation with the options to match.
+PSNR is in `dic.metrics`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from dic.metrics import cropped
 
-# The two points whose distance landmark errors are measured by, each a mean of landmarks: of 68 the
-# eyes' outer corners, of 5 the eyes; of Helen's 194, whose corners have no published numbers, the
-# centres of the eyes' outlines.
+# The distance between two points normalises the landmark error; each is the mean of a slice of the
+# landmarks. For 68 landmarks, they are the outer eye corners; for 5, the eyes; for Helen's 194,
+# where the indices of the eye corners are not published, the centres of the eye outlines.
 EYES: dict[int, tuple[slice, slice]] = {
     68: (slice(36, 37), slice(45, 46)),
     5: (slice(0, 1), slice(1, 2)),
@@ -24,7 +25,7 @@ EYES: dict[int, tuple[slice, slice]] = {
 
 
 def ssim(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
-    """Structural similarity of two (H, W, 3) uint8 pictures, at most 1."""
+    """Return the structural similarity of two (H, W, 3) uint8 RGB images, at most 1."""
     from skimage.metrics import structural_similarity
 
     similarity: Any = structural_similarity(
@@ -40,12 +41,16 @@ def ssim(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
 
 
 def landmark_error(points: NDArray[np.floating[Any]], gt: NDArray[np.floating[Any]]) -> float:
-    """Mean distance in pixels between (..., K, 2) landmarks."""
+    """Return the mean distance in pixels between landmarks (..., K, 2)."""
     return float(np.linalg.norm(points - gt, axis=-1).mean())
 
 
 def nme(points: NDArray[np.floating[Any]], gt: NDArray[np.floating[Any]]) -> float:
-    """Normalised mean error of (..., K, 2): distance over that between the eyes (`EYES`)."""
+    """Return the normalised mean error of landmarks (..., K, 2), as a fraction (not percent).
+
+    It is the mean landmark distance divided by the distance between the eyes (`EYES`); K must be a
+    key of EYES.
+    """
     distance = np.linalg.norm(points - gt, axis=-1).mean(-1)
     left, right = (gt[..., eye, :].mean(-2) for eye in EYES[gt.shape[-2]])
     return float((distance / np.linalg.norm(left - right, axis=-1)).mean())

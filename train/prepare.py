@@ -30,9 +30,10 @@ from dic.files import write_whole
 from dic.landmarks import CROPS
 from dic.progress import Progress
 from dic.sizes import SR_SIZE
-from train.data.annotations import boxed, pts
-from train.data.crop import Detector, RejectedError, Wishes, cut_face
-from train.data.datasets import SETTINGS, Picture
+from train.data.annotations import encode_json, encode_pts
+from train.data.crop import CropOptions, Detector, RejectedError, cut_face
+from train.data.datasets import SETTINGS_FILE
+from train.data.pictures import Picture
 
 if TYPE_CHECKING:
     from train.data.datasets import Entry
@@ -126,7 +127,7 @@ def prepare(options: Any) -> int:
     if options.validation >= len(jobs):
         raise UserError(f"--validation {options.validation} leaves none of {len(jobs)} to train on")
     detector = Detector() if options.detect else None
-    wishes = Wishes(options.points, options.crop, options.smallest, options.margin)
+    crop_options = CropOptions(options.points, options.crop, options.smallest, options.margin)
     _settle(options, jobs)
     keep = len(jobs) - options.validation
     done, there, rejected = Counter[str](), 0, list[Prepared]()
@@ -137,7 +138,7 @@ def prepare(options: Any) -> int:
 
         def process(some: list[Job]) -> Iterator[Prepared]:
             for first in range(0, len(some), WINDOW):  # no more in memory than are being written
-                given = [(job, wishes, detector) for job in some[first : first + WINDOW]]
+                given = [(job, crop_options, detector) for job in some[first : first + WINDOW]]
                 for one in pool.map(_process, given, chunksize=8) if pool else map(_process, given):
                     bar.update()
                     yield one
@@ -205,7 +206,7 @@ def _settle(options: Any, jobs: list[Job]) -> None:
         **{n: getattr(options, n) for n in ("points", "crop", "smallest", "validation", "shards")},
         **({"margin": options.margin} if options.margin else {}),
     }
-    path = options.out / SETTINGS
+    path = options.out / SETTINGS_FILE
     if path.exists():
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
@@ -222,19 +223,19 @@ def _settle(options: Any, jobs: list[Job]) -> None:
         write_whole(path, json.dumps(wanted, indent=1).encode())  # better now than after an hour
 
 
-def _process(given: tuple[Job, Wishes, Detector | None]) -> Prepared:
-    job, wishes, detector = given
+def _process(given: tuple[Job, CropOptions, Detector | None]) -> Prepared:
+    job, crop_options, detector = given
     try:
-        made = cut_face(job.entry, wishes, detector)
+        made = cut_face(job.entry, crop_options, detector)
     except RejectedError as why:
         return Prepared(job.entry.name, job.name, rejected=why.kind, detail=why.detail)
     except Exception as error:  # one strange picture must not stop a hundred thousand
         what = (str(error) or type(error).__name__).splitlines()[0]
         return Prepared(job.entry.name, job.name, rejected="cannot be cut out", detail=what)
     if isinstance(made, Picture):
-        image, points, suffix = made.image, boxed(made.landmarks, made.box), ".json"
+        image, points, suffix = made.image, encode_json(made.landmarks, made.box), ".json"
     else:
-        image, points, suffix = made[0], pts(made[1]), ".pts"
+        image, points, suffix = made[0], encode_pts(made[1]), ".pts"
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, "png")
     return Prepared(job.entry.name, job.name, encoded.getvalue(), points, suffix)

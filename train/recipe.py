@@ -1,4 +1,4 @@
-"""Recipes: training runs as data. A recipe file says what it reproduces and every number of it."""
+"""Recipes: the complete configuration of a training run, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class SyntheticData:
-    """Faces drawn by `train.data.synthetic`: numbers 0…count-1 of the set `seed` to train on.
+    """Faces drawn by `train.data.synthetic`.
 
-    The validation faces are the numbers after them, so none is seen in training.
+    Faces 0 … count-1 of the sequence `seed` are for training, the next ones for validation.
+
+    Attributes:
+        seed: of the sequence of faces.
+        count: number of training faces.
+        validation: number of validation faces.
+        flip: mirror each training face with probability 0.5.
+        workers: data loader processes per training process.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -44,19 +51,21 @@ class SyntheticData:
 
 @dataclass(frozen=True)
 class FileData:
-    """Faces of a data set: a folder of pictures with landmarks beside them, or tar shards.
+    """Faces of a data set: a folder of pictures with landmark files, or tar shards.
 
-    What is understood is told by `train.data.datasets`.
+    `train.data.datasets` describes the supported layouts.
 
     Attributes:
-        train: a folder; a folder of `.tar` files; or a pattern of them (`shards/train-*.tar`).
-        validation: the same, of faces that are not trained on.
-        landmarks: a file with the landmarks of all pictures; empty to find them beside these.
+        train: a folder of pictures, a folder of `.tar` files, or a glob pattern of them
+            (`shards/train-*.tar`).
+        validation: the same for the validation faces.
+        landmarks: a file with the landmarks of all pictures; if empty, they are read from files
+            beside the pictures.
         validation_landmarks: the same for the validation pictures.
-        flip: mirror every other picture (known for 68 and 5 landmarks).
-        drawn: share of the faces trained on that are drawn (`data.synthetic`) instead, new ones in
-            every pass (68 landmarks).
-        workers: processes that read pictures, for each process that trains.
+        flip: mirror each training face with probability 0.5 (68 or 5 landmarks only).
+        drawn: fraction of the training faces that are synthetic, new ones in every epoch (68
+            landmarks only).
+        workers: data loader processes per training process.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -73,21 +82,21 @@ class FileData:
     def __post_init__(self) -> None:
         for name in ("train", "validation"):
             if not getattr(self, name):
-                raise ValueError(f"where is the data? set data.{name}=FOLDER")
+                raise ValueError(f"data.{name} is missing; set data.{name}=FOLDER")
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How far each training face is varied, every time anew. Nothing is varied by default.
+    """Ranges of the random augmentation of training faces. By default there is none.
 
     Attributes:
-        turn: degrees, either way.
-        scale: the face's square may be this share larger or smaller.
-        shift: share of the square's side that its centre moves, on each axis.
+        turn: largest rotation in degrees, in both directions.
+        scale: largest factor by which the crop is enlarged or reduced, minus 1.
+        shift: largest shift of the crop on each axis, as a fraction of its side.
         colour: standard deviation of the logarithm of each channel's gain.
-        exposure: standard deviation of the logarithm of the gain of all channels, and half of it
-            of gamma's.
-        grey: share of the faces that become grey.
+        exposure: standard deviation of the logarithm of the common gain; half of it is that of the
+            logarithm of gamma.
+        grey: fraction of the faces that are converted to grey.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -102,13 +111,14 @@ class Augment:
 
 @dataclass(frozen=True)
 class Degrade:
-    """Inputs as they are in life: blurred, shrunk to a size, noisy, packed as JPEG; then 16×16.
+    """Random degradation of the inputs: blur, resizing, noise and JPEG, before reduction to 16×16.
 
     Attributes:
-        share: of the faces that are degraded; the others are shrunk as in the paper.
-        blur: largest standard deviation of a Gaussian, pixels of the 128×128 face.
-        noise: largest standard deviation of noise, grey levels.
-        jpeg: lowest quality, Pillow's scale; half of the degraded faces are packed.
+        share: fraction of the faces that are degraded; the others are only reduced to 16×16, as in
+            the paper.
+        blur: largest standard deviation of the Gaussian blur, in pixels of the 128×128 face.
+        noise: largest standard deviation of the noise, in levels of 0..255.
+        jpeg: lowest JPEG quality (Pillow's scale); half of the degraded faces are compressed.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -121,16 +131,17 @@ class Degrade:
 
 @dataclass(frozen=True)
 class Gan:
-    """The adversarial part of DICGAN (Ma et al., Section 3.4, eq. 11 to 13).
+    """Adversarial training, as for DICGAN (Ma et al., Section 3.4, eq. 11 to 13).
 
     Attributes:
-        loss: the critic's objective.
-        start: iterations of pixel and alignment losses alone, before the critic joins.
-        critic_updates: of the critic in each iteration.
-        critic_learning_rate: of its Adam; it follows the same schedule as the generator's.
-        feature_weight: of the L1 loss on LightCNN features of the last step's face.
-        feature_checkpoint: LightCNN weights for it (MMEditing's or the authors' file).
-        adversarial_weight: of the generator's adversarial loss on the last step's face.
+        loss: the objective of the critic (the discriminator).
+        start: number of initial iterations without the feature and adversarial losses.
+        critic_updates: updates of the critic per iteration.
+        critic_learning_rate: peak learning rate of the critic's Adam; the schedule is the
+            generator's.
+        feature_weight: weight of the L1 loss on LightCNN features of the last step's face.
+        feature_checkpoint: LightCNN weights for this loss (MMEditing's or the authors' file).
+        adversarial_weight: weight of the generator's adversarial loss on the last step's face.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -146,47 +157,50 @@ class Gan:
     def __post_init__(self) -> None:
         if self.feature_weight and not self.feature_checkpoint:
             raise ValueError(
-                "where are the LightCNN weights? set gan.feature_checkpoint=FILE "
-                "(or gan.feature_weight=0 to go without)"
+                "gan.feature_checkpoint is missing; set gan.feature_checkpoint=FILE (LightCNN "
+                "weights), or gan.feature_weight=0 to train without them"
             )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run.
+    """The configuration of a training run.
 
     Attributes:
-        name: of the recipe file, without its suffix.
+        name: file name of the recipe without suffix.
         about: what the run reproduces, on what data, with what result.
         network: sizes of the network.
-        data: what it is trained on.
-        augment: how training faces are varied.
-        degrade: how what the network sees of them is damaged.
-        gan: the adversarial part, or none.
-        batch_size: faces an update, over all processes.
-        accumulate: parts that a batch is computed in, one after the other, where memory is short.
-        iterations: optimiser updates.
-        learning_rate: of Adam; the peak where `warmup` is above 0.
-        warmup: share of the run in which the rate rises from zero.
-        schedule: what the rate does then: falls along a cosine to zero, is multiplied by `gamma`
-            at each of the `milestones`, or stays.
-        milestones: iterations.
+        data: training and validation faces.
+        augment: augmentation of the training faces.
+        degrade: degradation of the inputs.
+        gan: adversarial training; none by default.
+        batch_size: faces per update, over all processes.
+        accumulate: micro-batches into which each batch is divided, to save memory.
+        iterations: number of optimiser updates.
+        learning_rate: of Adam; the peak of the schedule.
+        warmup: fraction of the iterations during which the learning rate rises linearly from zero.
+        schedule: the learning rate after the warm-up: "constant"; "cosine", falling to zero; or
+            "milestones", multiplied by `gamma` at each of the `milestones`.
+        milestones: iterations at which the learning rate is multiplied by `gamma`.
         gamma: factor at each milestone.
-        pixel_weight: of the L1 loss on every step's face (Ma et al., eq. 9).
-        align_weight: of the MSE loss on every step's heatmaps (eq. 10).
-        peak_weight: how much more a heatmap's peak weighs in the MSE than its background. 0 in the
-            paper, whose hourglass starts trained; a fresh one stays at zero heatmaps for long.
-        detach_attention: keep the recovery loss out of the landmark network (the authors' option).
-        start: a checkpoint, of any layout, to start the whole network from.
-        start_hourglass: a checkpoint to start only the landmark network from.
-        freeze_hourglass: iterations in which the landmark network stays as it started.
-        ema: decay of the averaged weights, which are then validated and kept; 0 for none.
-        precision: of the arithmetic; weights, losses and updates are float32 in all of them.
-        compile: run the network through torch.compile.
-        validate_every: iterations between validations; the last one is always validated.
-        save_every: iterations between saved states, from which `--resume` goes on.
-        log_every: iterations between points of TensorBoard's curves.
-        seed: of weights, order, flips, variations and drawn faces.
+        pixel_weight: weight of the L1 loss on every step's face (Ma et al., eq. 9).
+        align_weight: weight of the MSE loss on every step's heatmaps (eq. 10).
+        peak_weight: additional weight of a heatmap's peak in the MSE, relative to its background. 0
+            in the paper, which starts from a trained hourglass; an untrained one otherwise predicts
+            zero heatmaps for a long time.
+        detach_attention: do not propagate the recovery loss into the landmark network (an option of
+            the authors' code).
+        start: a checkpoint of any supported layout to initialise the whole network from.
+        start_hourglass: a checkpoint to initialise only the landmark network from.
+        freeze_hourglass: number of initial iterations in which the landmark network is not updated.
+        ema: decay of the exponential moving average of the weights; the averaged weights are
+            validated and saved. 0 for no averaging.
+        precision: of the forward and backward pass; weights, losses and updates are float32.
+        compile: compile the network with torch.compile.
+        validate_every: iterations between validations; there is always one at the end.
+        save_every: iterations between saves of the training state, from which `--resume` continues.
+        log_every: iterations between points in TensorBoard.
+        seed: of the initial weights, the order of the faces, augmentation and drawn faces.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -226,40 +240,45 @@ class Recipe:
     def __post_init__(self) -> None:
         landmarks = self.network.landmarks
         if self.data.kind == "synthetic" and landmarks != 68:
-            raise ValueError("network.landmarks must be 68: synthetic faces have no others")
+            raise ValueError("network.landmarks must be 68, because synthetic faces have 68")
         if self.data.flip and landmarks not in FLIPS:
             raise ValueError(
-                f"data.flip must be false: how {landmarks} landmarks mirror is not known"
+                f"data.flip must be false, because no mirrored numbering of {landmarks} landmarks "
+                "is defined"
             )
         if self.data.kind == "files" and self.data.drawn and landmarks != 68:
-            raise ValueError("data.drawn must be 0: drawn faces have 68 landmarks")
+            raise ValueError(
+                f"data.drawn must be 0, because drawn faces have 68 landmarks, not {landmarks}"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts"
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
             )
         if self.schedule == "milestones" and not self.milestones:
-            raise ValueError("schedule 'milestones' needs milestones=[…]")
+            raise ValueError("schedule 'milestones' needs milestones; set milestones=[…]")
 
 
 def shipped_recipes() -> list[str]:
+    """Return the names of the recipes in this package."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by the name of a shipped one or by the path of a TOML file.
+    """Load a recipe.
 
     Args:
-        overrides: `key=value`, keys dotted (`network.channels=32`), values as TOML writes them.
+        name: of a shipped recipe, or the path of a TOML file.
+        overrides: `key=value`, with dotted keys and TOML values, e.g. `network.channels=32`.
 
     Raises:
-        UserError: no such recipe, no TOML, or a field that does not exist or does not fit.
+        UserError: no such recipe, not a TOML file, or an unknown or invalid field.
     """
     path = RECIPES / f"{name}.toml"
     if not path.is_file():
         path = Path(name)
         if not path.is_file():
             known = ", ".join(shipped_recipes())
-            raise UserError(f"no recipe {name!r}: neither a file nor one of {known}")
+            raise UserError(f"no recipe {name!r}; name a TOML file, or one of {known}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -274,18 +293,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _change_data(content: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Where the command line names data of another kind, forget the recipe's own."""
-    set_to = dict(line.partition("=")[::2] for line in overrides)
-    kind = set_to.get("data.kind", "files" if "data.train" in set_to else None)
+    """Discard the recipe's `data` section if the overrides select another kind of data."""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    kind = values.get("data.kind", "files" if "data.train" in values else None)
     if kind is not None and kind != content.get("data", {}).get("kind", "synthetic"):
         content["data"] = {"kind": kind}
 
 
 def recipe_from(content: dict[str, Any], source: str) -> Recipe:
-    """A recipe from its fields as plain data.
+    """Build a recipe from nested dictionaries, as in a TOML file.
+
+    Args:
+        source: where the content is from; begins the error message.
 
     Raises:
-        UserError: a field that does not exist or does not fit; it begins with `source`.
+        UserError: an unknown or invalid field.
     """
     data = content.get("data", {})
     if isinstance(data, dict):
@@ -297,10 +319,13 @@ def recipe_from(content: dict[str, Any], source: str) -> Recipe:
 
 
 def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A recipe with some fields set by `key=value`.
+    """Return a copy of a recipe with some fields replaced.
+
+    Args:
+        overrides: as for `load_recipe`.
 
     Raises:
-        UserError: a field that does not exist or does not fit.
+        UserError: an unknown or invalid field.
     """
     content = asdict(recipe)
     for line in overrides:
@@ -314,23 +339,23 @@ _RECIPE = TypeAdapter(Recipe)
 def _override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r}: a field of the recipe is set by key=value")
+        raise UserError(f"{override!r}: not of the form key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
+        parsed = value  # unquoted strings are allowed on the command line
     *parents, leaf = key.split(".")
     for parent in parents:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
-            raise UserError(f"{override!r}: {parent} has no fields")
+            raise UserError(f"{override!r}: {parent} has no fields; set {parent}=VALUE")
     content[leaf] = parsed
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing wrong, in one line; an unknown field with the nearest that exists."""
+    """Describe the first error in one line; for an unknown field, suggest the most similar one."""
     first = error.errors()[0]
-    # The kind of a union is part of pydantic's path, not of the field's name.
+    # Pydantic's path includes the discriminator of the `data` union, which is not part of the key.
     path = [str(part) for part in first["loc"]]
     key = ".".join(part for part in path if path[0] != "data" or part not in KINDS)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -345,8 +370,8 @@ KINDS: dict[str, type] = {"synthetic": SyntheticData, "files": FileData}
 
 
 def _field_names() -> set[str]:
-    """Every field that can be set."""
+    """Return the dotted keys of all fields."""
     parts = [("data", kind) for kind in KINDS.values()]
     parts += [("network", NetworkConfig), ("gan", Gan), ("augment", Augment), ("degrade", Degrade)]
-    inner = {f"{part}.{inner.name}" for part, held in parts for inner in fields(held)}
-    return {own.name for own in fields(Recipe)} | inner
+    nested = {f"{name}.{field.name}" for name, part in parts for field in fields(part)}
+    return {field.name for field in fields(Recipe)} | nested

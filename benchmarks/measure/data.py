@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dic.console import UserError
 from dic.progress import Progress
-from train.data.datasets import annotation_of, cut, find_faces, read_picture
+from train.data.datasets import annotation_of, find_faces
 from train.data.pairs import shrink
+from train.data.pictures import cut, read_picture
 from train.data.synthetic import draw_faces
 
 SEED = 20200614  # of no training set: recipes count their seeds from 0

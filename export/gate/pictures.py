@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dic.console import UserError
 from dic.progress import Progress
 from dic.sizes import LQ_SIZE
-from train.data.datasets import PICTURES, cut, read_picture
 from train.data.pairs import shrink
+from train.data.pictures import IMAGE_SUFFIXES, cut, read_picture
 from train.data.synthetic import draw_faces
 
 NOTHING = np.zeros((0, 2), np.float32)  # landmarks of a face that has none
@@ -78,7 +78,7 @@ def from_folder(folder: Path, count: int) -> Pictures:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder of pictures")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     found: list[NDArray[np.uint8]] = []
     with Progress(total=count, desc="reading faces", unit="face", leave=False) as bar:
         for path in paths:

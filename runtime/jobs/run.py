@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dic.console import UserError
-from dic.files import check_writable, sweep
+from dic.files import check_writable, remove_partial_files
 from runtime.engines.contract import cores
 from runtime.engines.load import load_engine
 from runtime.jobs.plan import STREAM, Job, Outcome, finished, plan
@@ -47,7 +47,7 @@ def run_request(request: Request) -> int:
             summary.add(Outcome(job.name, str(job.target), "skipped"))
     every, jobs = len(jobs), summary.left
     for output in [output for job in jobs if request.resume for output in job.outputs]:
-        sweep(output)
+        remove_partial_files(output)
     if not jobs:
         print(f"nothing left to do: {every} files are done", file=sys.stderr)
         summary.write()

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from dic.console import UserError, complain
+from dic.console import UserError, print_error
 from dic.files import check_writable, write_whole
 from runtime.engines.contract import Engine
 from runtime.jobs.plan import Job, Outcome
@@ -71,7 +71,7 @@ class Summary:
         try:
             self.write(seconds)
         except UserError as error:  # do not replace an exception that ended the command
-            complain(error)
+            print_error(error)
             self.written = False
 
     def _counts(self) -> Counter[str]:

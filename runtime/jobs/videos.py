@@ -10,7 +10,7 @@ import cv2
 
 from dic.console import UserError
 from dic.engine_file import EngineError
-from dic.files import beside, write_whole
+from dic.files import partial_file, write_whole
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Face, Restorer
 from runtime.jobs.outputs import face_entry, video_json
@@ -62,7 +62,7 @@ def _nothing(job: Job, reason: NoFaceError) -> Outcome:
     """
     if job.named:
         raise UserError(f"{job.name}: {reason}; there is nothing to restore")
-    with beside(job.target) as partial:
+    with partial_file(job.target) as partial:
         shutil.copyfile(job.source, partial)
     if "landmarks" in job.extras:
         write_whole(job.extras["landmarks"], video_json(str(job.source), reason.size, 1, []))

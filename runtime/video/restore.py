@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from dic.files import beside
+from dic.files import partial_file
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
 from runtime.faces.blend import enlarged
@@ -103,7 +103,7 @@ def restore_video(
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
         restored = 0
-        with beside(target) as partial:
+        with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
             writer = Writer(partial, reader, larger, detected.aspect)
 

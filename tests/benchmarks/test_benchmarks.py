@@ -576,7 +576,7 @@ def test_command_errors_are_one_line(
         (["all", "--engine", tmp_path / "no.onnx", *checkpoint], "No such file"),
         (["all", *engine, "--reference", DATA / "dic_small_original.pth"], "steps"),
         (["all", *engine, *checkpoint, "--compare", tmp_path / "old.json"], "not a results file"),
-        (["all", *engine, *checkpoint, "--data", tmp_path / "none"], "no folder"),
+        (["all", *engine, *checkpoint, "--data", tmp_path / "none"], "neither a folder"),
         (["all", "--engine", tiny_engine, other, *checkpoint], "the same name"),
         (["all", *engine, *checkpoint, "--device", "tpu"], "use auto, cpu"),
     ]

@@ -13,7 +13,7 @@ from dic.files import check_writable, write_together, write_whole
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "printed"),
     [
         ("UserError('it broke')", "error: it broke"),
         (
@@ -24,15 +24,15 @@ from dic.files import check_writable, write_together, write_whole
         ("OSError(13, 'Permission denied', '/x/y')", "error: /x/y: Permission denied"),
     ],
 )
-def test_what_a_user_can_cause_ends_in_one_line(raised: str, said: str) -> None:
+def test_user_errors_are_printed_in_one_line(raised: str, printed: str) -> None:
     code = (
         f"from dic.console import *\ndef main(arguments):\n    raise {raised}\nrun(main, 'train')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (2, said + "\n")
+    assert (done.returncode, done.stderr) == (2, printed + "\n")
 
 
-def test_plain_progress_is_few_lines() -> None:
+def test_progress_without_a_terminal_prints_few_lines() -> None:
     code = (
         "from dic.progress import Progress\n"
         "with Progress(range(300), desc='work') as bar:\n"
@@ -43,11 +43,11 @@ def test_plain_progress_is_few_lines() -> None:
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("at ")] == ["at 0", "at 100", "at 200"]
     assert lines[-1].startswith("work: 100% 300/300")
-    assert len(lines) == 4, "and the end is told once"
+    assert len(lines) == 4, "the end is printed once"
     assert "\r" not in done.stderr
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
     write_whole(path, b"first")
     assert path.read_bytes() == b"first"
@@ -59,18 +59,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
-def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+def test_several_files_are_written_atomically(tmp_path: Path) -> None:
     new = tmp_path / "new" / "deep"
     with pytest.raises(UserError, match="cannot be written"):
         write_together({new / "one": b"1", new / ("x" * 300): b"2"})
-    assert not list(tmp_path.iterdir()), "nor the folders made for them"
+    assert not list(tmp_path.iterdir()), "folders created for them are removed too"
     write_together({new / "one": b"1", new / "two": b"2"})
     with pytest.raises(UserError, match="is a folder"):
         write_together({new / "one": b"changed", new: b"x"})
     assert (new / "one").read_bytes() == b"1"
 
 
-def test_long_work_is_not_begun_for_what_cannot_be_written(tmp_path: Path) -> None:
+def test_check_writable_leaves_no_trace_and_rejects_impossible_paths(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b" / "c")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
@@ -79,14 +79,14 @@ def test_long_work_is_not_begun_for_what_cannot_be_written(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("closing", ["2>&-", "2>&1 >/dev/null | head -c 1 >/dev/null"])
-def test_work_goes_on_where_nobody_listens(closing: str, tmp_path: Path) -> None:
-    """An album is restored to its end when the pager that shows the messages is left."""
+def test_work_continues_when_standard_error_is_closed(closing: str, tmp_path: Path) -> None:
+    """E.g. when the user quits the pager that shows the messages."""
     script = (
         "import sys, pathlib\n"
         "from dic.console import run\n"
         "def main(arguments):\n"
         "    for n in range(4000):\n"
-        "        print('said', n, file=sys.stderr)\n"
+        "        print('message', n, file=sys.stderr)\n"
         "    pathlib.Path(arguments[0]).write_text('done')\n"
         "    return 1\n"
         "run(main, 'cpu')\n"

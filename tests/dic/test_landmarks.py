@@ -11,12 +11,12 @@ from export.graph.interface import decode as decode_in_graph
 
 
 @given(st.floats(2, 123.9), st.floats(2, 123.9))
-def test_decoding_a_target_heatmap_gives_the_landmark_back(x: float, y: float) -> None:
+def test_decoding_a_target_heatmap_returns_the_landmark(x: float, y: float) -> None:
     points = np.array([[[x, y]]])
-    found, peaks = decode(heatmaps(points))
-    near, far = np.sort(np.abs(found - points).ravel())
-    assert near <= 1.0 + 1e-4
-    assert far <= 3.0 + 1e-4
+    decoded, peaks = decode(heatmaps(points))
+    smaller, larger = np.sort(np.abs(decoded - points).ravel())
+    assert smaller <= 1.0 + 1e-4
+    assert larger <= 3.0 + 1e-4
     assert 0.75 < peaks[0, 0] <= 1
 
 
@@ -32,15 +32,15 @@ def test_decode_by_hand() -> None:
     maps = np.zeros((1, 1, 32, 32), np.float32)
     maps[0, 0, 10, 6], maps[0, 0, 11, 6] = 0.9, 0.8
     points, peaks = decode(maps)
-    assert points[0, 0].tolist() == [6 * 4 - 1, 10 * 4 + 1]  # equal on x: minus one
+    assert points[0, 0].tolist() == [6 * 4 - 1, 10 * 4 + 1]  # same column: minus one
     assert peaks[0, 0] == pytest.approx(0.9)
 
 
-def test_the_graph_decodes_alike() -> None:
+def test_decoding_in_the_graph_equals_decoding_in_numpy() -> None:
     maps = np.random.default_rng(0).normal(size=(3, 68, 32, 32)).astype(np.float32)
-    wanted = decode(maps)
-    given_ = decode_in_graph(torch.from_numpy(maps))
-    for a, b in zip(wanted, given_, strict=True):
+    expected = decode(maps)
+    actual = decode_in_graph(torch.from_numpy(maps))
+    for a, b in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(a, b.numpy())
 
 
@@ -51,7 +51,7 @@ def test_components_do_not_overlap() -> None:
         assert matrix.sum(0).max() == 1
 
 
-def test_mirroring_twice_is_nothing() -> None:
+def test_mirroring_twice_is_the_identity() -> None:
     flip = np.array(FLIP_68)
     assert (flip[flip] == np.arange(68)).all()
     assert flip[36] == 45

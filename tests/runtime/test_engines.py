@@ -268,7 +268,7 @@ def test_a_plan_tells_itsplan_metadata(plan: Path, tmp_path: Path) -> None:
     assert (guessed.io, guessed.scale, guessed.landmarks) == ("image", 8, 68)
     sidecar = json.loads(plan.with_name(f"{plan.name}.json").read_text())
     for changes, why in (
-        ({"format_version": "9"}, "format version 9 is unknown"),
+        ({"format_version": "9"}, "format version 9 is not supported"),
         ({"plan": {"sha256": "0"}}, "another plan"),
     ):
         (tmp_path / "bare.trt.json").write_text(json.dumps(sidecar | changes))

@@ -173,7 +173,7 @@ def test_a_closed_pipe_ends_in_one_line(
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert done.returncode == 2
-    assert "stopped reading" in done.stderr
+    assert "closed by its reader" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 

@@ -134,7 +134,7 @@ def test_unusable_engines_say_why(tiny_engine: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("properties", "why"),
     [
-        ({"format_version": "7"}, "format version 7 is unknown"),
+        ({"format_version": "7"}, "format version 7 is not supported"),
         ({"format_version": None}, "not a DIC engine"),
         ({"steps": None}, "metadata is damaged"),
         ({"io": "tensor"}, r"input is image uint8 .* requires lq float32"),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from train.data.augment import degraded, varied
-from train.data.datasets import FacesInMemory, Picture, open_faces
+from train.data.datasets import FacesInMemory, open_faces
 from train.data.pairs import FacePairs, shrink
+from train.data.pictures import Picture
 from train.prepare import main as prepare
 from train.recipe import Augment, Degrade, load_recipe
 

@@ -91,8 +91,8 @@ def test_wrong_tensors_are_listed_by_name(tmp_path: Path) -> None:
         load_checkpoint(saved(tmp_path, {"state_dict": held}))
     message = str(caught.value)
     assert "1 missing: conv_last.0.bias" in message
-    assert "1 surplus: extra.weight" in message
-    assert "1 misshapen: conv_last.2.bias 4 for 3" in message
+    assert "1 unexpected: extra.weight" in message
+    assert "1 of the wrong shape: conv_last.2.bias (4 instead of 3)" in message
     assert "\n" not in message
 
 
@@ -120,7 +120,7 @@ def test_unusable_files_say_why_in_one_line(tmp_path: Path) -> None:
     whole = SMALL.read_bytes()
     cases = {
         "truncated": (whole[: len(whole) // 2], "damaged"),
-        "empty": (b"", "holds nothing"),
+        "empty": (b"", "contains nothing"),
         "text": (b"hello, this is no checkpoint", "damaged|refused"),
     }
     for name, (content, why) in cases.items():
@@ -141,9 +141,9 @@ def test_unusable_files_say_why_in_one_line(tmp_path: Path) -> None:
     [
         ({"state_dict": {"layer1.weight": torch.zeros(3)}}, "not a DIC network.*layer1.weight"),
         ({"epoch": 3}, "no tensors"),
-        ([1, 2], "holds list"),
-        ({"format": "dic-toolkit checkpoint", "format_version": 99}, "format 99 is not known"),
-        ({"state_dict": {"hour_glass.first_conv.weight": torch.zeros(3)}}, "lacks"),
+        ([1, 2], "contains a list"),
+        ({"format": "dic-toolkit checkpoint", "format_version": 99}, "format 99 is not supported"),
+        ({"state_dict": {"hour_glass.first_conv.weight": torch.zeros(3)}}, "is missing"),
     ],
 )
 def test_other_content_says_why(content: Any, why: str, tmp_path: Path) -> None:

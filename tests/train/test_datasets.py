@@ -19,9 +19,10 @@ from PIL import Image
 
 from dic.console import UserError
 from dic.landmarks import heatmaps
-from train.data.annotations import ALONE, AnnotationError, pts, read_annotations
-from train.data.datasets import BadFaceError, FacesInFiles, FacesInMemory, cut, open_faces
+from train.data.annotations import UNNAMED, AnnotationError, encode_pts, read_annotations
+from train.data.datasets import BadFaceError, FacesInFiles, FacesInMemory, open_faces
 from train.data.pairs import Batches, FacePairs
+from train.data.pictures import cut
 from train.loop.training import train
 from train.recipe import load_recipe
 
@@ -117,14 +118,14 @@ def shards(folder: Path, faces: Faces) -> None:
         with tarfile.open(folder / f"train-{number:06}.tar", "w") as tar:
             for name in part:
                 i = names().index(name)
-                for suffix, data in (("png", png(faces[0][i])), ("pts", pts(faces[1][i]))):
+                for suffix, data in (("png", png(faces[0][i])), ("pts", encode_pts(faces[1][i]))):
                     member = tarfile.TarInfo(f"{name}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
 
 
 FORMATS: dict[str, Write] = {
-    "pts": each(".pts", pts),
+    "pts": each(".pts", encode_pts),
     "openface": each(".csv", openface),
     "json-each": each(".json", lambda p: json.dumps(p.tolist()).encode()),
     "npz-each": each(".npz", lambda p: npz(landmarks=p)),
@@ -163,7 +164,7 @@ def test_shards_are_found_by_a_pattern_and_a_table_may_lie_elsewhere(
     (tmp_path / "some.json").write_bytes(json_table(chosen))
     found = open_faces(str(tmp_path / "pictures"), str(tmp_path / "some.json"), 68)
     assert [Path(entry.name).stem for entry in found.entries] == ["face01", "face03"]
-    assert "4 of 6 pictures have no landmarks and are left out" in capfd.readouterr().err
+    assert "4 of 6 pictures have no landmarks and are omitted" in capfd.readouterr().err
     tabled = {f"train-00000{i // 4}/{n}": faces[1][i] for i, n in enumerate(names())}
     tabled = {f"{key}.png": points + 1 for key, points in tabled.items()}
     (tmp_path / "tars.json").write_bytes(json_table(tabled))
@@ -203,7 +204,7 @@ def test_turned_grey_and_deep_pictures_are_read_as_they_look(tmp_path: Path) -> 
     Image.fromarray(grey).convert("RGBA").save(tmp_path / "alpha.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     for name in ("turned", "alpha", "deep"):
-        (tmp_path / f"{name}.pts").write_bytes(pts(np.zeros((68, 2))))
+        (tmp_path / f"{name}.pts").write_bytes(encode_pts(np.zeros((68, 2))))
     alpha, deep, turned = (open_faces(str(tmp_path), "", 68)[i][0] for i in range(3))
     np.testing.assert_array_equal(alpha[..., 0], grey)
     np.testing.assert_array_equal(deep[..., 2], grey)
@@ -220,24 +221,24 @@ class Evil:
     [
         ("a.pkl", pickle.dumps({"a": Evil()}), "refused, it would run"),
         ("a.pkl", pickle.dumps({"a": {"landmark": [[1, 2]], "bbox": print}}), "builtins.print"),
-        ("a.pkl", pickle.dumps([1, 2]), "holds no {picture: landmarks}"),
+        ("a.pkl", pickle.dumps([1, 2]), "contains no {picture: landmarks} mapping"),
         ("a.pkl", pickle.dumps({"a": np.array([object()])}), "refused, an array of"),
         ("a.pkl", pickle.dumps({"a": np.zeros(2, "V8")}), "refused, an array of 'V8'"),
         ("a.pkl", pickle.dumps({"a": {"landmark": [[1, 2]], "bbox": [0, 0, 9, np.nan]}}), "a box"),
-        ("a.pkl", b"nonsense", "damaged, or no landmark file"),
-        ("a.pts", b"version: 1\nn_points: 3\n{\n1 2\n3 4\n}\n", "2 points where n_points says 3"),
-        ("a.pts", b"nothing", "no { … }"),
+        ("a.pkl", b"nonsense", "damaged, or not a landmark file"),
+        ("a.pts", b"version: 1\nn_points: 3\n{\n1 2\n3 4\n}\n", "2 points, but n_points is 3"),
+        ("a.pts", b"nothing", "contains no { … }"),
         ("a.pts", b"n_points: 1\n{\n1 x\n}", "damaged"),
         ("a.csv", b"image,eye\na.png,3\n", "no x and y columns"),
         ("a.csv", b"", "damaged"),
-        ("a.csv", b"image,x0,y0\n", "holds no landmarks"),
+        ("a.csv", b"image,x0,y0\n", "contains no landmarks"),
         ("a.json", b"{", "damaged"),
         ("a.json", b'{"a": {"points": []}}', 'without "landmarks"'),
         ("a.json", b'{"a": [[1, 2, 3]]}', "not K×2"),
-        ("a.json", b'{"a": [[1, NaN]]}', "no finite number"),
+        ("a.json", b'{"a": [[1, NaN]]}', "NaN or infinite"),
         ("a.npz", b"PK", "damaged"),
         ("a.npz", npz(a=np.array([object()])), "damaged"),
-        ("a.txt", b"", "landmarks are read from .pts"),
+        ("a.txt", b"", "the supported formats are .pts"),
     ],
 )
 def test_bad_landmark_files_are_told_in_one_line(name: str, content: bytes, why: str) -> None:
@@ -279,29 +280,29 @@ def test_a_pickle_cannot_give_an_array_a_type_of_pointers() -> None:
 
 def test_pts_counts_from_one() -> None:
     found = read_annotations("a.pts", b"version: 1\nn_points: 1\n{\n1.0 3.5\n}\n")
-    np.testing.assert_array_equal(found[ALONE].landmarks, [[0, 2.5]])
+    np.testing.assert_array_equal(found[UNNAMED].landmarks, [[0, 2.5]])
 
 
 def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces) -> None:
     (tmp_path / "empty").mkdir()
     write_pictures(tmp_path / "bare", faces)
     (tmp_path / "other.json").write_text('{"nobody.png": [[1, 2]]}')
-    each(".pts", lambda points: pts(points[:5]))(tmp_path / "five", faces)
+    each(".pts", lambda points: encode_pts(points[:5]))(tmp_path / "five", faces)
     for twin in "ab":
         write_pictures(tmp_path / "twins" / twin, faces)
     (tmp_path / "twins.json").write_text('{"face01.png": [[1, 2]]}')
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "a.tar").write_bytes(b"no tar at all" * 100)
     cases = {
-        (str(tmp_path / "nowhere"), ""): "no folder",
+        (str(tmp_path / "nowhere"), ""): "neither a folder",
         (str(tmp_path / "empty"), ""): "no pictures",
         (str(tmp_path / "bare"), ""): "6 of 6 pictures have no landmarks",
         (str(tmp_path / "five"), ""): "have 5 landmarks, the network 68; set network.landmarks=5",
-        (str(tmp_path / "bare" / "face00.png"), ""): "a picture; name the folder",
+        (str(tmp_path / "bare" / "face00.png"), ""): "is a picture; name its folder",
         (str(tmp_path / "bare"), str(tmp_path / "other.json")): "none of its 1 names",
         (str(tmp_path / "bare"), str(tmp_path / "none.json")): "No such file",
-        (str(tmp_path / "tars"), ""): "damaged, compressed or no tar file",
-        (str(tmp_path / "twins"), str(tmp_path / "twins.json")): "could be",
+        (str(tmp_path / "tars"), ""): "damaged, compressed or not a tar file",
+        (str(tmp_path / "twins"), str(tmp_path / "twins.json")): "matches both",
     }
     for (source, landmarks), why in cases.items():
         with pytest.raises(UserError) as caught:
@@ -311,7 +312,7 @@ def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces
 
 
 def broken_set(folder: Path, faces: Faces, broken: tuple[int, ...]) -> FacesInFiles:
-    each(".pts", pts)(folder, faces)
+    each(".pts", encode_pts)(folder, faces)
     for i in broken:
         path = folder / f"{names()[i]}.png"
         path.write_bytes(path.read_bytes()[: 60 if i % 2 else 2000])
@@ -388,7 +389,7 @@ def test_the_command_tells_what_is_wrong_with_the_data(
     done = command(*run, *files_run(tmp_path, "data.workers=1"))
     assert "faces in a row cannot be read" in one_line_error(done, 2)
     done = command("train", "--recipe", "dic-celebahq", "--out", tmp_path / "run")
-    assert "data/celebahq/train: no folder" in one_line_error(done, 2)
+    assert "data/celebahq/train: neither a folder" in one_line_error(done, 2)
     assert not (tmp_path / "run" / "last.pth").exists()
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dic.console import UserError
-from train.data.annotations import pts
+from train.data.annotations import encode_pts
 from train.data.crop import Detector, crop_box
 from train.data.datasets import open_faces
 from train.prepare import main
@@ -39,7 +39,7 @@ def pictures(tmp_path: Path, faces: Faces) -> Path:
         photo.paste(big, OFFSET)
         path = folder / ("more" if i % 2 else ".") / f"photo{i:02}.png"
         photo.save(path)
-        path.with_suffix(".pts").write_bytes(pts((faces[1][i] + 0.5) * 2 - 0.5 + OFFSET))
+        path.with_suffix(".pts").write_bytes(encode_pts((faces[1][i] + 0.5) * 2 - 0.5 + OFFSET))
     return folder
 
 
@@ -188,7 +188,7 @@ def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> 
         prepare(pictures, "--out", out, "--validation", 4)
     with pytest.raises(UserError, match="is the folder of the pictures"):
         prepare(pictures, "--out", pictures)
-    with pytest.raises(UserError, match=r"was made by train\.prepare; the faces are in .*/train"):
+    with pytest.raises(UserError, match=r"was made by train\.prepare; use .*/train"):
         prepare(out, "--out", tmp_path / "again")
 
 
@@ -240,19 +240,19 @@ def test_every_rejected_picture_is_counted_and_named(
     (pictures / "photo00.png").write_bytes(b"nonsense")
     (pictures / "photo02.pts").unlink()
     (pictures / "photo04.pts").write_bytes(b"nonsense")
-    (pictures / "photo06.pts").write_bytes(pts(np.ones((5, 2))))
+    (pictures / "photo06.pts").write_bytes(encode_pts(np.ones((5, 2))))
     far = np.random.default_rng(0).uniform(200, 700, (68, 2))
-    (pictures / "photo08.pts").write_bytes(pts(far))
+    (pictures / "photo08.pts").write_bytes(encode_pts(far))
     far_one = np.vstack((far[:67] / 4 + 20, [[2e6, 2e6]]))
-    (pictures / "photo12.pts").write_bytes(pts(far_one))
+    (pictures / "photo12.pts").write_bytes(encode_pts(far_one))
     small = np.random.default_rng(0).uniform(100, 150, (68, 2))
-    (pictures / "photo10.pts").write_bytes(pts(small))
+    (pictures / "photo10.pts").write_bytes(encode_pts(small))
     assert prepare(pictures, "--out", tmp_path / "out") == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["faces"] == {"train": COUNT - 7}
     reasons = {Path(n).name: why for n, why in report["rejected_pictures"].items()}
     assert reasons == {
-        "photo00.png": "unreadable: no picture",
+        "photo00.png": "unreadable: not an image file",
         "photo02.png": "no landmarks: no landmarks",
         "photo04.png": reasons["photo04.png"],
         "photo06.png": "not 68 landmarks: 5 landmarks",
@@ -301,7 +301,7 @@ def test_wrong_use_is_told_in_one_line(pictures: Path, tmp_path: Path, command: 
     out = ["--out", tmp_path / "out"]
     cases = [
         ([pictures], "--out"),
-        ([tmp_path / "nowhere", *out], "no folder"),
+        ([tmp_path / "nowhere", *out], "neither a folder"),
         ([tmp_path / "empty", *out], "no pictures"),
         ([pictures, *out, "--detect", "--points", "5"], "--detect finds 68"),
         ([pictures, *out, "--validation", "24"], "leaves none of 24"),

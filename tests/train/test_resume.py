@@ -21,7 +21,7 @@ from conftest import ROOT, TINY_RUN, Command, one_line_error
 from PIL import Image
 
 from dic.console import UserError
-from train.data.annotations import pts
+from train.data.annotations import encode_pts
 from train.loop.state import State
 from train.loop.training import train, update
 from train.recipe import Recipe, load_recipe
@@ -125,7 +125,7 @@ def test_sigterm_saves_and_leaves(
     data.mkdir()
     for i in range(4):
         Image.fromarray(faces[0][i]).save(data / f"{i}.png")
-        (data / f"{i}.pts").write_bytes(pts(faces[1][i]))
+        (data / f"{i}.pts").write_bytes(encode_pts(faces[1][i]))
     no_data = [setting for setting in TINY_RUN if not setting.startswith("data.")]
     settings = [f"data.train={data}", f"data.validation={data}", "data.workers=2"]
     settings += [*no_data, "iterations=100000", "save_every=100000", "validate_every=100000"]

@@ -1,1 +1,1 @@
-"""Faces to train on: where they come from, how they are cut, varied and paired."""
+"""Training data: sources, cropping, augmentation and training pairs."""

@@ -1,17 +1,18 @@
-"""Landmark files: what people have beside their faces, read and (`.pts`) written.
+"""Landmark files: reading all common formats, writing `.pts` and `.json`.
 
 | suffix | content |
 |---|---|
-| `.pts` | one face, as iBUG 300-W writes it; its origin is (1, 1), ours (0, 0) |
-| `.csv` | a column with the picture's name, then x and y columns; or OpenFace's output for one |
-|        | picture (`x_0 … y_67`, of several faces the one of highest confidence) |
+| `.pts` | one face in the format of iBUG 300-W; its origin is (1, 1), ours is (0, 0) |
+| `.csv` | a column of picture names, then x and y columns; or OpenFace's output for one picture |
+|        | (`x_0 … y_67`; of several faces, the one with the highest confidence) |
 | `.json` | `{name: [[x, y], …]}`, `{name: {"landmarks": …, "bbox": …}}`, a list of such records |
-|         | with `"image"`, or for one picture the landmarks alone |
-| `.npz` | arrays `names` and `landmarks` (N, K, 2), perhaps `bbox` (N, 4); or an array a picture |
-| `.pkl` | the DIC authors': `{name: {"landmark": …, "bbox": …}}` |
+|         | with `"image"`, or only the landmarks of one picture |
+| `.npz` | arrays `names`, `landmarks` (N, K, 2) and optionally `bbox` (N, 4); or one array (K, 2) |
+|        | per picture |
+| `.pkl` | the DIC authors' format: `{name: {"landmark": …, "bbox": …}}` |
 
-Coordinates are (x, y) pixels of the picture, a whole number is a pixel's centre; a box is
-(left, top, right, bottom) as the authors cut by it: right and bottom are outside.
+Coordinates are (x, y) pixels of the picture, with integers at pixel centres. A box is (left, top,
+right, bottom) as in the authors' code: right and bottom are exclusive.
 """
 
 from __future__ import annotations
@@ -31,18 +32,22 @@ from numpy.typing import NDArray
 
 from dic.console import UserError
 
-ALONE = ""  # the name under which a file of one picture holds its landmarks
+UNNAMED = ""  # key of the landmarks in a file of one picture, which gives no name
 
 
 class AnnotationError(UserError):
-    """The landmarks cannot be understood; the message is one line and says why."""
+    """Invalid landmarks. The message is one line and says why."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """Landmarks (K, 2) float32 of one picture, and its face's box where the file has one.
+    """The landmarks of one picture.
 
-    Where one entry of many is no use, `fault` says why, and the others stay what they are.
+    Attributes:
+        landmarks: (K, 2) float32, (x, y) pixels of the picture.
+        box: (left, top, right, bottom) of the face in pixels, if the file has one.
+        fault: why this entry of a table is invalid; empty if it is valid. Other entries of the
+            table are unaffected.
     """
 
     landmarks: NDArray[np.float32]
@@ -54,40 +59,45 @@ def read_annotations(source: str, data: bytes) -> dict[str, Annotation]:
     """Read a landmark file.
 
     Args:
-        source: its name, whose suffix tells the format.
+        source: its name; the suffix determines the format.
         data: its content.
 
     Returns:
-        by picture name as the file gives it; under `ALONE` in a file of one picture.
+        the annotations by picture name as given in the file; a file of one picture has the single
+        key `UNNAMED`.
 
     Raises:
-        AnnotationError: another format, damaged, or not landmarks.
+        AnnotationError: unsupported format, damaged file, or no valid landmarks.
     """
     suffix = Path(source).suffix.lower()
     if suffix not in READERS:
-        raise AnnotationError(f"{source}: landmarks are read from {', '.join(READERS)}")
+        raise AnnotationError(
+            f"{source}: not a landmark file; the supported formats are {', '.join(READERS)}"
+        )
     try:
-        found = READERS[suffix](data)
+        annotations = READERS[suffix](data)
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise AnnotationError(f"{source}: damaged, or no landmark file ({error})") from error
-    if not found:
-        raise AnnotationError(f"{source}: holds no landmarks")
-    if all(annotation.fault for annotation in found.values()):
-        name, annotation = next(iter(found.items()))
+    except Exception as error:  # a damaged file can raise anything, depending on the damage
+        raise AnnotationError(f"{source}: damaged, or not a landmark file ({error})") from error
+    if not annotations:
+        raise AnnotationError(f"{source}: contains no landmarks")
+    if all(annotation.fault for annotation in annotations.values()):
+        name, annotation = next(iter(annotations.items()))
         raise AnnotationError(f"{source}: {name and name + ': '}{annotation.fault}")
-    return found
+    return annotations
 
 
-def pts(landmarks: NDArray[np.floating[Any]]) -> bytes:
-    """The content of a `.pts` file for (K, 2) landmarks."""
+def encode_pts(landmarks: NDArray[np.floating[Any]]) -> bytes:
+    """Return the content of a `.pts` file with (K, 2) landmarks."""
     rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks)
     return f"version: 1\nn_points: {len(landmarks)}\n{{\n{rows}\n}}\n".encode()
 
 
-def boxed(landmarks: NDArray[np.floating[Any]], box: tuple[float, float, float, float]) -> bytes:
-    """The content of a `.json` file for the (K, 2) landmarks and the box of one picture."""
+def encode_json(
+    landmarks: NDArray[np.floating[Any]], box: tuple[float, float, float, float]
+) -> bytes:
+    """Return the content of a `.json` file with the (K, 2) landmarks and the box of one picture."""
     points = [[round(float(x), 4), round(float(y), 4)] for x, y in landmarks]
     return json.dumps({"landmarks": points, "bbox": list(box)}).encode()
 
@@ -99,16 +109,17 @@ def _annotation(landmarks: Any, box: Any = None) -> Annotation:
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise AnnotationError(f"landmarks of shape {points.shape}, not K×2")
     if not np.isfinite(points).all():
-        raise AnnotationError("a landmark is no finite number")
+        raise AnnotationError("a landmark is NaN or infinite")
     if box is None:
         return Annotation(points)
     left, top, right, bottom = (float(edge) for edge in np.asarray(box, float).ravel())
     if not np.isfinite([left, top, right, bottom]).all():
-        raise AnnotationError("a box is no finite number")
+        raise AnnotationError("a box is NaN or infinite")
     return Annotation(points, (left, top, right, bottom))
 
 
-def _one_of_many(landmarks: Any, box: Any = None) -> Annotation:
+def _table_entry(landmarks: Any, box: Any = None) -> Annotation:
+    """Return one annotation of a table; if invalid, its `fault` is set instead of raising."""
     try:
         return _annotation(landmarks, box)
     except (AnnotationError, TypeError, ValueError) as error:
@@ -119,12 +130,12 @@ def _read_pts(data: bytes) -> dict[str, Annotation]:
     text = data.decode("utf-8")
     body = re.search(r"\{([^{}]*)\}", text)
     if not body:
-        raise AnnotationError("no { … } with points in it")
+        raise AnnotationError("contains no { … } block of points")
     points = np.array([line.split() for line in body[1].strip().splitlines()], np.float32)
-    promised = re.search(r"n_points:\s*(\d+)", text)
-    if promised and int(promised[1]) != len(points):
-        raise AnnotationError(f"{len(points)} points where n_points says {promised[1]}")
-    return {ALONE: _annotation(points - 1)}
+    declared = re.search(r"n_points:\s*(\d+)", text)
+    if declared and int(declared[1]) != len(points):
+        raise AnnotationError(f"{len(points)} points, but n_points is {declared[1]}")
+    return {UNNAMED: _annotation(points - 1)}
 
 
 def _read_csv(data: bytes) -> dict[str, Annotation]:
@@ -132,28 +143,29 @@ def _read_csv(data: bytes) -> dict[str, Annotation]:
     head = [name.strip() for name in next(rows)]
     xy = _pairs_of_columns(head)
     if not xy:
-        raise AnnotationError("no x and y columns in its first line")
+        raise AnnotationError("no x and y columns in the first line")
     columns = [head.index(name) for pair in xy for name in pair]
     name_column = next((i for i, n in enumerate(head) if n.lower() in _NAME_COLUMNS), None)
-    found: dict[str, Annotation] = {}
+    annotations: dict[str, Annotation] = {}
     confidences: dict[str, float] = {}
     for row in filter(None, rows):
-        name = ALONE if name_column is None else row[name_column].strip()
+        name = UNNAMED if name_column is None else row[name_column].strip()
         confidence = float(row[head.index("confidence")]) if "confidence" in head else 0.0
-        if name in found and confidence <= confidences[name]:
+        if name in annotations and confidence <= confidences[name]:
             continue
-        found[name] = _one_of_many([row[i] for i in columns])
+        annotations[name] = _table_entry([row[i] for i in columns])
         confidences[name] = confidence
-    return found
+    return annotations
 
 
 _NAME_COLUMNS = ("image", "image_id", "image_name", "file", "filename", "file_name", "name", "path")
 
 
 def _pairs_of_columns(head: list[str]) -> list[tuple[str, str]]:
-    """`x_0, y_0` or `x0, y0`; where there are none, `lefteye_x, lefteye_y`; in the file's order.
+    """Return the (x, y) column names of the landmarks, in the order of the file.
 
-    OpenFace's files have both kinds, and its landmarks are the first.
+    Columns are numbered (`x_0, y_0` or `x0, y0`), or else named (`lefteye_x, lefteye_y`). Files
+    from OpenFace have both; there, the numbered ones are the landmarks.
     """
     numbered = [(name, "y" + name[1:]) for name in head if re.fullmatch(r"x_?\d+", name)]
     named = [(name, name[:-1] + "y") for name in head if name.endswith("_x")]
@@ -163,7 +175,7 @@ def _pairs_of_columns(head: list[str]) -> list[tuple[str, str]]:
 def _read_json(data: bytes) -> dict[str, Annotation]:
     content = json.loads(data)
     if isinstance(content, dict) and "landmarks" in content:
-        return {ALONE: _record(content)}
+        return {UNNAMED: _record(content)}
     if isinstance(content, dict):
         return {str(name): _record(entry) for name, entry in content.items()}
     if isinstance(content, list) and content and isinstance(content[0], dict):
@@ -171,36 +183,36 @@ def _read_json(data: bytes) -> dict[str, Annotation]:
         if None in names:
             raise AnnotationError('a record without "image"')
         return {str(n): _record(e) for n, e in zip(names, content, strict=True)}
-    return {ALONE: _annotation(content)}
+    return {UNNAMED: _annotation(content)}
 
 
 def _record(entry: Any) -> Annotation:
     if not isinstance(entry, Mapping):
-        return _one_of_many(entry)
+        return _table_entry(entry)
     landmarks = entry.get("landmarks", entry.get("landmark"))
     if landmarks is None:
         return Annotation(np.empty((0, 2), np.float32), fault='an entry without "landmarks"')
-    return _one_of_many(landmarks, entry.get("bbox"))
+    return _table_entry(landmarks, entry.get("bbox"))
 
 
 def _read_npz(data: bytes) -> dict[str, Annotation]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         if "landmarks" not in arrays:
-            return {name: _one_of_many(arrays[name]) for name in arrays.files}
+            return {name: _table_entry(arrays[name]) for name in arrays.files}
         landmarks = arrays["landmarks"]
         if "names" not in arrays:
-            return {ALONE: _annotation(landmarks)}
+            return {UNNAMED: _annotation(landmarks)}
         boxes = arrays["bbox"] if "bbox" in arrays else [None] * len(landmarks)
         rows = zip(arrays["names"], landmarks, boxes, strict=True)
-        return {str(name): _one_of_many(points, box) for name, points, box in rows}
+        return {str(name): _table_entry(points, box) for name, points, box in rows}
 
 
 class _Dtype:
-    """Stands in for numpy.dtype in a pickle: the name of a number type, nothing more."""
+    """Replaces numpy.dtype when unpickling: holds the name and byte order of a numeric type."""
 
     def __init__(self, name: str, *_: Any) -> None:
         if not re.fullmatch(r"[fiub][1248]", name):
-            raise AnnotationError(f"refused, an array of {name!r}; only plain numbers are read")
+            raise AnnotationError(f"refused, an array of {name!r}; only numeric arrays are read")
         self.name, self.order = name, "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -211,14 +223,14 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy.ndarray: takes the bytes of plain numbers, whatever else is refused."""
+    """Replaces numpy.ndarray when unpickling: accepts raw bytes of numbers, refuses all else."""
 
     values: NDArray[Any]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-            raise AnnotationError("refused, an array of objects; only plain numbers are read")
+            raise AnnotationError("refused, an array of objects; only numeric arrays are read")
         self.values = dtype.array(data).reshape(shape, order="F" if fortran else "C")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -240,36 +252,36 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Numbers, strings, containers and NumPy arrays of numbers; all else is refused.
+    """Accepts numbers, strings, containers and NumPy arrays of numbers; refuses all else.
 
-    NumPy's own classes are not handed out either: a pickle may give them any state, and a crafted
-    one makes them read memory where a number said to.
+    NumPy's classes are replaced by the ones above: a crafted pickle can set their state so that
+    numbers are interpreted as object pointers.
     """
 
-    _stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
+    _replacements: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "dtype"): _Dtype,
         ("numpy", "ndarray"): _Array,
         ("multiarray", "_reconstruct"): lambda *_: _Array(),
         ("multiarray", "scalar"): _scalar,
         ("numeric", "_frombuffer"): _frombuffer,
-        ("_codecs", "encode"): _latin1,  # how protocol 2 keeps bytes
+        ("_codecs", "encode"): _latin1,  # protocol 2 stores bytes as Latin-1 text
         ("collections", "OrderedDict"): dict,
     }
 
     def find_class(self, module: str, name: str) -> Any:
         short = re.sub(r"^numpy\._?core\.", "", module)
-        if (short, name) not in self._stand_ins:
+        if (short, name) not in self._replacements:
             raise AnnotationError(
                 f"refused, it would run {module}.{name}; only numbers, strings, containers and "
                 "NumPy arrays are read"
             )
-        return self._stand_ins[short, name]
+        return self._replacements[short, name]
 
 
 def _read_pkl(data: bytes) -> dict[str, Annotation]:
     content = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
     if not isinstance(content, Mapping):
-        raise AnnotationError("holds no {picture: landmarks}")
+        raise AnnotationError("contains no {picture: landmarks} mapping")
     return {str(name): _record(entry) for name, entry in content.items()}
 
 

@@ -1,8 +1,8 @@
-"""Training faces varied: place, size and turn, light and colour, and inputs as they are in life.
+"""Data augmentation (position, size, rotation, light, colour) and degradation of the inputs.
 
-The network meets faces that a detector framed, not the data set's own framing, and pictures that a
-camera took and JPEG packed. The target is always the undamaged face; only what the network sees of
-it is damaged (`degraded`).
+At run time, faces are cropped by a detector and not as in the data set, and pictures have camera
+noise and JPEG artefacts. Augmentation (`varied`) changes input and target alike; degradation
+(`degraded`) changes the input only.
 """
 
 from __future__ import annotations
@@ -17,37 +17,45 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dic.sizes import LQ_SIZE, SR_SIZE
-from train.data.datasets import Face, Picture
+from train.data.pictures import Face, Picture
 
 if TYPE_CHECKING:
     from train.recipe import Augment, Degrade
 
-LARGEST_SEEN = 96  # pixels a face is wide in a degraded photograph; the smallest is LQ_SIZE
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, Pillow's and OpenCV's grey
+MAX_DEGRADED_SIZE = 96  # pixels; degraded faces are resized to between LQ_SIZE and this
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in Pillow and OpenCV
 
 
-def varied(picture: Picture, how: Augment, rng: np.random.Generator) -> Face:
-    """One face (128, 128, 3) uint8 of a picture, and its landmarks (K, 2), at random as `how` says.
+def varied(picture: Picture, ranges: Augment, rng: np.random.Generator) -> Face:
+    """Crop a face from a picture with random position, size, rotation, light and colour.
 
-    What the varied square takes in beyond the picture is its edge, repeated.
+    Where the crop exceeds the picture, the picture's edge pixels are repeated.
+
+    Returns:
+        the face (128, 128, 3) uint8 RGB and its landmarks (K, 2) float32, pixels of the face.
     """
     left, top, right, bottom = picture.box
-    side = (right - left) * math.exp(rng.uniform(-1, 1) * math.log1p(how.scale))
-    # Where whole numbers are pixel centres, the box's middle is half a pixel before its middle.
+    side = (right - left) * math.exp(rng.uniform(-1, 1) * math.log1p(ranges.scale))
+    # The box's edges are pixel edges, but integers are pixel centres: half a pixel less.
     centre = np.array([left + right, top + bottom]) / 2 - 0.5
-    centre += rng.uniform(-how.shift, how.shift, 2) * (right - left)
-    angle = math.radians(rng.uniform(-how.turn, how.turn))
-    image, points = _square(picture, centre, side, angle)
-    return _lit(image, how, rng), points
+    centre += rng.uniform(-ranges.shift, ranges.shift, 2) * (right - left)
+    angle = math.radians(rng.uniform(-ranges.turn, ranges.turn))
+    image, points = _rotated_crop(picture, centre, side, angle)
+    return _recoloured(image, ranges, rng), points
 
 
-def _square(
+def _rotated_crop(
     picture: Picture, centre: NDArray[np.float64], side: float, angle: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A turned square of a picture, antialiased, 128×128.
+    """Crop a rotated square and resize it to 128×128, with antialiasing.
 
-    Shrunk first by Pillow's bicubic, which antialiases, then turned at that scale, which cannot
-    alias.
+    The picture is first reduced with Pillow's bicubic, which antialiases, and then rotated at its
+    new scale, where no further antialiasing is needed.
+
+    Args:
+        centre: (x, y) of the square, pixels of the picture.
+        side: of the square, pixels of the picture.
+        angle: in radians.
     """
     image, scale = picture.image, np.ones(2)
     height, width = image.shape[:2]
@@ -58,7 +66,7 @@ def _square(
         scale = np.array(size) / (width, height)
     c, s = math.cos(angle), math.sin(angle)
     turn = np.array([[c, -s], [s, c]])
-    # Pixels of the square → pixels of the picture → pixels of the shrunk picture.
+    # Pixels of the crop → pixels of the picture → pixels of the reduced picture.
     back = turn * (side / SR_SIZE)
     origin = centre - back @ np.full(2, (SR_SIZE - 1) / 2)
     matrix = np.column_stack((scale[:, None] * back, (origin + 0.5) * scale - 0.5))
@@ -73,12 +81,14 @@ def _square(
     return np.asarray(face, np.uint8), points.astype(np.float32)
 
 
-def _lit(image: NDArray[np.uint8], how: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The same face in another light."""
-    gains = np.exp(rng.normal(0, 1, 3) * how.colour + rng.normal() * how.exposure)
-    gamma = math.exp(rng.normal() * how.exposure / 2)
-    grey = rng.random() < how.grey
-    if how.colour or how.exposure:
+def _recoloured(
+    image: NDArray[np.uint8], ranges: Augment, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Apply random gains per channel, a random gamma and, sometimes, conversion to grey."""
+    gains = np.exp(rng.normal(0, 1, 3) * ranges.colour + rng.normal() * ranges.exposure)
+    gamma = math.exp(rng.normal() * ranges.exposure / 2)
+    grey = rng.random() < ranges.grey
+    if ranges.colour or ranges.exposure:
         levels = np.arange(256) / 255
         tables = 255 * (levels[:, None] ** gamma * gains)  # (256, 3)
         table = tables.round().clip(0, 255).astype(np.uint8)
@@ -89,18 +99,27 @@ def _lit(image: NDArray[np.uint8], how: Augment, rng: np.random.Generator) -> ND
     return image
 
 
-def degraded(face: NDArray[np.uint8], how: Degrade, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A face (128, 128, 3) as it is, or damaged as `how` says and then of another size."""
-    if rng.random() < how.share:
-        sigma, noise = rng.uniform(0, how.blur), rng.uniform(0, how.noise)
-        size = round(math.exp(rng.uniform(math.log(LQ_SIZE), math.log(LARGEST_SEEN))))
-        packed, quality = rng.random() < 0.5, int(rng.integers(how.jpeg, 101))
+def degraded(
+    face: NDArray[np.uint8], limits: Degrade, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Degrade a face with probability `limits.share`: blur, resize, add noise, compress as JPEG.
+
+    Args:
+        face: (128, 128, 3) uint8 RGB.
+
+    Returns:
+        the face itself, or the degraded face (S, S, 3) uint8, S from LQ_SIZE to MAX_DEGRADED_SIZE.
+    """
+    if rng.random() < limits.share:
+        sigma, noise = rng.uniform(0, limits.blur), rng.uniform(0, limits.noise)
+        size = round(math.exp(rng.uniform(math.log(LQ_SIZE), math.log(MAX_DEGRADED_SIZE))))
+        compressed, quality = rng.random() < 0.5, int(rng.integers(limits.jpeg, 101))
         if sigma > 0.1:
             face = np.asarray(cv2.GaussianBlur(face, (0, 0), sigma), np.uint8)
         face = np.array(Image.fromarray(face).resize((size, size), Image.Resampling.BICUBIC))
         levels = face + rng.normal(0, 1, face.shape) * noise
         face = levels.round().clip(0, 255).astype(np.uint8)
-        if packed:
+        if compressed:
             file = io.BytesIO()
             Image.fromarray(face).save(file, "jpeg", quality=quality)
             face = np.array(Image.open(file))

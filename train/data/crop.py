@@ -1,4 +1,4 @@
-"""Cutting one face out of a picture, and refusing what is none."""
+"""Cropping one face from a picture, and rejecting pictures that are unsuitable for training."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from dic.console import UserError
 from dic.landmarks import COMPONENT_GROUPS, CROPS
 from dic.sizes import SR_SIZE
 from train.data.annotations import Annotation, AnnotationError
-from train.data.datasets import Entry, Face, Picture, annotation_of, check_box, cut, read_picture
+from train.data.datasets import Entry, annotation_of
+from train.data.pictures import Face, Picture, check_box, cut, read_picture
 
-SMALLEST_EXTENT = 0.15  # of the landmarks, as a share of the face's side
-MOST_OUTSIDE = 0.1  # share of the landmarks: the corner of a jaw may be cut off, half a face not
+MIN_EXTENT = 0.15  # longer side of the landmarks' bounding box, relative to the crop's side
+MAX_OUTSIDE = 0.1  # fraction of the landmarks: the corner of a jaw may be cut off, half a face not
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What every face has to meet.
+class CropOptions:
+    """How faces are cropped, and the requirements that they must meet.
 
     Attributes:
-        points: landmarks a face.
-        crop: cut by its "landmarks", by its "box", or "none" for pictures that are faces already.
-        smallest: side of the cut-out in pixels under which it is rejected.
-        margin: share of the face's side that is kept on each side of it.
+        points: K, landmarks per face.
+        crop: "landmarks" to crop by the landmarks, "box" by the given box, "none" for pictures that
+            are aligned faces already.
+        smallest: minimum side of the crop in pixels; smaller faces are rejected.
+        margin: kept around the crop on each side, as a fraction of its side; 0 for none.
     """
 
     points: int = 68
@@ -35,7 +37,12 @@ class Wishes:
 
 
 class RejectedError(Exception):
-    """A picture that gives no face to train on: a kind to count, and what was found."""
+    """A picture is unsuitable for training.
+
+    Args:
+        kind: the reason, a key of `rejected` in report.json (so the texts must not change).
+        detail: of this picture.
+    """
 
     def __init__(self, kind: str, detail: object = "") -> None:
         super().__init__(kind)
@@ -43,10 +50,10 @@ class RejectedError(Exception):
 
 
 class Detector:
-    """68 landmarks by the `face-alignment` package (Bulat & Tzimiropoulos, ICCV 2017).
+    """Detects 68 landmarks with the `face-alignment` package (Bulat & Tzimiropoulos, ICCV 2017).
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
 
     def __init__(self) -> None:
@@ -61,72 +68,90 @@ class Detector:
         self._aligner = face_alignment.FaceAlignment(kind, device=device)
 
     def __call__(self, image: NDArray[np.uint8]) -> Annotation | None:
-        """The landmarks of the largest face in an RGB picture."""
-        found = self._aligner.get_landmarks_from_image(image)
-        if not found:
+        """Return the landmarks of the largest face, or None if no face is detected.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        """
+        faces = self._aligner.get_landmarks_from_image(image)
+        if not faces:
             return None
-        return Annotation(max((np.asarray(f, np.float32) for f in found), key=_extent))
+        return Annotation(max((np.asarray(f, np.float32) for f in faces), key=_extent))
 
 
 def _extent(points: NDArray[np.float32]) -> float:
+    """Return the longer side of the bounding box of (K, 2) points."""
     return float(np.ptp(points, axis=0).max())
 
 
 def crop_box(points: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    """The square around a face, from hair to chin, of (K, 2): left, top, right, bottom."""
-    factor, higher = CROPS[len(points)]
+    """Return the square around a face from hair to chin; see `dic.landmarks.CROPS`.
+
+    Args:
+        points: (K, 2) landmarks of an upright face, pixels.
+
+    Returns:
+        (left, top, right, bottom) in whole pixels, right and bottom exclusive.
+    """
+    factor, shift = CROPS[len(points)]
     low, high = points.min(0), points.max(0)
     longer = float((high - low).max())
-    x, y = (low + high) / 2 - [0, higher * longer]
+    x, y = (low + high) / 2 - [0, shift * longer]
     left, top = round(x - factor * longer / 2), round(y - factor * longer / 2)
     side = max(1, round(factor * longer))
     return left, top, left + side, top + side
 
 
-def cut_face(entry: Entry, wishes: Wishes, detector: Detector | None) -> Face | Picture:
-    """Read, check and cut one face; RejectedError where it is none.
+def cut_face(entry: Entry, options: CropOptions, detector: Detector | None) -> Face | Picture:
+    """Read, check and crop one face.
+
+    Args:
+        detector: detects the landmarks if the entry has none; None to reject such entries.
 
     Returns:
-        the face, 128×128; with a margin a picture as large as it was, with the face's box.
+        the 128×128 face; with a margin, the face and its margin at the original resolution.
+
+    Raises:
+        RejectedError: the picture is unsuitable for training.
     """
     try:
         image = read_picture(entry.picture.read())
-    except Exception as error:  # damaged pictures raise what they like
+    except Exception as error:  # Pillow raises many types for damaged files
         raise RejectedError("unreadable", error) from error
     height, width = image.shape[:2]
     annotation = _annotation(entry, image, detector)
     points = annotation.landmarks
-    if len(points) != wishes.points:
-        raise RejectedError(f"not {wishes.points} landmarks", f"{len(points)} landmarks")
-    if wishes.crop == "box":
+    if len(points) != options.points:
+        raise RejectedError(f"not {options.points} landmarks", f"{len(points)} landmarks")
+    if options.crop == "box":
         if annotation.box is None:
             raise RejectedError("no box")
         box = annotation.box
-    elif wishes.crop == "none":
+    elif options.crop == "none":
         if height != width:
             raise RejectedError("not square", f"{width}×{height} pixels")
         box = (0, 0, width, height)
     else:
         box = crop_box(points)
     side = min(box[2] - box[0], box[3] - box[1])
-    if side < wishes.smallest:
-        raise RejectedError(f"smaller than {wishes.smallest} pixels", f"{side:.0f} pixels")
-    if _share_outside(points, width, height) > MOST_OUTSIDE:
+    if side < options.smallest:
+        raise RejectedError(f"smaller than {options.smallest} pixels", f"{side:.0f} pixels")
+    if _fraction_outside(points, width, height) > MAX_OUTSIDE:
         raise RejectedError("face outside the picture")
     face, inside = cut(image, points, box)
-    if _share_outside(inside, SR_SIZE, SR_SIZE) > MOST_OUTSIDE:
+    if _fraction_outside(inside, SR_SIZE, SR_SIZE) > MAX_OUTSIDE:
         raise RejectedError("landmarks outside the cut-out")
-    if _extent(inside) < SMALLEST_EXTENT * SR_SIZE:
+    if _extent(inside) < MIN_EXTENT * SR_SIZE:
         raise RejectedError("landmarks all in one place", f"within {_extent(inside):.0f} pixels")
     if not _upright(inside):
         raise RejectedError("not upright", "the mouth is not below the eyes; are x and y swapped?")
-    if wishes.margin:
-        return _with_margin(Picture(image, points, box), wishes.margin)
+    if options.margin:
+        return _with_margin(Picture(image, points, box), options.margin)
     return face, inside
 
 
 def _with_margin(picture: Picture, margin: float) -> Picture:
-    """The box and what the picture shows beside it, not resized."""
+    """Crop a picture to its box plus the margin, as far as the picture extends; no resizing."""
     height, width = picture.image.shape[:2]
     left, top, right, bottom = check_box(picture.box, width, height)
     wide = round(margin * (right - left))
@@ -147,20 +172,21 @@ def _annotation(entry: Entry, image: NDArray[np.uint8], detector: Detector | Non
             raise RejectedError("damaged landmarks", error) from error
     if detector is None:
         raise RejectedError("no landmarks")
-    found = detector(image)
-    if found is None:
+    detected = detector(image)
+    if detected is None:
         raise RejectedError("no face found")
-    return found
+    return detected
 
 
 def _upright(points: NDArray[np.float32]) -> bool:
-    """Whether the mouth is below the eyes, within 45°."""
+    """Return whether the direction from the eyes to the mouth is within 45° of straight down."""
     groups = {5: ((0,), (1,), (), (3, 4))}.get(len(points), COMPONENT_GROUPS[len(points)])
     left, right, mouth = (points[list(groups[part])].mean(0) for part in (0, 1, 3))
     across, down = mouth - (left + right) / 2
     return bool(down > abs(across))
 
 
-def _share_outside(points: NDArray[np.float32], width: int, height: int) -> float:
+def _fraction_outside(points: NDArray[np.float32], width: int, height: int) -> float:
+    """Return the fraction of (K, 2) points that lie outside a picture."""
     outside = (points < -0.5) | (points > [width - 0.5, height - 0.5])
     return float(outside.any(axis=1).mean())

@@ -65,8 +65,8 @@ def validate(fabric: Fabric, network: DIC, pairs: FacePairs, iteration: int) -> 
             steps = network(pair["lq"].to(fabric.device))
         found = torch.from_numpy(_scores(steps, pair["gt"], pair["landmarks"].numpy()))
         for line in "\n".join(filter(None, pair["skipped"])).splitlines():
-            if line not in pairs.told:
-                pairs.told.add(line)
+            if line not in pairs.reported:
+                pairs.reported.add(line)
                 print(f"left out of validation: {line}", file=sys.stderr, flush=True)
         for (_, index), skipped, scores in zip(chunk, pair["skipped"], found, strict=True):
             if not skipped:

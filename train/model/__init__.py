@@ -1,1 +1,1 @@
-"""The network of the paper, its critic, and the losses."""
+"""The DIC network, the discriminator of DICGAN, and the losses."""

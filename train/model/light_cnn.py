@@ -1,7 +1,8 @@
 """LightCNN (Wu et al., "A Light CNN for Deep Face Representation with Noisy Labels", 2018).
 
-DICGAN uses its nine-layer form twice: with fresh weights as the critic, and with weights trained
-for face recognition as the feature extractor of the feature loss. Parameter names are MMEditing's.
+DICGAN uses the nine-layer variant twice: randomly initialised as the discriminator (the "critic"),
+and with weights trained for face recognition as the feature extractor of the feature loss.
+Parameter names are MMEditing's.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from train.checkpoint import CheckpointError, check_tensors, read_tensors
 
 
 class MaxFeature(nn.Module):
-    """A layer of twice the channels of which each pair keeps its larger one (eq. 1 there)."""
+    """A layer with doubled output channels, reduced to the maximum of each pair (MFM, eq. 1)."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
         self.filter = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two = self.filter(x).chunk(2, dim=1)
-        return torch.maximum(one, two)
+        first, second = self.filter(x).chunk(2, dim=1)
+        return torch.maximum(first, second)
 
 
-def _conv(inner: int, outer: int, kernel: int) -> MaxFeature:
-    return MaxFeature(nn.Conv2d(inner, 2 * outer, kernel, padding=kernel // 2))
+def _conv(in_channels: int, out_channels: int, kernel: int) -> MaxFeature:
+    return MaxFeature(nn.Conv2d(in_channels, 2 * out_channels, kernel, padding=kernel // 2))
 
 
 def _features() -> nn.Sequential:
@@ -51,7 +52,7 @@ def _features() -> nn.Sequential:
 
 
 class LightCNNCritic(nn.Module):
-    """(B, 3, 128, 128) normalised → one logit a face, (B, 1); high for a real one."""
+    """Discriminator: (B, 3, 128, 128) normalised → one logit per face, (B, 1); high means real."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class LightCNNCritic(nn.Module):
 
 
 class LightCNNFeatures(nn.Module):
-    """(B, 3, 128, 128) normalised → (B, 128, 8, 8). Frozen."""
+    """Feature extractor with frozen weights: (B, 3, 128, 128) normalised → (B, 128, 8, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,23 +77,26 @@ class LightCNNFeatures(nn.Module):
         return self.features(face)
 
 
-# The authors group a 1×1 and the convolution after it; MMEditing numbers all layers in a row.
+# The authors group each 1×1 convolution with the next convolution; MMEditing numbers all layers
+# consecutively. From the number of the authors' group to the number of its first layer:
 _AUTHORS_GROUPS = {"2": "2", "4": "5", "6": "8", "7": "10"}
 _AUTHORS_NAME = re.compile(r"^features\.(\d+)\.(conv_a|conv)\.filter\.(weight|bias)$")
 
 
 def load_features(path: Path) -> LightCNNFeatures:
-    """Read LightCNN feature weights: MMEditing's `light_cnn_feature.pth`, or the authors'
-    `LightCNN_feature.pth`. A classifier in the file is ignored.
+    """Load the weights of the feature extractor.
+
+    Supports MMEditing's `light_cnn_feature.pth` and the authors' `LightCNN_feature.pth`. A
+    classifier in the file is ignored.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or not LightCNN's tensors.
+        CheckpointError: the file cannot be read, is unsafe, or is not a LightCNN checkpoint.
     """
     tensors = {name.removeprefix("module."): t for name, t in read_tensors(path).items()}
     tensors = {_renamed(n): t for n, t in tensors.items() if n.startswith("features.")}
     network = LightCNNFeatures()
     try:
-        check_tensors(tensors, network, "a nine-layer LightCNN on RGB pictures")
+        check_tensors(tensors, network, "a nine-layer LightCNN with RGB input")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     network.load_state_dict(tensors)
@@ -100,6 +104,7 @@ def load_features(path: Path) -> LightCNNFeatures:
 
 
 def _renamed(name: str) -> str:
+    """Translate an authors' parameter name to MMEditing's; other names are returned unchanged."""
     match = _AUTHORS_NAME.match(name)
     if not match or match[1] not in _AUTHORS_GROUPS:
         return name

@@ -1,8 +1,9 @@
 """The losses of DIC and DICGAN: Ma et al., CVPR 2020, Section 3.4.
 
-Which step carries which: pixel and alignment losses on every step, feature and adversarial losses
-on the last step's face alone (as both released implementations do; the authors' GAN code
-compares the last face with the truth once for every step, the paper and MMEditing each face).
+The pixel and alignment losses apply to every step, the feature and adversarial losses to the last
+step's face only, as in both released implementations. (One difference: the authors' GAN code adds
+the pixel loss of the last face once per step, instead of that of each step's face as in the paper
+and MMEditing.)
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ GanKind = Literal["vanilla", "lsgan", "hinge"]
 
 
 def pixel_loss(steps: Steps, gt: Tensor) -> Tensor:
-    """L1 between each step's face and the truth (B, 3, 128, 128), summed over the steps (eq. 9)."""
+    """Return the L1 loss between each step's face and the ground truth, summed over steps (eq. 9).
+
+    Args:
+        gt: (B, 3, 128, 128), normalised.
+    """
     return torch.stack([F.l1_loss(sr.float(), gt) for sr in steps.sr]).sum()
 
 
 def alignment_loss(steps: Steps, target: Tensor, peak_weight: float = 0.0) -> Tensor:
-    """MSE between each step's heatmaps and the target, summed over the steps (eq. 10).
+    """Return the MSE between each step's heatmaps and the target, summed over steps (eq. 10).
 
     Args:
         target: (B, K, 32, 32) in 0..1.
-        peak_weight: a cell of target height h weighs 1 + peak_weight · h; 0 in the paper.
+        peak_weight: a cell with target value h has the weight 1 + peak_weight · h; 0 in the paper.
     """
     weight = 1 + peak_weight * target
     terms = [((h.float() - target) ** 2 * weight).mean() for h in steps.heatmaps]
@@ -37,14 +42,22 @@ def alignment_loss(steps: Steps, target: Tensor, peak_weight: float = 0.0) -> Te
 
 
 def feature_loss(features: LightCNNFeatures, sr: Tensor, gt: Tensor) -> Tensor:
-    """L1 between LightCNN's features of two (B, 3, 128, 128) faces (eq. 11)."""
+    """Return the L1 loss between the LightCNN features of two faces (eq. 11).
+
+    Args:
+        sr, gt: (B, 3, 128, 128), normalised.
+    """
     with torch.no_grad():
-        wanted = features(gt)
-    return F.l1_loss(features(sr).float(), wanted.float())
+        target = features(gt)
+    return F.l1_loss(features(sr).float(), target.float())
 
 
 def generator_loss(kind: GanKind, fake: Tensor) -> Tensor:
-    """What the generator pays for the critic's verdicts (B, 1) on its faces (eq. 12)."""
+    """Return the generator's adversarial loss (eq. 12).
+
+    Args:
+        fake: the critic's logits (B, 1) for restored faces.
+    """
     fake = fake.float()
     if kind == "vanilla":
         return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
@@ -54,10 +67,13 @@ def generator_loss(kind: GanKind, fake: Tensor) -> Tensor:
 
 
 def critic_loss(kind: GanKind, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic pays for its verdicts (B, 1) on real and restored faces (eq. 13).
+    """Return the critic's loss (eq. 13).
 
     vanilla: Goodfellow et al., 2014, on logits; lsgan: Mao et al., ICCV 2017, labels 1 and 0;
     hinge: Lim & Ye, 2017.
+
+    Args:
+        real, fake: the critic's logits (B, 1) for real and for restored faces.
     """
     real, fake = real.float(), fake.float()
     if kind == "vanilla":

@@ -1,22 +1,22 @@
 """The DIC network: deep iterative collaboration between recovery and landmark estimation.
 
-Written from Ma et al., "Deep Face Super-Resolution with Iterative Collaboration between
-Attentive Recovery and Landmark Estimation", CVPR 2020, Section 3, and from the released
-MMEditing configuration (48 channels, 6 groups, 256-channel hourglass: 21,803,849 parameters).
-Parameter names are MMEditing's, so that its checkpoints load as they are and ours load there.
+Implements Section 3 of Ma et al., "Deep Face Super-Resolution with Iterative Collaboration between
+Attentive Recovery and Landmark Estimation", CVPR 2020, in the sizes of the configuration released
+by MMEditing (48 channels, 6 groups, 256-channel hourglass: 21,803,849 parameters). Parameter names
+are MMEditing's, so that checkpoints can be exchanged with it.
 
-A reader with the paper open finds, in its symbols:
+The paper's symbols:
 
-    I_LR   `lq`        (B, 3, 16, 16)    normalised: RGB / 255 - RGB_MEAN
-    f_LR   `feature`   (B, C, 32, 32)    `conv_first`, Section 3.2
-    f_G    `state`     (B, C, 32, 32)    recovery feedback, from one step to the next
-    I_SR^n `sr`        (B, 3, 128, 128)  the face of step n
-    f_A    `hidden`    (B, H, 32, 32)    alignment feedback, from one step to the next
-    L^n    `heatmap`   (B, K, 32, 32)    the landmark heatmaps of step n
+    I_LR   `lq`        (B, 3, 16, 16)    input face, normalised: RGB / 255 - RGB_MEAN
+    f_LR   `feature`   (B, C, 32, 32)    output of `conv_first`, Section 3.2
+    f_G    `state`     (B, C, 32, 32)    recovery feedback from step n to step n + 1
+    I_SR^n `sr`        (B, 3, 128, 128)  restored face of step n
+    f_A    `hidden`    (B, H, 32, 32)    alignment feedback from step n to step n + 1
+    L^n    `heatmap`   (B, K, 32, 32)    landmark heatmaps of step n
     W      `attention` (B, 5, 32, 32)    landmark attention over five facial components, eq. 6
 
-No module keeps anything between two calls. The recurrence is the loop in `DIC.forward`, and
-unrolling it (tracing it, exporting it) is running that loop.
+All modules are stateless. The recurrence is the loop in `DIC.forward`, so tracing or exporting the
+forward pass unrolls it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from torch.nn import functional as F
 from dic.landmarks import COMPONENTS, component_matrix
 from dic.sizes import SR_SIZE
 
-PEAK_FLOOR = 0.05  # a heatmap without a peak is noise: it is not blown up beyond 1 / PEAK_FLOOR
+PEAK_FLOOR = 0.05  # limits the amplification of a heatmap without a peak (noise) to 1 / PEAK_FLOOR
 PRELU_SLOPE = 0.2
-LARGEST = 1024  # of any count below; a slip of the keyboard should not fill the memory
+MAX_SIZE = 1024  # of any count below, so that a typing error does not exhaust the memory
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,18 @@ class NetworkConfig:
     """The sizes of a DIC network. Everything but `steps` can be read from a checkpoint's shapes.
 
     Attributes:
-        channels: width C of the recovery network.
-        groups: up/down projection pairs in a feedback block.
-        projection: factor between a feedback block's low and high resolution; its kernels are
-            `projection + 4` wide. 8 in the paper; 2 or 4 make compact networks.
+        channels: C, channels of the recovery network.
+        groups: pairs of up- and down-projections in a feedback block.
+        projection: scale factor between the low and the high resolution of a feedback block; the
+            kernel size is `projection + 4`. 8 in the paper; 2 or 4 for compact networks.
         fusion_blocks: grouped residual blocks in the attentive fusion.
-        hourglass_channels: width H of the landmark network (a multiple of 4).
-        hourglass_depth: poolings in its hourglass; 32 / 2**depth must be whole (1..5).
+        hourglass_channels: H, channels of the landmark network (a multiple of 4).
+        hourglass_depth: number of poolings in the hourglass, 1 to 5.
         landmarks: K, a key of `dic.landmarks.COMPONENT_GROUPS` (68, 194 or 5).
-        steps: how often recovery and alignment take turns.
+        steps: N, number of iterations of recovery and alignment.
+
+    Raises:
+        ValueError: a size is out of range.
     """
 
     channels: int = 48
@@ -66,26 +69,26 @@ class NetworkConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("channels", "hourglass_channels", "groups", "fusion_blocks", "steps"):
-            if getattr(self, name) > LARGEST:
-                raise ValueError(f"{name} must be at most {LARGEST}, not {getattr(self, name)}")
+            if getattr(self, name) > MAX_SIZE:
+                raise ValueError(f"{name} must be at most {MAX_SIZE}, not {getattr(self, name)}")
         if self.hourglass_channels < 4 or self.hourglass_channels % 4:
             raise ValueError(
                 f"hourglass_channels must be a multiple of 4, not {self.hourglass_channels}"
             )
         if not 1 <= self.hourglass_depth <= 5:
             raise ValueError(f"hourglass_depth must be 1 to 5, not {self.hourglass_depth}")
-        component_matrix(self.landmarks)  # raises for a landmark count without a grouping
+        component_matrix(self.landmarks)  # raises if no grouping is defined for this count
 
 
 class Steps(NamedTuple):
-    """What a forward pass gives: for each step, in order, its face and its heatmaps."""
+    """The output of a forward pass: the face and the heatmaps of each step, in order."""
 
-    sr: list[Tensor]  # N × (B, 3, 128, 128), normalised like the input
-    heatmaps: list[Tensor]  # N × (B, K, 32, 32)
+    sr: list[Tensor]  # N tensors (B, 3, 128, 128), normalised like the input
+    heatmaps: list[Tensor]  # N tensors (B, K, 32, 32)
 
 
 def conv_prelu(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Sequential:
-    """A size-keeping convolution and a one-parameter PReLU."""
+    """Return a convolution with "same" padding and a PReLU with a single slope."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2),
         nn.PReLU(init=PRELU_SLOPE),
@@ -95,7 +98,7 @@ def conv_prelu(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Seque
 class FeedbackBlock(nn.Module):
     """Dense up/down projections (Section 3.2; SRFBN, Li et al., CVPR 2019, Section 3.3).
 
-    (B, in_channels, h, w) → (B, C, h, w), passing through (B, C, projection·h, projection·w).
+    (B, in_channels, h, w) → (B, C, h, w), via features (B, C, projection·h, projection·w).
     """
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
@@ -114,7 +117,7 @@ class FeedbackBlock(nn.Module):
             )
             for _ in range(groups)
         )
-        # Group i > 0 sees all earlier features of its resolution, reduced to C channels.
+        # The input of group i > 0 is all earlier features of its resolution, reduced to C channels.
         self.lr_blocks = nn.ModuleList(conv_prelu(c * (i + 1), c) for i in range(1, groups))
         self.hr_blocks = nn.ModuleList(conv_prelu(c * (i + 1), c) for i in range(1, groups))
         self.conv_last = conv_prelu(c * groups, c)
@@ -131,7 +134,10 @@ class FeedbackBlock(nn.Module):
 
 
 class AttentiveFusion(nn.Module):
-    """Five branches, one a facial component, weighed by the landmark attention (eq. 6 and 7)."""
+    """One branch per facial component, weighted by the landmark attention (eq. 6 and 7).
+
+    x (B, C, h, w), attention (B, 5, h, w) → (B, C, h, w).
+    """
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
@@ -145,7 +151,7 @@ class AttentiveFusion(nn.Module):
 
 
 class GroupedResidual(nn.Module):
-    """A residual block in which the five components' branches do not meet."""
+    """A residual block of grouped convolutions, which keep the five branches separate."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -160,7 +166,10 @@ class GroupedResidual(nn.Module):
 
 
 class AttentiveFeedbackBlock(FeedbackBlock):
-    """The feedback block of steps 2…N: [f_LR, f_G] fused under the attention, then projected."""
+    """The feedback block of steps 2…N: attentive fusion of [f_LR, f_G], then the projections.
+
+    x (B, 2·C, h, w), attention (B, 5, h, w) → (B, C, h, w).
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(2 * config.channels, config)
@@ -171,7 +180,7 @@ class AttentiveFeedbackBlock(FeedbackBlock):
 
 
 class Bottleneck(nn.Module):
-    """The hourglass's residual block: 1×1, ReLU, 3×3, 1×1 (no batch norm, no ReLU between)."""
+    """The hourglass's residual block: 1×1, ReLU, 3×3, 1×1 (no batch norm, no further ReLU)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -202,13 +211,17 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.low3(self.low2(self.low1(F.max_pool2d(x, 2))))
-        # Doubled by size, not by factor: the size is then a constant of the exported graph.
+        # With a size instead of a scale factor, the size is a constant in the exported graph.
         size = (x.shape[2], x.shape[3])
         return self.up1(x) + F.interpolate(low, size=size, mode="bilinear", align_corners=True)
 
 
 class FeedbackHourglass(nn.Module):
-    """The alignment network (Section 3.3): (face, f_A) → (heatmaps, next f_A)."""
+    """The alignment network (Section 3.3): (face, f_A) → (heatmaps, next f_A).
+
+    sr (B, 3, 128, 128), hidden (B, H, 32, 32) or None in the first step → heatmaps (B, K, 32, 32),
+    hidden (B, H, 32, 32).
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -229,24 +242,25 @@ class FeedbackHourglass(nn.Module):
 
     def forward(self, sr: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         feature = self.pre_conv_block(sr)
-        # The first step has no feedback yet: it sees its own feature twice.
+        # In the first step there is no feedback yet; the feature itself takes its place.
         feature = torch.cat((feature, feature if hidden is None else hidden), 1)
         out, hidden = self.hg(self.first_conv(feature)).chunk(2, dim=1)
         return self.last(out), hidden
 
 
 def enlarged(lq: Tensor) -> Tensor:
-    """(B, 3, 16, 16) → (B, 3, 128, 128): what every step's result is added to."""
+    """Enlarge (B, 3, 16, 16) to (B, 3, 128, 128) bilinearly: the base of every step's residual."""
     return F.interpolate(lq, size=(SR_SIZE, SR_SIZE), mode="bilinear", align_corners=False)
 
 
 class DIC(nn.Module):
-    """The whole network. See the module's head for symbols and shapes.
+    """The complete network. The module's docstring lists symbols and shapes.
 
     Args:
         config: the sizes.
-        detach_attention: cut the gradient from the recovery loss through the attention into the
-            landmark network (the authors' option; off in the released configurations).
+        detach_attention: do not propagate the gradient of the recovery loss through the attention
+            into the landmark network (an option of the authors' code; off in the released
+            configurations).
     """
 
     components: Tensor
@@ -273,31 +287,32 @@ class DIC(nn.Module):
 
         Args:
             lq: (B, 3, 16, 16) float, RGB / 255 - RGB_MEAN.
-            steps: how many steps to take; the configuration's number without it.
+            steps: number of steps; None for the number in the configuration.
         """
         feature = self.conv_first(lq)
         upscaled = enlarged(lq)
-        taken = Steps([], [])
+        outputs = Steps([], [])
         state: Tensor | None = None
         hidden: Tensor | None = None
         for _ in range(self.config.steps if steps is None else steps):
             if state is None:
                 state = self.first_block(feature)
             else:
-                attention = self.attend(taken.heatmaps[-1])
+                attention = self.attend(outputs.heatmaps[-1])
                 state = self.block(torch.cat((feature, state), 1), attention)
             sr = upscaled + self.conv_last(state)
             heatmap, hidden = self.hour_glass(sr, hidden)
-            taken.sr.append(sr)
-            taken.heatmaps.append(heatmap)
-        return taken
+            outputs.sr.append(sr)
+            outputs.heatmaps.append(heatmap)
+        return outputs
 
     def attend(self, heatmap: Tensor) -> Tensor:
-        """Attention over the five components (eq. 6): (B, K, 32, 32) → (B, 5, 32, 32)."""
+        """Return the attention over five components (eq. 6): (B, K, 32, 32) → (B, 5, 32, 32)."""
         if self.detach_attention:
             heatmap = heatmap.detach()
         peak = heatmap.amax(dim=(2, 3), keepdim=True).clamp(min=PEAK_FLOOR)
-        # A constant 5×K matrix: sums by index would export as ScatterElements. By convolution,
-        # because TensorRT-RTX has no float32 matrix products for Turing.
+        # Multiplied with a constant 5×K matrix, because sums by index are exported as
+        # ScatterElements; as a convolution, because TensorRT-RTX does not support float32 matrix
+        # products on Turing.
         merged = F.conv2d(heatmap / peak, self.components[:, :, None, None])
         return merged.softmax(dim=1)

@@ -1,9 +1,10 @@
-"""Synthetic faces: pictures drawn from parameters, with their 68 landmarks known exactly.
+"""Synthetic faces: images drawn from random parameters, with exact positions of 68 landmarks.
 
-They stand in for a data set that cannot be shipped. A face is a random head in three dimensions
-(shape, expression, pose), projected, and painted in two: background, hair, neck, skin under a
-light, eyes with irises, brows, nose, mouth, sometimes a beard or glasses, then camera noise.
-What is painted follows the projected landmarks, so the landmarks are exact by construction.
+They replace data sets whose licences do not allow shipping. A face is a random three-dimensional
+head (shape, expression, pose) whose landmarks are projected to the image plane; then background,
+hair, neck, shaded skin, eyes, brows, nose, mouth and sometimes a beard or glasses are painted in
+2D, and camera noise is added. Painting follows the projected landmarks, so these are exact by
+construction.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from train.data.synthetic.canvas import SUPERSAMPLING, Floats
 from train.data.synthetic.head import Head
 from train.data.synthetic.painter import Painter
 
-WORTH_A_POOL = 100  # faces; fewer are drawn before the workers have started
+MIN_FACES_FOR_POOL = 100  # fewer faces are drawn faster than worker processes start
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Face:
 
     Attributes:
         image: (128, 128, 3) uint8 RGB.
-        landmarks: (68, 2) float32, (x, y) pixels; whole numbers are pixel centres.
+        landmarks: (68, 2) float32, (x, y) pixels; integers are pixel centres.
     """
 
     image: NDArray[np.uint8]
@@ -39,7 +40,7 @@ class Face:
 
 
 def draw_face(seed: int, index: int = 0) -> Face:
-    """Face number `index` of the endless set `seed`; the same two numbers give the same face."""
+    """Draw face number `index` of the infinite sequence `seed`; the result is reproducible."""
     rng = np.random.default_rng((seed, index))
     head = Head.random(rng)
     points = head.landmarks()
@@ -48,17 +49,20 @@ def draw_face(seed: int, index: int = 0) -> Face:
 
 
 def to_pixels(points: Floats) -> NDArray[np.float32]:
-    """Canvas positions → pixels of the picture; in both, whole numbers are pixel centres."""
+    """Convert (…, 2) canvas coordinates to image pixels; in both, integers are pixel centres."""
     return ((points + 0.5) / SUPERSAMPLING - 0.5).astype(np.float32)
 
 
 def draw_faces(
     seed: int, count: int, start: int = 0, workers: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Faces `start` … `start + count - 1` of the set `seed`, with a progress bar for many.
+    """Draw faces `start` … `start + count - 1` of the sequence `seed`.
+
+    From 500 faces on, a progress bar is shown.
 
     Args:
-        workers: processes that draw; 0 draws here. The result does not depend on it.
+        workers: number of processes that draw; 0 or 1 to draw in this process. The result does not
+            depend on it.
 
     Returns:
         images (count, 128, 128, 3) uint8 RGB, landmarks (count, 68, 2) float32.
@@ -67,7 +71,7 @@ def draw_faces(
     landmarks = np.empty((count, 68, 2), np.float32)
     jobs = [(seed, i) for i in range(start, start + count)]
     with Progress(total=count, desc="drawing faces", unit="face", disable=count < 500) as bar:
-        if workers > 1 and count >= WORTH_A_POOL:
+        if workers > 1 and count >= MIN_FACES_FOR_POOL:
             with ProcessPoolExecutor(workers, get_context("spawn"), _single_thread) as pool:
                 drawn = pool.map(_draw_job, jobs, chunksize=32)
                 for i, face in enumerate(drawn):

@@ -14,17 +14,20 @@ Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 
 SUPERSAMPLING = 2
-CANVAS = SR_SIZE * SUPERSAMPLING
-EDGES = 3  # edges are drawn on a grid as much finer
-SUBPIXEL = 4  # fractional bits of OpenCV's polygon corners
+CANVAS = SR_SIZE * SUPERSAMPLING  # side in canvas pixels
+EDGE_GRID = 3  # subsamples per canvas pixel and axis for the coverage of edges
+SUBPIXEL_BITS = 4  # fractional bits of the polygon corners given to OpenCV
 
 
 class Canvas:
-    """What is painted on.
+    """A float image with drawing operations.
+
+    Coordinates are (x, y) canvas pixels, with integers at pixel centres. `blur` is the standard
+    deviation of a Gaussian in canvas pixels. Colours are RGB, 0..1.
 
     Attributes:
-        pixels: (256, 256, 3) float32 RGB, 0..1 but for highlights.
-        unit: canvas pixels in the unit that strokes' widths and glows' radii are given in.
+        pixels: (256, 256, 3) float32 RGB, 0..1 except for highlights.
+        unit: canvas pixels per head unit, in which stroke widths and glow radii are given.
     """
 
     def __init__(self, unit: float, rng: np.random.Generator) -> None:
@@ -32,13 +35,13 @@ class Canvas:
         self.unit, self.rng = unit, rng
 
     def mask(self, polygon: Floats, blur: float = 0.0) -> tuple[slice, slice, Floats]:
-        """A polygon's coverage (0..1) and the window of the canvas that it needs."""
+        """Return the window (rows, columns) around a polygon (n, 2) and its coverage, 0..1."""
         reach = 3 * blur + 2
         x0, y0 = np.maximum(np.floor(polygon.min(0) - reach), 0).astype(int)
         x1, y1 = np.minimum(np.ceil(polygon.max(0) + reach), CANVAS - 1).astype(int) + 1
         x0, y0 = min(x0, CANVAS - 1), min(y0, CANVAS - 1)
         x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-        mask = _coverage(polygon, x0, y0, x1, y1, grid=1 if blur > 2 else EDGES)
+        mask = _coverage(polygon, x0, y0, x1, y1, grid=1 if blur > 2 else EDGE_GRID)
         if blur > 0.4:
             mask = cast(Bytes, cv2.GaussianBlur(mask, (0, 0), blur))
         return slice(y0, y1), slice(x0, x1), mask.astype(np.float32) / 255
@@ -52,7 +55,10 @@ class Canvas:
         clip: Floats | None = None,
         texture: Floats | None = None,
     ) -> None:
-        """Paint a polygon inside another (`clip`); `texture` (canvas-sized) scales the colour."""
+        """Fill a polygon (n, 2), inside the polygon `clip` if given.
+
+        `texture` (256, 256), if given, is multiplied with the colour.
+        """
         rows, columns, mask = self.mask(polygon, blur)
         if clip is not None:
             window = (columns.start, rows.start, columns.stop, rows.stop)
@@ -72,7 +78,7 @@ class Canvas:
         blur: float = 0.0,
         clip: Floats | None = None,
     ) -> None:
-        """Paint a line; width in head units."""
+        """Draw a smooth curve through points (n, 2); `width` in head units."""
         curve = smooth(line.astype(np.float32), closed=False)
         step = np.gradient(curve, axis=0)
         across = np.stack((-step[:, 1], step[:, 0]), -1)
@@ -82,7 +88,7 @@ class Canvas:
         self.fill(polygon, colour, alpha, blur, clip=clip)
 
     def glow(self, centre: Floats, radius: tuple[float, float], gain: float) -> None:
-        """Brighten (gain > 0) or darken a soft ellipse; radius in head units."""
+        """Brighten (gain > 0) or darken (gain < 0) a soft ellipse; radii in head units."""
         rx, ry = radius[0] * self.unit, radius[1] * self.unit
         x0, x1 = max(int(centre[0] - 2.5 * rx), 0), min(int(centre[0] + 2.5 * rx) + 1, CANVAS)
         y0, y1 = max(int(centre[1] - 2.5 * ry), 0), min(int(centre[1] + 2.5 * ry) + 1, CANVAS)
@@ -93,36 +99,39 @@ class Canvas:
         self.pixels[y0:y1, x0:x1] *= (1 + gain * gy[:, None] * gx[None, :])[..., None]
 
     def noise(self, cells: tuple[int, int], strength: float) -> Floats:
-        """Smooth noise of mean 1: `cells` random values a side, enlarged to the canvas."""
+        """Return smooth noise (256, 256) of mean 1, interpolated from `cells` random values."""
         small = self.rng.normal(1, strength, cells).astype(np.float32)
         return cast(Floats, cv2.resize(small, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC))
 
     def strands(self, crown: Floats) -> Floats:
-        """Noise of mean 1 that runs outwards from a point of the canvas."""
+        """Return noise (256, 256) of mean 1 in radial strands around the point `crown`."""
         noise = self.rng.normal(1, 0.22, (220, 12)).astype(np.float32)
-        rolled = cv2.resize(noise, (CANVAS, 512), interpolation=cv2.INTER_LINEAR)
-        # Without filling, pixels beyond the radius would be whatever was in memory.
+        polar = cv2.resize(noise, (CANVAS, 512), interpolation=cv2.INTER_LINEAR)
+        # Without WARP_FILL_OUTLIERS, pixels beyond the radius are uninitialised memory.
         flags = cv2.INTER_LINEAR | cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP
         flags |= cv2.WARP_FILL_OUTLIERS
         centre = (float(crown[0]), float(crown[1]))
-        return cast(Floats, cv2.warpPolar(rolled, (CANVAS, CANVAS), centre, CANVAS * 1.6, flags))
+        return cast(Floats, cv2.warpPolar(polar, (CANVAS, CANVAS), centre, CANVAS * 1.6, flags))
 
 
-def _coverage(polygon: Floats, x0: int, y0: int, x1: int, y1: int, grid: int = EDGES) -> Bytes:
-    """How much of each pixel of a window a polygon covers, 0..255.
+def _coverage(polygon: Floats, x0: int, y0: int, x1: int, y1: int, grid: int = EDGE_GRID) -> Bytes:
+    """Return a polygon's coverage of each pixel in a window, 0..255.
 
-    OpenCV's own antialiased filling moves edges by up to half a pixel; filling a finer grid and
-    averaging does not.
+    The polygon is filled on a finer grid and averaged, because OpenCV's antialiased filling moves
+    edges by up to half a pixel.
     """
     fine = np.zeros((grid * (y1 - y0), grid * (x1 - x0)), np.uint8)
     corners = (polygon - [x0, y0] + 0.5) * grid - 0.5
-    fixed = np.round(corners * 2**SUBPIXEL).astype(np.int32)
-    cv2.fillPoly(fine, [fixed], 255, cv2.LINE_8, SUBPIXEL)
+    fixed = np.round(corners * 2**SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(fine, [fixed], 255, cv2.LINE_8, SUBPIXEL_BITS)
     return cast(Bytes, cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA))
 
 
 def smooth(polygon: Floats, closed: bool = True) -> Floats:
-    """Catmull-Rom through the corners, four points a side: what is drawn passes the landmarks."""
+    """Return a Catmull-Rom spline through the corners (n, 2), four points per side.
+
+    Such a spline passes through its control points, here the landmarks.
+    """
     n = len(polygon)
     if closed:
         before, after, after2 = (

@@ -1,7 +1,7 @@
-"""A random head in three dimensions, and where its 68 landmarks come to lie in the picture.
+"""A random three-dimensional head, and the projection of its 68 landmarks to the image.
 
-The head's frame: x to the right of the picture, y down, z towards the viewer; the unit is half
-the width between the ears (about 70 mm); the origin lies between the eyes. Proportions follow
+Head coordinates: x to the right of the image, y down, z towards the viewer. The head unit is half
+the distance between the ears (about 70 mm), and the origin is between the eyes. Proportions follow
 common anthropometric means (Farkas, "Anthropometry of the Head and Face", 1994).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from train.data.synthetic.canvas import CANVAS, SUPERSAMPLING, Floats
 
-TURN_CENTRE = 0.6  # depth of the axis about which a head turns
+ROTATION_CENTRE_Z = 0.6  # z of the centre of rotation, head units
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,20 @@ class Head:
     yaw: float
     pitch: float
     roll: float
-    scale: float  # canvas pixels a unit
-    centre: tuple[float, float]  # canvas position of the head's origin
-    asymmetry: Floats  # (68, 3), small offsets that no mirror symmetry explains
+    scale: float  # canvas pixels per head unit
+    centre: tuple[float, float]  # (x, y) of the head's origin on the canvas
+    asymmetry: Floats  # (68, 3), small offsets that make the face asymmetric
 
     @staticmethod
     def random(rng: np.random.Generator) -> Head:
+        """Draw a head; all random numbers come from `rng`, in a fixed order."""
+
         def around(mean: float, spread: float) -> float:
             return float(
                 np.clip(rng.normal(mean, spread), mean - 2.2 * spread, mean + 2.2 * spread)
             )
 
-        # A mouth is shut, smiles and shows its teeth, or is open for speaking.
+        # The mouth is closed, smiling with visible teeth, or open as in speech.
         mood = rng.random()
         toothy = mood < 0.4
         gap = around(0.13, 0.035) if toothy else around(0.17, 0.07) if mood < 0.55 else 0.0
@@ -94,9 +96,9 @@ class Head:
         )
 
     def project(self, points: Floats) -> Floats:
-        """Head frame (n, 3) → canvas (n, 2): turn, nod, tilt, then weak perspective."""
+        """Project head coordinates (n, 3) to the canvas (n, 2): yaw, pitch, roll, perspective."""
         x, y, z = points.T
-        z = z - TURN_CENTRE
+        z = z - ROTATION_CENTRE_Z
         x, z = (
             x * math.cos(self.yaw) + z * math.sin(self.yaw),
             z * math.cos(self.yaw) - x * math.sin(self.yaw),
@@ -115,7 +117,7 @@ class Head:
         )
 
     def landmarks(self) -> Floats:
-        """The 68 points on the canvas, (68, 2)."""
+        """Return the 68 landmarks in canvas coordinates, (68, 2) float32."""
         return self.project(self._landmarks_3d() + self.asymmetry)
 
     def _landmarks_3d(self) -> Floats:
@@ -127,8 +129,8 @@ class Head:
         angle = t * math.pi / 2
         x = np.sign(t) * np.abs(np.sin(angle)) ** self.jaw_roundness * self.width
         y = 0.05 + (self.chin - 0.05) * np.cos(angle) ** self.cheek_fall
-        # The outline is what the viewer sees: on the side that turns away, the cheek's edge,
-        # which lies further forward than the ear.
+        # The landmarks follow the visible outline: on the side turned away from the viewer that is
+        # the edge of the cheek, which is further forward than the ear.
         away = np.clip(np.sign(t) * self.yaw / 0.45, 0, 1)
         z = (0.1 + 0.55 * away) * np.abs(t) ** 2 + 1.05 * (1 - np.abs(t) ** 2)
         return np.stack((x, y, z), -1)
@@ -152,7 +154,7 @@ class Head:
         return np.concatenate((bridge, base))
 
     def _eyes(self) -> list[Floats]:
-        # Corner, two of the upper lid, corner, two of the lower lid.
+        # Corner, two points of the upper lid, corner, two points of the lower lid.
         t = np.array([-1, -0.38, 0.38, 1, 0.38, -0.38])
         lid = np.array([0, -1.25, -1.25, 0, 0.75, 0.75])
         x = self.eye_distance + t * self.eye_width

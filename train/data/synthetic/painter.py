@@ -1,7 +1,11 @@
-"""Paints a head, from the back to the front: what a camera might have seen.
+"""Painting of a head onto a canvas, from back to front, with its features at their landmarks.
 
-Colours are RGB 0..1. Everything on the face follows the projected landmarks. The file is long
-because a face has many features: a method each, in the order in which they are painted.
+Colours are RGB, 0..1. Stroke widths and glow radii are in head units, blurs in canvas pixels;
+`unit` is the number of canvas pixels per head unit.
+
+The file exceeds 400 lines, and is not split, because its methods share one random generator: a
+face is reproducible only while they draw from it in the same order. They are listed in the order
+of painting, one per facial feature.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dic.sizes import SR_SIZE
 from train.data.synthetic.canvas import CANVAS, Bytes, Canvas, Floats, smooth
 from train.data.synthetic.head import Head
 
-# Skin from light to dark, RGB 0..1; a face takes a place between two neighbours.
+# Skin tones from light to dark; a face's tone is interpolated between two neighbours.
 _SKIN = np.array(
     [
         [0.94, 0.80, 0.72],
@@ -50,7 +54,13 @@ _IRIS = np.array(
 
 
 class Painter:
-    """Paints one head onto a supersampled canvas, from the back to the front."""
+    """Paints one head onto a supersampled canvas.
+
+    Args:
+        head: shape, expression and pose.
+        points: (68, 2) landmarks in canvas coordinates.
+        rng: source of the colours, the light and all details.
+    """
 
     def __init__(self, head: Head, points: Floats, rng: np.random.Generator) -> None:
         self.head, self.points, self.rng = head, points, rng
@@ -69,10 +79,11 @@ class Painter:
         light = rng.normal([0, -0.45, 0], [0.6, 0.35, 0])
         light[2] = rng.uniform(0.7, 1.3)
         self.light = light / np.linalg.norm(light)
-        self.gaze = rng.normal(0, 0.025, 2) * self.unit  # of both eyes: they look the same way
+        self.gaze = rng.normal(0, 0.025, 2) * self.unit  # shared by both eyes
         self.outline = self._outline()
 
     def paint(self) -> Bytes:
+        """Paint the face and return it as (128, 128, 3) uint8 RGB."""
         rng = self.rng
         self._background()
         style = rng.random()
@@ -100,15 +111,16 @@ class Painter:
         return self._develop()
 
     def _at(self, *points: tuple[float, float, float]) -> Floats:
+        """Project points in head coordinates to the canvas, (n, 2)."""
         return self.head.project(np.array(points, np.float32))
 
     def _strands(self) -> Floats:
-        """Hair texture, running outwards from the crown."""
+        """Return a hair texture (256, 256) of strands that radiate from the crown."""
         crown = self._at((float(self.rng.normal(0, 0.35)), -self.head.skull, 0.5))[0]
         return self.canvas.strands(crown)
 
     def _outline(self) -> Floats:
-        """The skin's edge: jaw, then over the skull."""
+        """Return the outline of the skin on the canvas, (n, 2): the jaw, then over the skull."""
         angle = np.linspace(0, math.pi, 19)[1:-1]
         h = self.head
         away = np.sign(np.cos(angle)) * h.yaw / 0.45
@@ -201,7 +213,7 @@ class Painter:
         rows, columns, mask = self.canvas.mask(self.outline, 0.7)
         centre = (self.outline.min(0) + self.outline.max(0)) / 2
         radius = (self.outline.max(0) - self.outline.min(0)) / 2 * 1.04
-        # Lambert's law on an ellipsoid, coarse: shading is smooth.
+        # Lambertian shading of an ellipsoid, on a coarse grid because it is smooth.
         ys = np.linspace(rows.start, rows.stop - 1, 40, dtype=np.float32)
         xs = np.linspace(columns.start, columns.stop - 1, 40, dtype=np.float32)
         nx = (xs[None, :] - centre[0]) / radius[0]
@@ -220,7 +232,7 @@ class Painter:
         self.canvas.pixels[rows, columns] += mask[..., None] * (
             colour - self.canvas.pixels[rows, columns]
         )
-        # Under the jaw the neck lies in shadow; cheeks are redder and catch the light.
+        # Cheeks are redder and brighter.
         blush = self.rng.uniform(0, 0.10)
         for side in (-1, 1):
             cheek = self._at((side * 0.55, 0.55, 1.05))[0]
@@ -313,7 +325,7 @@ class Painter:
         if self.head.mouth_open > 0.03:
             self.canvas.fill(smooth(inner), np.array([0.20, 0.06, 0.06], np.float32), blur=0.4)
             if self.head.toothy or rng.random() < 0.6:
-                shown = rng.uniform(0.8, 1.0) if self.head.toothy else 0.45  # of the gap
+                shown = rng.uniform(0.8, 1.0) if self.head.toothy else 0.45  # fraction of the gap
                 below = inner[[5, 6, 7]] * shown + inner[[3, 2, 1]] * (1 - shown)
                 teeth = np.concatenate((inner[0:5], below))
                 self.canvas.fill(
@@ -330,7 +342,7 @@ class Painter:
             self.canvas.glow(corner, (0.05, 0.04), -rng.uniform(0.1, 0.35))
 
     def _smile_lines(self) -> None:
-        """The folds from the nose's wings past the mouth's corners, and the cheeks above them."""
+        """Paint the folds from the nose to the corners of the mouth, and the cheeks beside them."""
         p, rng = self.points, self.rng
         depth = rng.uniform(0.15, 0.5)
         for wing, corner, out in ((p[31], p[48], -1.0), (p[35], p[54], 1.0)):
@@ -357,7 +369,7 @@ class Painter:
             np.full(3, 0.02, np.float32),
             clip=almond,
         )
-        # The upper lid throws a shadow on the ball and carries the lashes.
+        # The shadow of the upper lid on the eyeball; the lashes follow below.
         lid = eye[:4]
         self.canvas.stroke(lid + [0, 0.02 * self.unit], 0.03, self.skin * 0.3, 0.4, clip=almond)
         glint = centre + np.array([0.3 * np.sign(self.light[0]), -0.35]) * radius
@@ -432,7 +444,7 @@ class Painter:
         rng = self.rng
         colour = np.full(3, rng.uniform(0.02, 0.5)) * rng.normal(1, 0.1, 3)
         angle = np.linspace(0, 2 * math.pi, 24)
-        power = rng.uniform(0.55, 1.0)  # from box to ellipse
+        power = rng.uniform(0.55, 1.0)  # exponent; 1 is an ellipse, less is closer to a rectangle
         c, s = np.cos(angle), np.sin(angle)
         ring = np.stack(
             (np.sign(c) * np.abs(c) ** power * 0.34, np.sign(s) * np.abs(s) ** power * 0.24), -1
@@ -450,7 +462,7 @@ class Painter:
         self.canvas.stroke(bridge, thick, colour, 0.95)
 
     def _develop(self) -> Bytes:
-        """The camera: exposure, white balance, contrast, blur, grain, and down to 128×128."""
+        """Reduce the canvas to 128×128 and apply exposure, contrast, white balance, blur, noise."""
         rng = self.rng
         image = cv2.resize(self.canvas.pixels, (SR_SIZE, SR_SIZE), interpolation=cv2.INTER_AREA)
         image = np.clip(image, 0, 1) ** rng.uniform(0.75, 1.3)
