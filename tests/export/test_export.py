@@ -210,18 +210,18 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert "beside PyTorch: difference" in done.stderr
+    assert "compared with PyTorch: difference" in done.stderr
     assert properties(out)["dic.steps"] == "1"
     assert properties(out)["dic.target"] == "cpu"
     assert [o.name for o in session(out).get_outputs()] == ["face"]
 
 
-def test_steps_that_were_not_trained_are_told(
+def test_a_step_count_that_was_not_trained_is_reported(
     command: Command, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     done = command("export.onnx", tiny_checkpoint, "--steps", 1, "-o", tmp_path / "x.onnx")
     assert done.returncode == 0, done.stderr
-    assert "was trained with 2 steps, and gets 1" in done.stderr
+    assert "was trained with 2 steps and is exported with 1" in done.stderr
 
 
 def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "--all-steps"], "--io tensor"),
         ([small, "--io", "video"], "--io"),
         ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
-        ([small, "-o", tmp_path / "face.txt"], "ends in .onnx"),
+        ([small, "-o", tmp_path / "face.txt"], "must end in .onnx"),
         ([tmp_path / "an.onnx"], "is an engine already"),
         ([small, "-o", "/proc/x.onnx"], "cannot be written"),
         ([other, "-o", same], "is the checkpoint"),
