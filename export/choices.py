@@ -1,4 +1,4 @@
-"""What decides which engine is written: plain data, without PyTorch."""
+"""Export options as plain data; importing this module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Precision(enum.Enum):
-    """What an engine computes in; the files' metadata carry the value."""
+    """The precision an engine computes in; the value is stored in the metadata."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -17,7 +17,10 @@ class Precision(enum.Enum):
 
 
 class Target(enum.Enum):
-    """What a graph is made for: GPU is the network as it is, CPU is rewritten (`packed`)."""
+    """The device a graph is meant for.
+
+    GPU is the network as it is; CPU is the network rewritten by `export.graph.packed`.
+    """
 
     GPU = "gpu"
     CPU = "cpu"
@@ -25,15 +28,15 @@ class Target(enum.Enum):
 
 @dataclass(frozen=True)
 class Choices:
-    """What else decides what is written.
+    """Export options other than the signature.
 
     Attributes:
-        target: see `Target`.
-        precision: what the graph computes in.
-        faces: a folder of aligned faces to compare on; drawn ones without it.
-        calibration: a folder of aligned faces that int8's ranges are taken from; drawn without it.
-        tolerance: times the gate's limits.
-        external_data: keep the weights in a file beside, `NAME.onnx.data`.
+        target: the device the graph is meant for.
+        precision: the precision the graph computes in.
+        faces: folder of aligned faces to compare with PyTorch on; None for synthetic faces.
+        calibration: folder of aligned faces for int8 calibration; None for synthetic faces.
+        tolerance: factor on the gate's limits, greater than 0.
+        external_data: store the weights in a separate file, `NAME.onnx.data`.
     """
 
     target: Target = Target.GPU

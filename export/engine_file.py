@@ -1,4 +1,4 @@
-"""Engine files, read for what they say of themselves: ONNX, TensorRT and TensorRT-RTX plans."""
+"""Read an engine file's kind, metadata, inputs and outputs: ONNX files and TensorRT(-RTX) plans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUIRED = ("format_version", "precision", "io", "export_error")
 
 
 class Kind(enum.Enum):
-    """What wrote a file."""
+    """The format of an engine file."""
 
     ONNX = "ONNX"
     TENSORRT = "TensorRT plan"
@@ -38,7 +38,7 @@ KINDS = {"TensorRT": Kind.TENSORRT, "TensorRT-RTX": Kind.TENSORRT_RTX}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: NumPy dtype name, and sizes without the dynamic batch."""
+    """An input or output: its name, NumPy dtype name, and sizes without the batch dimension."""
 
     name: str
     dtype: str
@@ -50,11 +50,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class EngineFile:
-    """What a file says of itself.
+    """An engine file's description.
 
     Attributes:
-        metadata: its `dic.*` entries without the prefix; empty where it has none.
-        model: of an ONNX file, without external weights.
+        metadata: its `dic.*` entries without the prefix; empty if it has none.
+        model: the ONNX model without external weights; None for a plan.
     """
 
     path: Path
@@ -66,20 +66,22 @@ class EngineFile:
 
     @property
     def is_ours(self) -> bool:
+        """Whether this toolkit wrote the file."""
         return bool(self.metadata)
 
     @property
     def opset(self) -> int:
-        """Of an ONNX file; 0 of a plan."""
+        """The ONNX opset version; 0 for a plan."""
         opsets = self.model.opset_import if self.model else []
         return max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=0)
 
 
 def read_engine_file(path: Path) -> EngineFile:
-    """Read an engine file; of a plan, the JSON beside it.
+    """Read the description of an ONNX file, or of a plan from the JSON file next to it.
 
     Raises:
-        UserError: unreadable, damaged, or neither an ONNX file nor a plan.
+        UserError: the file is unreadable, damaged, of an unknown format version, or neither an
+            ONNX file nor a plan; or a file of external weights is missing or too short.
     """
     try:
         magic = read_magic(path)
@@ -90,11 +92,11 @@ def read_engine_file(path: Path) -> EngineFile:
     if str(version) != str(FORMAT_VERSION):
         raise UserError(
             f"{path}: engine format version {version} is unknown, this toolkit reads "
-            f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine anew"
+            f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine again"
         )
-    lacking = [key for key in REQUIRED if key not in engine.metadata]
-    if engine.metadata and lacking:
-        raise UserError(f"{path}: its metadata is damaged (no {lacking[0]}); export it anew")
+    missing = [key for key in REQUIRED if key not in engine.metadata]
+    if engine.metadata and missing:
+        raise UserError(f"{path}: metadata is damaged (no {missing[0]}); export it again")
     return engine
 
 
@@ -103,7 +105,7 @@ def _onnx(path: Path) -> EngineFile:
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # what protobuf raises depends on where it is damaged
+    except Exception as error:  # protobuf's exception depends on where the file is damaged
         raise UserError(f"{path}: damaged, or neither an ONNX file nor a TensorRT plan") from error
     if not model.graph.node:
         raise UserError(f"{path}: neither an ONNX file nor a TensorRT plan")
@@ -118,7 +120,7 @@ def _onnx(path: Path) -> EngineFile:
 
 
 def _check_external(path: Path, model: onnx.ModelProto) -> None:
-    """Raise UserError where weights that lie beside a model are not all there."""
+    """Raise UserError if a file of external weights is missing or too short."""
     needed: dict[str, int] = {}
     for tensor in model.graph.initializer:
         entry = {e.key: e.value for e in tensor.external_data}
@@ -128,9 +130,12 @@ def _check_external(path: Path, model: onnx.ModelProto) -> None:
     for location, size in needed.items():
         beside = path.parent / location
         if not beside.is_file():
-            raise UserError(f"{beside}: No such file; the weights of {path.name} lie in it")
+            raise UserError(f"{beside}: No such file; it holds the weights of {path.name}")
         if beside.stat().st_size < size:
-            raise UserError(f"{beside}: damaged: {path.name} has {size:,} bytes of weights in it")
+            raise UserError(
+                f"{beside}: damaged: shorter than the {size:,} bytes of weights that "
+                f"{path.name} refers to; export it again"
+            )
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
@@ -140,7 +145,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def dtype_name(number: int) -> str:
-    """NumPy's name of an ONNX element type."""
+    """The NumPy name of an ONNX element type, such as "float32"."""
     import onnx
 
     name = onnx.TensorProto.DataType.Name(number).lower()
@@ -157,9 +162,12 @@ def _plan(path: Path, kind: Kind) -> EngineFile:
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
-        known = metadata["plan"]["sha256"]
+        expected = metadata["plan"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{beside}: damaged ({error})") from error
-    if known != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise UserError(f"{beside}: belongs to another plan than {path.name}")
+        raise UserError(f"{beside}: damaged ({error}); build the plan again") from error
+    if expected != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise UserError(
+            f"{beside}: belongs to another plan than {path.name} (SHA-256 differs); "
+            "build the plan again"
+        )
     return EngineFile(path, kind, metadata, inputs, outputs, None)

@@ -1,4 +1,4 @@
-"""An engine from a checkpoint: its graph built, checked, stamped and written."""
+"""Export a checkpoint: build its graph, check it, add metadata, and write the ONNX file."""
 
 from __future__ import annotations
 
@@ -31,33 +31,41 @@ from export.graph.unroll import FOLDED, LARGEST_WEIGHT, OPSET, unroll
 from train.checkpoint import Checkpoint
 from train.model.network import DIC
 
-USER_FACES = 16  # of a folder, to compare on
-BF16_OPSET = 22  # the first whose convolutions and poolings may be bfloat16
-# protobuf's limit on one message; the full-size network takes 88 MB.
+USER_FACES = 16  # taken from a user's folder for the comparison with PyTorch
+CALIBRATION_SEED = 7
+BF16_OPSET = 22  # the first opset with bfloat16 convolutions and poolings
+# Bytes; protobuf's limit for one message. The full-size network takes 88 MB.
 PROTOBUF_LIMIT = 2**31 - 1
-SMALL = 1024  # bytes of a tensor that stays in the graph: shapes and slopes
-PAGE = 4096  # external weights begin at whole ones, so that they can be mapped
+EXTERNAL_FROM = 1024  # bytes; smaller tensors (shapes, slopes) stay in the graph
+PAGE = 4096  # bytes; external tensors start on page boundaries so that they can be memory-mapped
 
 
 def say(line: str) -> None:
+    """Print a line to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def export(
     checkpoint: Checkpoint, signature: Signature, output: Path, choices: Choices | None = None
 ) -> Agreement:
-    """Write the ONNX file of a checkpoint.
+    """Export a checkpoint to an ONNX file and check it against PyTorch (`export.gate`).
+
+    Args:
+        signature: inputs, outputs and number of steps.
+        output: path of the ONNX file.
+        choices: defaults to `Choices()`.
 
     Returns:
-        how far it is from PyTorch, also kept in the file's metadata.
+        the measured differences from PyTorch, also stored in the file's metadata.
 
     Raises:
-        GateError: the graph disagrees with PyTorch; `output` is left as it was.
-        UserError: `output` cannot be written, or faces cannot be read.
+        GateError: the graph disagrees with PyTorch; `output` is not touched.
+        UserError: `output` cannot be written, faces cannot be read, or the network's outputs are
+            NaN or infinite.
     """
     choices = choices or Choices()
     precision = choices.precision
-    # What the user gave is read first, so that it fails before the work and not after.
+    # The user's files are read first, so that errors in them show before minutes of work.
     if choices.faces:
         faces = from_folder(choices.faces, USER_FACES)
     else:
@@ -68,22 +76,28 @@ def export(
     pictures = faces.with_extremes()
     say(f"2/4 {len(model.graph.node)} nodes; PyTorch on {len(pictures)} pictures")
     known = reference(checkpoint.network, pictures, signature.steps)
-    say("3/4 every block beside its result in float64, then ONNX Runtime on the pictures")
-    drawn = None
-    if choices.faces:  # a user's photographs do not travel with the engine
+    say("3/4 comparing every block with float64, then ONNX Runtime on the pictures")
+    embedded = None
+    if choices.faces:  # a user's photographs must not be stored in the engine
         others = synthetic(SEED, SAMPLES).with_extremes()
-        drawn = reference(checkpoint.network, others, signature.steps)
-    agreement, limits = check(model, known, signature, precision, choices.tolerance, drawn)
-    carried = drawn or known.first(SAMPLES)
+        embedded = reference(checkpoint.network, others, signature.steps)
+    agreement, limits = check(model, known, signature, precision, choices.tolerance, embedded)
+    embedded = embedded or known.first(SAMPLES)
     say("4/4 writing")
-    stamp(model, checkpoint, signature, choices, Checked(agreement, limits, known), carried)
+    stamp(model, checkpoint, signature, choices, Checked(agreement, limits, known), embedded)
     write(model, output, choices.external_data)
     return agreement
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the gate found: how far off, held to what, compared with what."""
+    """The gate's result.
+
+    Attributes:
+        agreement: the measured differences from PyTorch.
+        limits: what the runtime verifies the engine by.
+        known: PyTorch's outputs that the engine was compared with.
+    """
 
     agreement: Agreement
     limits: Limits
@@ -91,22 +105,31 @@ class Checked:
 
 
 def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelProto:
-    """The graph of a network, rewritten and in the precision that was chosen; not yet checked."""
+    """Build the graph for the chosen target and precision, without checking it.
+
+    Raises:
+        UserError: calibration faces cannot be read, or the graph is over 2 GB.
+    """
     calibration = None
     if choices.precision is Precision.INT8:
         folder = choices.calibration
-        calibration = from_folder(folder, CALIBRATION) if folder else synthetic(7, CALIBRATION)
-    network = copy.deepcopy(network).requires_grad_(False)  # traced faster than one to be trained
+        calibration = (
+            from_folder(folder, CALIBRATION) if folder else synthetic(CALIBRATION_SEED, CALIBRATION)
+        )
+    network = copy.deepcopy(network).requires_grad_(False)  # tracing is faster without gradients
     if choices.target is Target.CPU:
         network = pack(network)
     if choices.precision is not Precision.FP32:
         network = lower(network, DTYPES[choices.precision])
     opset = BF16_OPSET if choices.precision is Precision.BF16 else OPSET
-    # A quantiser takes weights, and not what will become weights.
+    # The quantiser needs every weight as an initializer, not computed by nodes when loading.
     fold = FOLDED if calibration is None else LARGEST_WEIGHT
     model = unroll(network, signature, opset, fold)
     if model.ByteSize() > PROTOBUF_LIMIT:
-        raise UserError("the network is over 2 GB, more than can be checked as one graph")
+        raise UserError(
+            "the network's graph is over 2 GB, protobuf's limit; use fewer channels or a lower "
+            "precision"
+        )
     if calibration is not None:
         model = quantised(model, feed(calibration.image, signature))
     return model
@@ -118,12 +141,12 @@ def stamp(
     signature: Signature,
     choices: Choices,
     checked: Checked,
-    carried: Reference,
+    embedded: Reference,
 ) -> None:
-    """Write what the runtime and a later reader need to know into the file's metadata.
+    """Set the model's `dic.*` metadata, in place: see `dic.engine_file.Metadata`.
 
     Args:
-        carried: pictures that go along.
+        embedded: pictures and reference outputs to store as samples.
     """
     versions = {
         "torch": torch.__version__.split("+")[0],
@@ -149,29 +172,32 @@ def stamp(
         "checkpoint_sha256": checkpoint.sha256,
         "versions": json.dumps(versions),
         "export_error": json.dumps(error),
-        "samples": samples(carried, signature, choices.precision),
+        "samples": samples(embedded, signature, choices.precision),
     }
     onnx.helper.set_model_props(model, {METADATA_PREFIX + k: v for k, v in facts.items()})
 
 
 def write(model: onnx.ModelProto, output: Path, external_data: bool = False) -> None:
-    """Put a model in place, its weights in it or in `NAME.data` beside it; whole or not at all.
+    """Write an ONNX file, all of it or nothing.
+
+    Args:
+        external_data: store the weights in `NAME.data` next to it; `model` is then changed.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: a file cannot be written.
     """
     files: dict[Path, bytes | bytearray] = {}
     if external_data:
         weights = bytearray()
         for tensor in model.graph.initializer:
-            if len(tensor.raw_data) >= SMALL:
+            if len(tensor.raw_data) >= EXTERNAL_FROM:
                 weights += _moved(tensor, f"{output.name}.data", len(weights))
         files[output.with_name(f"{output.name}.data")] = weights
     write_together(files | {output: model.SerializeToString()})
 
 
 def _moved(tensor: onnx.TensorProto, location: str, offset: int) -> bytes:
-    """Make a tensor point into a file; gives what belongs there, padded to whole pages."""
+    """Turn a tensor into a reference to a file; return its bytes, padded to whole pages."""
     data = tensor.raw_data
     onnx.external_data_helper.set_external_data(tensor, location, offset, len(data))
     tensor.ClearField("raw_data")

@@ -1,4 +1,4 @@
-"""`python -m export.inspect`: what is in an engine file, and whether it runs here."""
+"""`python -m export.inspect`: describe an engine file and whether this machine can run it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dic.console import Parser, UserError, run
+from export import disable_telemetry
 from export.engine_file import EngineFile, Kind, dtype_name, read_engine_file
 
 if TYPE_CHECKING:
@@ -20,29 +21,31 @@ COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m export.inspect",
-        description="What is in an engine file: metadata, inputs and outputs, operators and their "
+        description="Print an engine file's metadata, inputs and outputs, operators and their "
         "precision, FLOPs, and whether this machine can run it.",
     )
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     facts = inspect(options.file)
-    print(json.dumps(facts, indent=1) if options.json else told(facts))
+    print(json.dumps(facts, indent=1) if options.json else describe(facts))
     return 0
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """The facts of an engine file, as plain data.
+    """Describe an engine file as JSON-serialisable data.
 
     Raises:
-        UserError: unreadable, or neither an ONNX file nor a TensorRT plan.
+        UserError: the file is unreadable, damaged, or neither an ONNX file nor a TensorRT plan.
     """
     engine = read_engine_file(path)
     kind = engine.kind.value
     facts: dict[str, Any] = {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "kind": kind if engine.is_ours or not engine.model else f"{kind}, not of this project",
+        "kind": kind
+        if engine.is_ours or not engine.model
+        else f"{kind}, not written by this toolkit",
         "metadata": {k: _shortened(k, v) for k, v in engine.metadata.items()},
         "inputs": list(map(str, engine.inputs)),
         "outputs": list(map(str, engine.outputs)),
@@ -53,7 +56,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _shortened(key: str, value: Any) -> Any:
-    """Stored faces are not for reading."""
+    """A metadata value for display: embedded samples are replaced by their size."""
     return f"{len(value) * 3 // 4:,} bytes" if key == "samples" else value
 
 
@@ -65,7 +68,7 @@ def _graph(model: onnx.ModelProto) -> dict[str, Any]:
         weights[dtype_name(tensor.data_type)] += math.prod(tensor.dims)
     try:
         counted: dict[str, int] | str = dict(flops(model))
-    except Exception as error:  # shape inference raises what it likes at others' graphs
+    except Exception as error:  # shape inference has no common exception for foreign graphs
         counted = f"FLOPs not counted: {' '.join(str(error).split())[:150]}"
     return {
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
@@ -76,9 +79,9 @@ def _graph(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _precision(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
-    """Of each operator that does the arithmetic, how many nodes compute in what.
+    """Operator → precision → number of nodes, for convolutions and matrix products.
 
-    int8 is what reads dequantised weights: an engine computes it on integers.
+    A node that reads dequantised weights counts as int8: runtimes compute it on integers.
     """
     import onnx
 
@@ -100,7 +103,7 @@ def _precision(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
 
 
 def runs_here(engine: EngineFile) -> str:
-    """Whether this machine can run an engine: "yes, by …" or "no: …"."""
+    """Whether this machine can run an engine: "yes, with …" or "no: …"."""
     if engine.kind is Kind.ONNX:
         return _onnx_runs(engine.path)
     module = "tensorrt" if engine.kind is Kind.TENSORRT else "tensorrt_rtx"
@@ -117,14 +120,16 @@ def _onnx_runs(path: Path) -> str:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=onnxruntime.get_available_providers()
         )
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         return f"no: {' '.join(str(error).split())[:200]}"
-    used = [p for p in session.get_providers() if p != "AzureExecutionProvider"]  # a web service
-    return f"yes, by ONNX Runtime {onnxruntime.__version__} {used[0]}"
+    used = [
+        p for p in session.get_providers() if p != "AzureExecutionProvider"
+    ]  # calls a web service
+    return f"yes, with ONNX Runtime {onnxruntime.__version__} {used[0]}"
 
 
 def _plan_runs(engine: EngineFile, module: str) -> str:
-    """Ask the library; it reads the plan's header and the GPU's properties."""
+    """Ask the library, which compares the plan's header with the GPU's properties."""
     path = engine.path
     from dic.driver import has_driver
     from export.plan.flavour import pick
@@ -135,40 +140,42 @@ def _plan_runs(engine: EngineFile, module: str) -> str:
         flavour = pick(module, builds=False)
     except UserError as error:
         return f"no: {error}"
-    complaints: list[str] = []
+    errors: list[str] = []
 
     class Logger(flavour.trt.ILogger):  # type: ignore[misc,name-defined]
         def log(self, severity: Any, message: str) -> None:
             if severity.value <= flavour.trt.ILogger.Severity.ERROR.value:
-                complaints.append(" ".join(message.split())[:200])
+                errors.append(" ".join(message.split())[:200])
 
     runtime = flavour.trt.Runtime(Logger())
-    if engine.is_ours:  # version-compatible plans bring code of their own
+    if engine.is_ours:  # version-compatible plans contain host code
         runtime.engine_host_code_allowed = True
     if hasattr(runtime, "get_engine_validity"):
         validity, diagnostics = runtime.get_engine_validity(path.read_bytes())
         if validity == flavour.trt.EngineValidity.VALID:
-            return f"yes, by {flavour.label} {flavour.version}"
+            return f"yes, with {flavour.label} {flavour.version}"
         if validity == flavour.trt.EngineValidity.SUBOPTIMAL:
-            return f"yes, slower than it could, by {flavour.label} {flavour.version}"
+            return f"yes, but not at full speed, with {flavour.label} {flavour.version}"
         why = [
             name.lower().replace("_", " ")
             for name, bit in flavour.trt.EngineInvalidityDiagnostics.__members__.items()
             if int(bit) & int(diagnostics)
         ]
-        reason = ", ".join(why) or (complaints[0] if complaints else "no reason given")
+        reason = ", ".join(why) or (errors[0] if errors else "no reason given")
         return f"no: {flavour.label} {flavour.version}: {reason}"
     if runtime.deserialize_cuda_engine(path.read_bytes()) is None:
-        return f"no: {complaints[0] if complaints else 'no reason given'}"
-    return f"yes, by {flavour.label} {flavour.version}"
+        return f"no: {errors[0] if errors else 'no reason given'}"
+    return f"yes, with {flavour.label} {flavour.version}"
 
 
-def told(facts: dict[str, Any]) -> str:
-    """The facts for reading."""
+def describe(facts: dict[str, Any]) -> str:
+    """The result of `inspect` as text."""
     lines = [f"{facts['file']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB"]
     lines += [f"  {name}: {value}" for name, value in facts["metadata"].items()]
     if not facts["metadata"] and "nodes" not in facts:
-        lines.append("  no metadata: the .json that export.tensorrt wrote is not beside it")
+        lines.append(
+            "  no metadata: the .json file that export.tensorrt wrote is not in the same folder"
+        )
     for name in ("inputs", "outputs"):
         lines += [f"  {name[:-1]}: {value}" for value in facts[name]]
     if "nodes" in facts:
@@ -180,7 +187,7 @@ def told(facts: dict[str, Any]) -> str:
         lines.append(f"  weights: {_counts(facts['weights'])}")
         counted = facts["flops"]
         if isinstance(counted, dict):
-            counted = f"{sum(counted.values()) / 1e9:.2f} GFLOP a face"
+            counted = f"{sum(counted.values()) / 1e9:.2f} GFLOP per face"
         lines.append(f"  {counted}")
     lines.append(f"  runs here: {facts['runs_here']}")
     return "\n".join(lines)
@@ -191,6 +198,7 @@ def _counts(numbers: dict[str, int]) -> str:
 
 
 def cli() -> NoReturn:
+    disable_telemetry()
     run(main, "export")
 
 

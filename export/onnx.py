@@ -1,7 +1,7 @@
-"""`python -m export.onnx`: unroll a checkpoint's recurrence into one ONNX graph.
+"""`python -m export.onnx`: export a checkpoint to ONNX, its recurrence unrolled into one graph.
 
-The file is put in place only after the ONNX checker has passed it and ONNX Runtime has agreed
-with PyTorch on it. What the runtime needs to know travels in the file's metadata.
+The file is written only after it passes the ONNX checker and ONNX Runtime's outputs agree with
+PyTorch's. Its metadata holds everything that the runtime needs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from dic.console import Parser, UserError, importing, run
 from dic.files import check_writable
+from export import disable_telemetry
 
 ENGINES = (".onnx", ".trt", ".plan", ".engine")
 
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{output}: is the checkpoint; choose another output")
 
     if source.suffix in ENGINES:
-        raise UserError(f"{source}: is an engine already; give the checkpoint it was made from")
+        raise UserError(f"{source}: is an engine already; give the checkpoint it was exported from")
     check_writable(output)
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
@@ -53,75 +54,95 @@ def main(arguments: list[str]) -> int:
     )
     trained = checkpoint.trained_steps
     if trained is not None and signature.steps != trained:
-        say(f"warning: {source} was trained with {trained} steps, and gets {signature.steps}")
+        say(
+            f"warning: {source} was trained with {trained} steps and is exported with "
+            f"{signature.steps}"
+        )
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     agreement = export(checkpoint, signature, output, choices)
     beside = output.with_name(f"{output.name}.data") if choices.external_data else None
     size = (output.stat().st_size + (beside.stat().st_size if beside else 0)) / 1e6
     named = f"{output} and {beside.name}" if beside else output
-    say(f"wrote {named} ({size:.1f} MB); beside PyTorch: {agreement}")
+    say(f"wrote {named} ({size:.1f} MB); compared with PyTorch: {agreement}")
     return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.onnx",
-        description="Unroll a DIC checkpoint (ours, MMEditing's or the authors') into ONNX.",
+        description="Export a DIC checkpoint (ours, MMEditing's or the authors') to ONNX.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT")
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("dic.onnx"), help="default: %(default)s"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="default: the checkpoint's, or 4")
-    parser.add_argument(
+    _add_graph_options(parser)
+    _add_check_options(parser)
+    options = parser.parse_args(arguments)
+    _validate(parser, options)
+    return options
+
+
+def _add_graph_options(parser: Parser) -> None:
+    """Add the options that decide what is written."""
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default=Path("dic.onnx"), help="default: %(default)s")
+    add("--steps", type=int, metavar="N", help="default: the checkpoint's, or 4")
+    add(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8"),
         default="fp32",
-        help="what the graph computes in (default: %(default)s)",
+        help="precision that the graph computes in (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--target",
         choices=("gpu", "cpu"),
         default="gpu",
-        help="the network as it is, or rewritten, exactly, into what CPUs compute fast "
+        help="gpu: the network as it is; cpu: an exact rewrite that is faster on CPUs "
         "(default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--io",
         choices=("image", "tensor"),
         default="image",
-        help="uint8 pictures, or the network's normalised tensors (default: %(default)s)",
+        help="image: uint8 pictures; tensor: the network's normalised float32 tensors "
+        "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--all-steps", action="store_true", help="give every step's face and heatmaps (--io tensor)"
+    add(
+        "--all-steps",
+        action="store_true",
+        help="output every step's face and heatmaps (--io tensor)",
     )
-    parser.add_argument(
-        "--no-landmarks", action="store_true", help="faces only; drops the last landmark pass"
+    add(
+        "--no-landmarks",
+        action="store_true",
+        help="output faces only; the last landmark pass is left out",
     )
-    parser.add_argument(
+    add("--external-data", action="store_true", help="store the weights in a file NAME.data")
+
+
+def _add_check_options(parser: Parser) -> None:
+    """Add the options of calibration and of the comparison with PyTorch."""
+    add = parser.add_argument
+    add(
         "--faces",
         type=Path,
         metavar="DIR",
-        help="at least 16 aligned faces to compare with PyTorch on (default: drawn ones)",
+        help="at least 16 aligned faces to compare with PyTorch on (default: synthetic faces)",
     )
-    parser.add_argument(
+    add(
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="at least 32 aligned faces to take int8's ranges from (default: drawn ones)",
+        help="at least 32 aligned faces to calibrate int8 with (default: synthetic faces)",
     )
-    parser.add_argument(
+    add(
         "--tolerance",
         type=float,
         default=1.0,
         metavar="N",
-        help="let the engine differ from PyTorch by N times what its precision may (default: 1)",
+        help="multiply the allowed difference from PyTorch by N (default: 1)",
     )
-    parser.add_argument(
-        "--external-data", action="store_true", help="keep the weights in NAME.data beside"
-    )
-    options = parser.parse_args(arguments)
+
+
+def _validate(parser: Parser, options: argparse.Namespace) -> None:
     if options.steps is not None and options.steps < 1:
         parser.error("--steps must be at least 1")
     if options.all_steps and options.io != "tensor":
@@ -129,13 +150,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.calibration and options.precision != "int8":
         parser.error("--calibration needs --precision int8")
     if options.output.suffix != ".onnx":
-        parser.error(f"-o {options.output}: the file's name ends in .onnx")
+        parser.error(f"-o {options.output}: the file name must end in .onnx")
     if not 0 < options.tolerance < float("inf"):
-        parser.error("--tolerance must be over 0")
-    return options
+        parser.error("--tolerance must be greater than 0")
 
 
 def cli() -> NoReturn:
+    disable_telemetry()
     run(main, "export")
 
 

@@ -1,8 +1,9 @@
-"""`python -m export.tensorrt`: build a TensorRT or TensorRT-RTX plan from an engine's ONNX file.
+"""`python -m export.tensorrt`: build a TensorRT or TensorRT-RTX plan from an exported ONNX file.
 
-The precision is the graph's (networks are strongly typed). What differs between the two builders
-is in `export.plan.flavour`. A plan is marked unverified, since it may be built where it cannot run:
-PyTorch's results travel with it, to be compared where it is first loaded.
+Networks are strongly typed: the graph decides the precision. The differences between the two
+builders are in `export.plan.flavour`. A plan may be built on a machine that cannot run it, so it is
+marked unverified and carries PyTorch's reference outputs; the runtime compares its own with them
+when it first loads the plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from export.plan.flavour import PlanChoices
 
 SUFFIXES = (".trt", ".plan", ".engine")
-LEVELS = range(6)  # builder optimisation levels of both flavours
+LEVELS = range(6)  # optimisation levels of both builders
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +54,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.tensorrt",
         description="Build a TensorRT plan from an ONNX file that export.onnx wrote.",
@@ -62,74 +62,101 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=Path, help="default: the ONNX file's name with .trt, here"
     )
-    parser.add_argument(
+    _add_builder_options(parser)
+    _add_compatibility_options(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the builder's log")
+    options = parser.parse_args(arguments)
+    _validate(parser, options)
+    return options
+
+
+def _add_builder_options(parser: Parser) -> None:
+    """Add the options that both builders have."""
+    add = parser.add_argument
+    add(
         "--flavour",
         choices=("auto", "tensorrt", "tensorrt_rtx"),
         default="auto",
-        help="which builder (default: tensorrt where it is installed, else tensorrt_rtx)",
+        help="the builder (default: tensorrt if it is installed, else tensorrt_rtx)",
     )
-    parser.add_argument("--min-batch", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument(
-        "--opt-batch", type=int, metavar="N", help="the batch to be fastest at (default: 8)"
+    add("--min-batch", type=int, default=1, metavar="N", help="default: 1")
+    add("--opt-batch", type=int, metavar="N", help="the batch size to optimise for (default: 8)")
+    add("--max-batch", type=int, metavar="N", help="default: 32")
+    add(
+        "--workspace",
+        type=int,
+        metavar="MIB",
+        help="limit on the workspace memory of a layer on the GPU",
     )
-    parser.add_argument("--max-batch", type=int, metavar="N", help="default: 32")
-    parser.add_argument(
-        "--workspace", type=int, metavar="MIB", help="GPU memory that a layer may use for itself"
-    )
-    parser.add_argument(
+    add(
         "--optimization-level",
         type=int,
         choices=LEVELS,
         metavar="0-5",
         help="how long to search for fast kernels (default: the builder's)",
     )
-    parser.add_argument(
+    add(
         "--tf32",
         action="store_true",
-        help="let float32 products lose 13 bits on tensor cores; fp32 engines are then held to "
-        "fp16's limits",
+        help="allow TF32, which drops 13 bits of float32's mantissa on tensor cores; fp32 plans "
+        "are then verified with fp16's limits",
     )
-    parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="reuse and keep kernel timings (tensorrt)"
+
+
+def _add_compatibility_options(parser: Parser) -> None:
+    """Add the options that only one builder has."""
+    add = parser.add_argument
+    add(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="read and write kernel timings (tensorrt)",
     )
-    parser.add_argument(
-        "--version-compatible", action="store_true", help="for later TensorRT too (tensorrt)"
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="run on later TensorRT versions too (tensorrt)",
     )
-    parser.add_argument(
+    add(
         "--hardware-compatible",
         choices=("ampere_plus", "same_compute_capability"),
-        help="for other GPUs too (tensorrt)",
+        help="run on other GPUs too (tensorrt)",
     )
-    parser.add_argument(
+    add(
         "--compute-capability",
         nargs="+",
         metavar="N.N",
-        help="the GPUs to build for: 8.6 12.0, or current (tensorrt_rtx; default: 8.0 and up)",
+        help="GPUs to build for: 8.6 12.0, or current (tensorrt_rtx; default: 8.0 and up)",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the builder's log")
-    options = parser.parse_args(arguments)
+
+
+def _validate(parser: Parser, options: argparse.Namespace) -> None:
+    """Check the options, and set the defaults that depend on others: `batch` and `output`."""
     least = options.min_batch
     most = options.max_batch or max(32, least, options.opt_batch or 0)
     opt = options.opt_batch or min(max(8, least), most)
     if not 1 <= least <= opt <= most:
         parser.error(
             f"--min-batch {least}, --opt-batch {opt} and --max-batch {most} must be at least 1 and "
-            "in this order"
+            "in ascending order"
         )
     if options.workspace is not None and options.workspace < 1:
         parser.error("--workspace must be at least 1")
     options.batch = (least, opt, most)
     options.output = options.output or Path(options.onnx.with_suffix(".trt").name)
     if options.output.suffix not in SUFFIXES:
-        parser.error(f"-o {options.output}: the file's name ends in {', '.join(SUFFIXES)}")
-    return options
+        parser.error(f"-o {options.output}: the file name must end in {', '.join(SUFFIXES)}")
 
 
 def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -> None:
-    """Write the plan of an ONNX engine, and beside it the JSON with its metadata.
+    """Build a plan from an ONNX file and write it with its metadata, `NAME.json`.
+
+    Args:
+        flavour_name: "tensorrt", "tensorrt_rtx" or "auto", see `export.plan.flavour.pick`.
 
     Raises:
-        UserError: not an engine's ONNX file, no builder, or it cannot build; nothing is written.
+        UserError: `source` was not written by `export.onnx`, no builder is installed, or the build
+            fails; nothing is written.
     """
     from onnx.defs import onnx_opset_version
 
@@ -145,8 +172,8 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
         raise UserError(f"{source}: not a DIC engine; make one with python -m export.onnx")
     if (opset := engine.opset) > (newest := onnx_opset_version()):
         raise UserError(
-            f"{source}: opset {opset} is newer than the installed onnx knows ({newest}); "
-            "upgrade onnx and TensorRT, or export it anew"
+            f"{source}: opset {opset} is newer than the installed onnx supports ({newest}); "
+            "upgrade onnx and TensorRT, or export the checkpoint again"
         )
     facts = dict(engine.metadata)
     if choices.tf32 and facts["precision"] == "fp32":
@@ -175,13 +202,13 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
         files[choices.timing_cache] = builder.timings
     write_together(files)
     builder.say(
-        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified until a "
-        "GPU has run it against PyTorch's results, which are in it"
+        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified until "
+        "it is loaded on a GPU and compared with PyTorch's reference outputs, which it carries"
     )
 
 
 def _with_limits_of(export_error: str, precision: str) -> str:
-    """What the runtime verifies a plan by, with the limits of a lower precision."""
+    """Replace the limits in a plan's `export_error` JSON by those of a lower precision."""
     from export.choices import Precision
     from export.gate.limits import LIMITS
 

@@ -1,10 +1,10 @@
-"""`python -m export.triton`: a model repository for NVIDIA's Triton Inference Server.
+"""`python -m export.triton`: write a model repository for NVIDIA's Triton Inference Server.
 
     models/dic/config.pbtxt     inputs, outputs, batching, warm-up
-    models/dic/1/model.onnx     or model.plan; every version in a folder of its own
+    models/dic/1/model.onnx     or model.plan; one folder per version
 
-The configuration is built as Triton's own protobuf message (of the `tritonclient` package) and
-written in its text form.
+The configuration is a Triton `ModelConfig` protobuf message (from the `tritonclient` package) in
+text format.
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
 """
 
@@ -48,56 +48,72 @@ def main(arguments: list[str]) -> int:
     print(f"wrote {serving.folder}: version {serving.version}, {CONFIG}")
     newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
     if newer >= serving.keep:
-        print(f"warning: {newer} newer versions are served in its place", file=sys.stderr)
+        print(
+            f"warning: version {serving.version} will not be served: {newer} newer versions are "
+            f"there; raise --model-version or --keep-versions",
+            file=sys.stderr,
+        )
     cache = " --cache-config=local,size=67108864" if serving.cache else ""
-    print(f"serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
+    print(f"to serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
     return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m export.triton",
-        description="Make a Triton model repository of an engine.",
+        description="Write a Triton model repository for an engine.",
     )
-    parser.add_argument("engine", type=Path, metavar="ENGINE", help="dic.onnx or dic.trt")
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("models"), help="default: %(default)s"
+    add = parser.add_argument
+    add("engine", type=Path, metavar="ENGINE", help="dic.onnx or dic.trt")
+    add("-o", "--output", type=Path, default=Path("models"), help="default: %(default)s")
+    add("--name", default="dic", help="the model's name (default: %(default)s)")
+    _add_serving_options(parser)
+    options = parser.parse_args(arguments)
+    _validate(parser, options)
+    return options
+
+
+def _add_serving_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--model-version",
+        type=int,
+        default=1,
+        metavar="N",
+        help="overwritten if it exists (default: 1)",
     )
-    parser.add_argument("--name", default="dic", help="of the model (default: %(default)s)")
-    parser.add_argument(
-        "--model-version", type=int, default=1, metavar="N", help="replaced if there (default: 1)"
-    )
-    parser.add_argument(
+    add(
         "--keep-versions",
         type=int,
         default=1,
         metavar="N",
         help="how many of the latest versions are served (default: 1)",
     )
-    parser.add_argument(
+    add(
         "--device",
         choices=("auto", "gpu", "cpu"),
         default="auto",
-        help="where it runs (default: a GPU where the server has one)",
+        help="where the model runs (default: on the GPU if the server has one)",
     )
-    parser.add_argument(
-        "--instances", type=int, default=1, metavar="N", help="on each GPU or CPU (default: 1)"
+    add(
+        "--instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="instances per GPU or CPU (default: 1)",
     )
-    parser.add_argument(
-        "--max-batch", type=int, metavar="N", help="default: the plan's, or 32 of an ONNX file"
-    )
-    parser.add_argument(
+    add("--max-batch", type=int, metavar="N", help="default: the plan's, or 32 for an ONNX file")
+    add(
         "--queue-delay",
         type=int,
         default=500,
         metavar="US",
-        help="microseconds that a request waits for others (default: 500)",
+        help="longest time in microseconds that a request waits for a batch (default: 500)",
     )
-    parser.add_argument(
-        "--no-cache", action="store_true", help="do not answer equal requests from the cache"
-    )
-    options = parser.parse_args(arguments)
+    add("--no-cache", action="store_true", help="do not answer repeated requests from the cache")
+
+
+def _validate(parser: Parser, options: argparse.Namespace) -> None:
     for name, least in (
         ("model_version", 1),
         ("keep_versions", 1),
@@ -109,21 +125,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.max_batch is not None and options.max_batch < 1:
         parser.error("--max-batch must be at least 1")
     if not NAME.fullmatch(options.name):
-        parser.error("--name takes letters, digits, and . _ - after the first")
-    return options
+        parser.error("--name must start with a letter or digit; letters, digits, . _ - may follow")
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How Triton is to serve an engine; the command's options, with its defaults.
+    """How Triton serves an engine: the command's options, with the same defaults.
 
     Attributes:
-        folder: of the model, in the repository; its name is the model's.
+        folder: the model's folder in the repository; its name is the model's name.
+        version: the version to write, 1 or higher; it replaces an existing one.
         keep: how many of the latest versions are served.
         device: "auto", "gpu" or "cpu".
-        instances: on each GPU or CPU.
-        max_batch: None for the plan's, or 32.
-        queue_delay: microseconds that a request waits for others.
+        instances: model instances per GPU or CPU.
+        max_batch: largest batch; None for the plan's, or 32 for an ONNX file.
+        queue_delay: longest time in microseconds that a request waits to be batched with others.
+        cache: answer repeated requests from Triton's response cache.
     """
 
     folder: Path
@@ -137,10 +154,11 @@ class Serving:
 
 
 def repository(engine: EngineFile, serving: Serving) -> dict[Path, bytes]:
-    """The files of a repository with one version of one model.
+    """The configuration and model files of one version, by path.
 
     Raises:
-        UserError: an engine that Triton cannot serve, or that does not fit what is there.
+        UserError: Triton cannot serve the engine, or versions that are already in the folder have
+            another platform or other inputs and outputs.
     """
     from google.protobuf import text_format
 
@@ -153,7 +171,7 @@ def repository(engine: EngineFile, serving: Serving) -> dict[Path, bytes]:
         fields = ("platform", "input", "output")
         if any(getattr(earlier, field) != getattr(config, field) for field in fields):
             raise UserError(
-                f"{folder}: has versions of another kind or with other inputs and outputs; "
+                f"{folder}: holds versions with another platform or other inputs and outputs; "
                 "choose another --name"
             )
     version = folder / str(serving.version)
@@ -163,11 +181,16 @@ def repository(engine: EngineFile, serving: Serving) -> dict[Path, bytes]:
 
 
 def _versions(folder: Path) -> list[Path]:
+    """The folders of the model's existing versions."""
     return [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
 
 
 def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
-    """Triton's backend and platform for an engine, and what it calls the file."""
+    """Triton's backend, platform and model file name for an engine.
+
+    Raises:
+        UserError: Triton cannot serve the engine on the device.
+    """
     from dic.engine_file import sidecar
     from export.engine_file import Kind
 
@@ -177,9 +200,12 @@ def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
     if engine.kind is Kind.TENSORRT and serving.device == "cpu":
         raise UserError("--device cpu: TensorRT plans run on GPUs only; give the ONNX file")
     if serving.device == "cpu" and engine.metadata.get("precision") == "bf16":
-        raise UserError("--device cpu: ONNX Runtime computes no bf16 there; give an fp32 engine")
+        raise UserError("--device cpu: ONNX Runtime has no bf16 on CPUs; give an fp32 engine")
     if engine.kind is Kind.TENSORRT and not engine.is_ours:
-        raise UserError(f"{path}: {sidecar(path).name} is needed beside it, or is not ours")
+        raise UserError(
+            f"{path}: {sidecar(path).name} is needed in the same folder; build the plan with "
+            "python -m export.tensorrt"
+        )
     if not engine.is_ours:
         raise UserError(f"{path}: not a DIC engine; make one with python -m export.onnx")
     return PLAN_BACKEND if engine.kind is Kind.TENSORRT else ONNX_BACKEND
@@ -188,7 +214,11 @@ def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
 def configuration(
     engine: EngineFile, serving: Serving, backend: str, platform: str, file: str
 ) -> Any:
-    """The `ModelConfig` message of an engine."""
+    """The `ModelConfig` message of an engine.
+
+    Raises:
+        UserError: the batch sizes do not fit the plan's optimisation profile.
+    """
     from tritonclient.grpc import model_config_pb2 as pb
 
     kinds = pb.ModelInstanceGroup.Kind
@@ -196,12 +226,12 @@ def configuration(
     profile = engine.metadata.get("plan", {}).get("batch")
     if profile and profile[0] > 1:
         raise UserError(
-            f"{engine.path}: was built for batches from {profile[0]}; Triton sends single faces "
-            "too: build it with --min-batch 1"
+            f"{engine.path}: its smallest batch is {profile[0]}, but Triton also sends single "
+            "faces; build it with --min-batch 1"
         )
     max_batch = serving.max_batch or (profile[2] if profile else 32)
     if profile and max_batch > profile[2]:
-        raise UserError(f"--max-batch {max_batch}: the plan was built for up to {profile[2]}")
+        raise UserError(f"--max-batch {max_batch}: the plan takes up to {profile[2]}; lower it")
     preferred = min(profile[1] if profile else 8, max_batch)
     config = pb.ModelConfig(
         name=serving.folder.name,
@@ -227,7 +257,7 @@ def configuration(
         ),
         response_cache=pb.ModelResponseCache(enable=serving.cache),
     )
-    for batch in sorted({1, preferred, max_batch}):  # the first request is then no slower
+    for batch in sorted({1, preferred, max_batch}):  # so that first requests are not slower
         warm_up = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
         for t in engine.inputs:
             given = warm_up.inputs[t.name]
@@ -243,12 +273,16 @@ def _type(dtype: str) -> int:
 
     names = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
     if dtype not in names:
-        raise UserError(f"a DIC engine has no {dtype} inputs or outputs")
+        raise UserError(f"{dtype} inputs or outputs: a DIC engine has none; export it again")
     return int(pb.DataType.Value(names[dtype]))
 
 
 def _earlier(path: Path) -> Any:
-    """The configuration that is already there, or None."""
+    """The existing configuration, or None.
+
+    Raises:
+        UserError: the file cannot be parsed.
+    """
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
 
@@ -257,11 +291,13 @@ def _earlier(path: Path) -> Any:
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
     except (text_format.ParseError, ValueError) as error:
-        raise UserError(f"{path}: is not a Triton configuration ({error})") from error
+        raise UserError(
+            f"{path}: is not a Triton configuration ({error}); remove it or choose another --name"
+        ) from error
 
 
 def _external(engine: EngineFile) -> set[Path]:
-    """The files beside an ONNX file in which its weights lie."""
+    """The files that hold an ONNX file's external weights."""
     return {
         engine.path.parent / entry.value
         for tensor in (engine.model.graph.initializer if engine.model else ())

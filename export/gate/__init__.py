@@ -1,9 +1,9 @@
-"""The gate: an engine is put in place only where it computes what PyTorch computes.
+"""The gate: an ONNX file is written only if it computes what PyTorch computes.
 
-Two questions are asked of every graph (`check`), each by a file of its own:
+`check` makes two comparisons of every graph:
 
-- `blocks`: is every block of every step right? Each is given what the graph's earlier blocks gave,
-  in float64, so that an error shows where it is made and is not hidden by what it grows into.
-- `agreement`: is the whole as good as PyTorch on faces and on pictures that are none? What may be
-  lost depends on the precision (`limits`).
+- `blocks`: every block of every step. The reference block runs in float64 on the outputs of the
+  graph's earlier blocks, so an error is located in the block that makes it.
+- `agreement`: the whole graph, on faces and on pictures that are not faces. The limits depend on
+  the precision (`limits`).
 """

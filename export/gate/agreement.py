@@ -1,4 +1,4 @@
-"""Is an engine as good as PyTorch, on faces and on pictures that are none?"""
+"""Compare a graph's outputs with PyTorch's, on faces and on pictures that are not faces."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ from dic.metrics import mean_psnr
 from dic.progress import Progress
 from dic.sizes import HEATMAP_SIZE
 from export.choices import Precision
-from export.gate.limits import TIES, Limits
+from export.gate.limits import TIE_MARGIN, Limits
 from export.gate.pictures import Pictures
 from export.gate.run import Outputs, feed, session
-from export.graph.interface import Signature
+from export.graph.interface import Signature, step_of
 from export.graph.names import boundaries
 from export.graph.packed import pack
 from train.data.pairs import denormalise, normalise
 from train.model.network import DIC, Steps, enlarged
 
-PEAK_REACH = 3  # cells; a landmark's target is a Gaussian of width 1
-SMALL_TIE = 1e-2  # two pixels one way or the other, which means may hold some of
+PEAK_RADIUS = 3  # cells; the training target is a Gaussian with a sigma of 1 cell
+# Upper bound on the tie margin of the second and third cell: such a tie moves a landmark by only 2
+# pixels, so a few of them do not change the mean distance much.
+LARGEST_SECOND_TIE = 1e-2
 LAST_SR, LAST_HEATMAP = "last sr", "last heatmap"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an engine is from PyTorch; units are those of `Limits`.
+    """Measured differences between an engine and PyTorch, in the units of `Limits`.
 
     Attributes:
-        error: of the output and the picture that are furthest off, and `output`, its name. Faces
-            and landmarks are compared before they are rounded.
-        psnr: the engine's PSNR against the true faces, dB, and `psnr_loss`, how much PyTorch's
-            is higher.
-        landmarks: mean distance from PyTorch's; 0 where the engine gives none.
-        levels: of the picture that is furthest off.
+        error: the largest over all outputs and pictures; of faces and landmarks, before rounding.
+            Infinite if an output has another shape, or values that are NaN or infinite.
+        output: the name of the output with that error.
+        psnr: the engine's PSNR against the ground truth, dB.
+        psnr_loss: PyTorch's PSNR minus the engine's, dB.
+        landmarks: mean distance from PyTorch's; 0 if the engine has no landmarks.
+        levels: the largest over all pictures.
     """
 
     error: float
@@ -55,11 +58,11 @@ class Agreement:
     levels: float
 
     def excess(self, limits: Limits) -> str:
-        """What is beyond the limits, to be read; empty where nothing is. A NaN is beyond."""
+        """The differences that exceed the limits, as text; NaN exceeds. Empty if none does."""
         if math.isinf(self.error):
-            return f"output {self.output!r} is of another shape, or not all numbers"
+            return f"output {self.output!r} has another shape, or NaN or infinite values"
         parts = (
-            (f"output {self.output!r} by", self.error, limits.error, " of its scale"),
+            (f"output {self.output!r} by", self.error, limits.error, " of its largest value"),
             ("PSNR by", self.psnr_loss, limits.psnr, " dB"),
             ("landmarks by", self.landmarks, limits.landmarks, " px"),
             ("a picture by", self.levels, limits.levels, " grey levels"),
@@ -71,7 +74,7 @@ class Agreement:
         )
 
     def __str__(self) -> str:
-        change = round(-self.psnr_loss, 4) + 0.0  # + 0.0: no -0.0000
+        change = round(-self.psnr_loss, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
         return (
             f"difference {self.error:.2g}, PSNR {change:+.4f} dB, landmarks {self.landmarks:.3f} px"
         )
@@ -79,11 +82,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch makes of pictures.
+    """PyTorch's results for a set of pictures.
 
     Attributes:
-        network: unrewritten, in float32.
-        steps: of all pictures, in order.
+        network: the network in float32, not packed.
+        pictures: its inputs, N of them.
+        steps: per step, faces (N, 3, 128, 128) and heatmaps (N, K, 32, 32), in the same order.
     """
 
     network: DIC
@@ -91,24 +95,22 @@ class Reference:
     steps: Steps
 
     def first(self, faces: int) -> Reference:
-        """With fewer faces; all else stays."""
+        """The same reference with only the first `faces` faces."""
         kept = self.pictures.kept(faces)
         steps = Steps(*([x[kept] for x in kind] for kind in self.steps))
         return Reference(self.network, self.pictures.first(faces), steps)
 
     def only(self, index: int) -> Steps:
-        """Of one picture."""
+        """The results for one picture."""
         return Steps(*([x[index : index + 1] for x in kind] for kind in self.steps))
 
 
 @torch.no_grad()
 def reference(network: DIC, pictures: Pictures, steps: int) -> Reference:
-    """Run the network on every picture.
-
-    In the form in which PyTorch is fastest: that its blocks are right is not asked here.
+    """Run the network on every picture, packed and in channels-last layout for speed.
 
     Raises:
-        UserError: it gives numbers that are none.
+        UserError: an output is NaN or infinite.
     """
     packed = pack(network) if network.config.projection > 1 else copy.deepcopy(network)
     fast = packed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,18 +120,18 @@ def reference(network: DIC, pictures: Pictures, steps: int) -> Reference:
             parts.append(fast(normalise(image[None]), steps))
             bar.update()
     if not all(torch.isfinite(x).all() for part in parts for x in (*part.sr, *part.heatmaps)):
-        raise UserError("the network gives NaN or infinite values: retrain it")
+        raise UserError("the network's outputs are NaN or infinite; retrain it")
     sr = [torch.cat(step) for step in zip(*(part.sr for part in parts), strict=True)]
     maps = [torch.cat(step) for step in zip(*(part.heatmaps for part in parts), strict=True)]
     return Reference(network, pictures, Steps(sr, maps))
 
 
 def run(model: onnx.ModelProto, pictures: Pictures, signature: Signature) -> Outputs:
-    """A graph's outputs for all pictures, in batches of several sizes.
+    """Run a graph on all pictures, in batches of different sizes.
 
     Returns:
-        its outputs, and as `LAST_SR` and `LAST_HEATMAP` the last step's results before they become
-        pictures and landmarks (the latter where the graph computes them).
+        its outputs by name, and as `LAST_SR` and `LAST_HEATMAP` the last step's face and heatmaps
+        before rounding and decoding (heatmaps only if the graph computes them).
     """
     places = boundaries(model)
     probes = {}
@@ -152,8 +154,10 @@ def run(model: onnx.ModelProto, pictures: Pictures, signature: Signature) -> Out
 
 
 def _batches(count: int) -> Iterator[slice]:
-    """A picture alone, then 3 at once, in which a batch that was baked into a graph shows (it is
-    traced with 2), and then one by one: on CPUs the full-size network takes longer in batches.
+    """Batches of 1, 3, 1, 1, … pictures.
+
+    The graph is traced with a batch of 2, so the batch of 3 fails if that size was fixed. The rest
+    runs one by one: on CPUs the full-size network is slower in batches.
     """
     start = 0
     for size in itertools.chain((1, 3), itertools.repeat(1)):
@@ -164,66 +168,77 @@ def _batches(count: int) -> Iterator[slice]:
 
 
 def compare(given: Outputs, known: Reference, precision: Precision = Precision.FP32) -> Agreement:
-    """An engine's outputs for all pictures, as `run` gives them, beside PyTorch's.
+    """Compare an engine's outputs with PyTorch's.
 
     Args:
-        precision: decides which landmarks lie somewhere (`TIES`).
+        given: outputs for all pictures of `known`, as returned by `run`.
+        precision: the engine's, for `clear_peaks`.
     """
     pictures, steps = known.pictures, known.steps
     faces = len(pictures.gt)
     errors = {name: max(output_errors(name, value, steps)) for name, value in given.items()}
-    # An output of another shape or with a NaN is infinitely far off, and nothing more is measured.
+    # With an output of another shape, or NaN or infinite values, nothing else can be measured.
     output = max(errors, key=errors.__getitem__)
     if math.isinf(errors[output]):
         return Agreement(errors[output], output, *[math.nan] * 4)
-    # Of engines that give every step, the step that lost most.
+    # If every step is an output, the worst step counts.
     losses = []
     distances = [0.0]
-    off = np.zeros(len(pictures))
+    levels = np.zeros(len(pictures))
     for name, value in given.items():
-        sr, maps = steps.sr[_step(name)], steps.heatmaps[_step(name)].numpy()
+        sr, maps = steps.sr[step_of(name)], steps.heatmaps[step_of(name)].numpy()
         if name == "face" or name.startswith("sr"):
             face = value if name == "face" else denormalise(torch.from_numpy(value))
-            wanted = denormalise(sr)
-            ours = mean_psnr(face[:faces], pictures.gt)
-            losses.append((mean_psnr(wanted[:faces], pictures.gt) - ours, ours))
-            off = np.maximum(off, _rms(face, wanted))
+            expected = denormalise(sr)
+            psnr = mean_psnr(face[:faces], pictures.gt)
+            losses.append((mean_psnr(expected[:faces], pictures.gt) - psnr, psnr))
+            levels = np.maximum(levels, _rms(face, expected))
         if name == "landmarks" or name.startswith("heatmap"):
             points = value if name == "landmarks" else decode(value)[0]
             distances.append(_distance(points[:faces], maps[:faces], precision))
-    loss, ours = max(losses)
-    return Agreement(errors[output], output, ours, loss, max(distances), float(off.max()))
+    loss, psnr = max(losses)
+    return Agreement(errors[output], output, psnr, loss, max(distances), float(levels.max()))
 
 
-def decided(maps: NDArray[np.float32], precision: Precision) -> NDArray[np.bool_]:
-    """(..., K): which landmarks of heatmaps (..., K, 32, 32) lie somewhere.
+def clear_peaks(maps: NDArray[np.float32], precision: Precision) -> NDArray[np.bool_]:
+    """Which heatmaps have a clear peak, so that rounding does not change the decoded landmark.
 
-    Their peak stands alone: no cell away from it is half as high, over the median, and none beside
-    it as high but for what a tie allows. Nor do the second and the third highest tie, which decide
-    towards where a landmark is moved.
+    Heights are measured over the median. No cell more than `PEAK_RADIUS` away from the highest one
+    may reach half its height, and neither the highest and second-highest cell nor the second and
+    third (which decide where the landmark is shifted to) may tie, see `TIE_MARGIN`.
+
+    Args:
+        maps: (..., K, 32, 32).
+        precision: the engine's.
+
+    Returns:
+        (..., K) bool.
     """
     flat = maps.reshape(*maps.shape[:-2], -1)
     third, second, peak = np.moveaxis(np.sort(flat, axis=-1)[..., -3:], -1, 0)
     place, cell = flat.argmax(-1)[..., None], np.arange(flat.shape[-1])
     columns = abs(cell % HEATMAP_SIZE - place % HEATMAP_SIZE)
     rows = abs(cell // HEATMAP_SIZE - place // HEATMAP_SIZE)
-    away = np.where(np.maximum(rows, columns) > PEAK_REACH, flat, -np.inf).max(-1)
+    away = np.where(np.maximum(rows, columns) > PEAK_RADIUS, flat, -np.inf).max(-1)
     height = peak - np.median(flat, axis=-1)
-    tie = TIES[precision] * height
+    tie = TIE_MARGIN[precision] * height
     result: NDArray[np.bool_] = (
         (peak - away > height / 2)
         & (peak - second > tie)
-        & (second - third > np.minimum(tie, SMALL_TIE * height))
+        & (second - third > np.minimum(tie, LARGEST_SECOND_TIE * height))
     )
     return result
 
 
 def output_errors(name: str, value: NDArray[Any], steps: Steps) -> list[float]:
-    """An output's `Limits.error` for each picture; infinite where its shape differs, or it has a
-    NaN.
+    """The error of an output, see `Limits.error`.
+
+    Returns:
+        one error per picture; or one number for all, 0 for faces and landmarks (compared
+        elsewhere), infinite if the shape differs or values are NaN or infinite.
     """
-    sr, maps = steps.sr[_step(name)], steps.heatmaps[_step(name)]
-    if name in ("face", "landmarks"):  # only whether there are any
+    sr, maps = steps.sr[step_of(name)], steps.heatmaps[step_of(name)]
+    if name in ("face", "landmarks"):  # rounded: `compare` uses LAST_SR and distances instead
         size = (*sr.shape[2:], 3) if name == "face" else (maps.shape[1], 2)
         right = value.shape == (len(sr), *size) and np.isfinite(value).all()
         return [0.0 if right else math.inf]
@@ -238,7 +253,7 @@ def output_errors(name: str, value: NDArray[Any], steps: Steps) -> list[float]:
 
 
 def _rms(a: NDArray[Any], b: Any) -> NDArray[np.float64]:
-    """(N,): root mean square of the difference of each picture."""
+    """(N,): the root mean square of each picture's difference."""
     difference = np.asarray(a, np.float64) - b
     result: NDArray[np.float64] = np.sqrt(
         (difference**2).mean(axis=tuple(range(1, difference.ndim)))
@@ -246,13 +261,8 @@ def _rms(a: NDArray[Any], b: Any) -> NDArray[np.float64]:
     return result
 
 
-def _step(name: str) -> int:
-    """The index of an output's step: of `sr_1` 1, of `sr`, `face` and others the last."""
-    return int(name.rpartition("_")[2]) if "_" in name else -1
-
-
 def _distance(points: NDArray[Any], maps: NDArray[np.float32], precision: Precision) -> float:
-    """Mean distance of landmarks from those of heatmaps, of the decided ones; 0 without any."""
-    kept = decided(maps, precision)
+    """Mean distance of landmarks from those of heatmaps with a clear peak; 0 if there are none."""
+    kept = clear_peaks(maps, precision)
     distances = np.linalg.norm(points - decode(maps)[0], axis=-1)[kept]
     return float(distances.mean()) if distances.size else 0.0

@@ -1,4 +1,4 @@
-"""The two questions of the gate, put to a graph."""
+"""The gate's check of a graph: every block, then the whole graph."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from export.gate.run import Outputs
 from export.graph.interface import Io, Signature
 from train.model.network import Steps
 
-SEED = 2020  # of the drawn faces
-# How many, by what more of them find (benchmarks/NOTES.md). In float32 the blocks decide on one
-# picture; the means that lower precisions are held to need more.
+SEED = 2020  # of the synthetic faces
+# Number of synthetic faces (benchmarks/NOTES.md). In float32 the comparison of blocks on a single
+# picture decides; the limits of lower precisions are on means, which need more faces.
 FACES = {Precision.FP32: 2, Precision.FP16: 16, Precision.BF16: 16, Precision.INT8: 16}
-LEVELS = 10  # times what rounded pictures differ by here, they may elsewhere
-SAMPLES = 4  # at most of them, with all that are no faces, go along with an engine
+DEVICE_FACTOR = 10  # rounded pictures may differ this many times as much on another device
+SAMPLES = 4  # faces embedded in an engine at most, besides the pictures that are not faces
 
 
 def check(
@@ -39,21 +39,23 @@ def check(
     signature: Signature,
     precision: Precision,
     tolerance: float = 1.0,
-    carried: Reference | None = None,
+    embedded: Reference | None = None,
 ) -> tuple[Agreement, Limits]:
-    """Hold an ONNX model, run by ONNX Runtime on the CPU, against PyTorch.
+    """Compare an ONNX model, run by ONNX Runtime on the CPU, with PyTorch.
 
     Half precisions are emulated (`export.gate.emulate`).
 
     Args:
-        tolerance: times what is allowed.
-        carried: what a runtime will verify the engine by; the first of `known` without it.
+        known: PyTorch's results; the blocks are compared on its first picture.
+        tolerance: factor on all limits.
+        embedded: the samples to store in the engine; None for the first of `known`.
 
     Returns:
-        how far it is off, and what a runtime is to hold it to elsewhere.
+        the measured differences, and the limits by which the runtime verifies the engine.
 
     Raises:
-        GateError: beyond the limits, or an output of another shape; says where it begins.
+        GateError: a limit is exceeded, or an output has another shape; names the first block or
+            output that is wrong.
     """
     runnable = emulated(model) if is_low(model) else model
     try:
@@ -68,36 +70,36 @@ def check(
             first = (output_errors(n, v[:1], known.only(0)) for n, v in given.items())
             limits = drift_limits(max(max(errors) for errors in first))
         excess = agreement.excess(limits.times(tolerance))
-        if not excess:  # the samples alone too, which a runtime verifies the engine by
-            if carried is None:
+        if not excess:  # the runtime compares the samples alone, so they must pass alone
+            if embedded is None:
                 kept = known.pictures.kept(SAMPLES)
-                some = {name: value[kept] for name, value in given.items()}
-                carried = known.first(SAMPLES)
+                outputs = {name: value[kept] for name, value in given.items()}
+                embedded = known.first(SAMPLES)
             else:
-                some = run(runnable, carried.pictures, signature)
-            excess = compare(some, carried, precision).excess(limits.times(tolerance))
+                outputs = run(runnable, embedded.pictures, signature)
+            excess = compare(outputs, embedded, precision).excess(limits.times(tolerance))
         if excess:
-            raise GateError(f"every block is right, and yet: {excess}")
+            raise GateError(f"every block agrees, but not the whole graph: {excess}")
     except GateError as error:
         raise GateError(
             f"the exported graph differs from PyTorch: {error}; nothing was written "
             "(--tolerance N allows N times as much)"
         ) from error
     if precision is Precision.FP32:
-        # Elsewhere only the rounded pictures can be compared, of which a network that leaves the
-        # range of grey levels by far may turn a pixel from black to white by rounding.
-        limits = replace(limits, error=max(limits.error, LEVELS * agreement.levels / 255))
+        # The runtime can compare only rounded pictures. If a network's output is far outside the
+        # range of grey levels, rounding errors may turn a pixel from black to white.
+        limits = replace(limits, error=max(limits.error, DEVICE_FACTOR * agreement.levels / 255))
     return agreement, limits.times(tolerance)
 
 
 def _check_rounding(given: Outputs, signature: Signature, tolerance: float) -> None:
-    """See that pictures and landmarks follow from the last blocks, on every picture.
+    """Check that faces and landmarks follow from the last blocks' results, on every picture.
 
     Raises:
-        GateError: one does not.
+        GateError: an output does not.
     """
     if signature.io is not Io.IMAGE:
-        return  # its outputs are these blocks
+        return  # the outputs are the last blocks' results themselves
     sr = torch.from_numpy(given[LAST_SR]).double()
     maps = torch.from_numpy(given.get(LAST_HEATMAP, np.zeros((len(sr), 1, 1, 1)))).double()
     check_outputs(signature.outputs, given, Steps([sr], [maps]), tolerance)

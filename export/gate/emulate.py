@@ -1,9 +1,9 @@
-"""Half precisions on a CPU: the same graph in float32, the result of every node rounded.
+"""Emulate half precisions on a CPU: float32 arithmetic, with every node's result rounded.
 
-ONNX Runtime's CPU provider computes nothing in bfloat16, and float16 by leaving out the roundings
-between its layers. Here each float16 or bfloat16 tensor becomes a float32 one whose values have
-been cast there and back. A GPU that accumulates in float32 rounds no more often than that; where
-it fuses nodes, less. One that accumulates in float16 is not what this stands for.
+ONNX Runtime's CPU provider does not support bfloat16, and computes float16 without rounding between
+layers. The emulated graph keeps each float16 or bfloat16 tensor as float32 values that were cast to
+half precision and back. A GPU that accumulates in float32 rounds as often, or less often where it
+fuses nodes. Accumulation in float16 is not emulated.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def is_low(model: onnx.ModelProto) -> bool:
-    """Whether a model computes in half precision anywhere."""
+    """Whether any node of a model casts to half precision."""
     casts = (a for n in model.graph.node if n.op_type == "Cast" for a in n.attribute)
     return any(a.name == "to" and a.i in LOW for a in casts)
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that gives, in float32, what `model` gives with float16 or bfloat16 inside.
+    """A float32 copy of a model with the roundings of its float16 and bfloat16 tensors.
 
     Args:
-        model: with the types of all its values inferable.
+        model: a model whose tensor types can all be inferred.
 
     Raises:
-        ValueError: one is not; its rounding would be left out silently.
+        ValueError: a type cannot be inferred; its rounding would be missing.
     """
     typed = onnx.shape_inference.infer_shapes(model)
     types = {v.name: v.type.tensor_type.elem_type for v in typed.graph.value_info}
     types |= {v.name: v.type.tensor_type.elem_type for v in typed.graph.output}
     unknown = [n for node in model.graph.node for n in node.output if n and not types.get(n)]
     if unknown:
-        raise ValueError(f"the types of {len(unknown)} values are not known, first: {unknown[0]}")
+        raise ValueError(f"types of {len(unknown)} tensors cannot be inferred, first: {unknown[0]}")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -61,7 +61,7 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
                 for taken, made, kind in (
                     (exact, rounded, types[name]),
                     (rounded, name, TensorProto.FLOAT),
-                ):  # named as parts of the node, which ends in them
+                ):  # within the node's scope, so that they belong to its block
                     part = f"{node.name}/{made}"
                     casts.append(helper.make_node("Cast", [taken], [made], part, to=kind))
         graph.node.append(node)

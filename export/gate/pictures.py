@@ -1,4 +1,4 @@
-"""Pictures to compare on: faces, and extremes that no face is. Also what int8 is calibrated on."""
+"""Pictures for the comparison with PyTorch and for int8 calibration: faces and extreme inputs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from train.data.pairs import shrink
 from train.data.pictures import IMAGE_SUFFIXES, cut, read_picture
 from train.data.synthetic import draw_faces
 
-NOTHING = np.zeros((0, 2), np.float32)  # landmarks of a face that has none
+NO_LANDMARKS = np.zeros((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a network sees, and of the faces among it the truth.
+    """Input pictures, of which the first F are faces with ground truth.
 
     Attributes:
-        gt: (F, 128, 128, 3) uint8 RGB, of the first F pictures: the faces.
-        image: (N, 16, 16, 3) uint8 RGB; of the faces `gt` shrunk as for training.
-        source: where the faces come from, for people to read.
+        gt: (F, 128, 128, 3) uint8 RGB, ground truth of the first F pictures.
+        image: (N, 16, 16, 3) uint8 RGB, the inputs; the first F are `gt` shrunk as for training.
+        source: a description of where the faces come from.
     """
 
     gt: NDArray[np.uint8]
@@ -37,27 +37,31 @@ class Pictures:
         return len(self.image)
 
     def kept(self, faces: int) -> list[int]:
-        """The first faces, and all pictures that are none."""
+        """Indices of the first `faces` faces and of all pictures that are not faces."""
         return [*range(min(faces, len(self.gt))), *range(len(self.gt), len(self))]
 
     def first(self, faces: int) -> Pictures:
-        """With fewer faces; all else stays."""
+        """The same pictures with only the first `faces` faces."""
         return Pictures(self.gt[:faces], self.image[self.kept(faces)], self.source)
 
     def with_extremes(self) -> Pictures:
-        """And pictures that are no faces: half precisions fail on such that never fail on faces."""
+        """Append `extremes()`: half precisions can fail on them and be right on faces."""
         return Pictures(self.gt, np.concatenate((self.image, extremes())), self.source)
 
 
 @functools.cache
 def synthetic(seed: int, count: int) -> Pictures:
-    """Drawn faces."""
+    """`count` synthetic faces; the same for the same seed."""
     gt, _ = draw_faces(seed, count)
     return Pictures(gt, np.stack([shrink(face) for face in gt]), f"synthetic, seed {seed}")
 
 
 def extremes() -> NDArray[np.uint8]:
-    """(6, 16, 16, 3): black, white, one colour, checkers, noise, a single lit pixel."""
+    """Inputs that are not faces: black, white, one colour, a checkerboard, noise, one white pixel.
+
+    Returns:
+        (6, 16, 16, 3) uint8 RGB.
+    """
     rows, columns = np.mgrid[:LQ_SIZE, :LQ_SIZE]
     pictures = np.zeros((6, LQ_SIZE, LQ_SIZE, 3), np.uint8)
     pictures[1] = 255
@@ -69,15 +73,15 @@ def extremes() -> NDArray[np.uint8]:
 
 
 def from_folder(folder: Path, count: int) -> Pictures:
-    """The first faces of a folder of aligned ones: square pictures, at any depth, by name.
+    """The first `count` aligned faces of a folder: square pictures in any subfolder, by path.
 
-    A picture that cannot be read, or is not square, is named and left out.
+    Pictures that cannot be read or are not square are skipped with a message.
 
     Raises:
-        UserError: there are fewer than `count`.
+        UserError: `folder` is not a folder, or holds fewer than `count` such pictures.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder of pictures")
+        raise UserError(f"{folder}: is not a folder; give a folder of aligned faces")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     found: list[NDArray[np.uint8]] = []
     with Progress(total=count, desc="reading faces", unit="face", leave=False) as bar:
@@ -89,14 +93,14 @@ def from_folder(folder: Path, count: int) -> Pictures:
                 height, width = picture.shape[:2]
                 if height != width:
                     raise ValueError(f"{width}×{height} is not square")
-                found.append(cut(picture, NOTHING, (0, 0, width, height))[0])
-            except Exception as error:  # damaged pictures raise what they like
-                bar.say(f"{path}: left out: {str(error) or type(error).__name__}")
+                found.append(cut(picture, NO_LANDMARKS, (0, 0, width, height))[0])
+            except Exception as error:  # decoders have no common exception for damaged files
+                bar.say(f"{path}: skipped: {str(error) or type(error).__name__}")
                 continue
             bar.update()
     if len(found) < count:
         raise UserError(
-            f"{folder}: {len(found)} faces that can be read (aligned, square); {count} are needed"
+            f"{folder}: {len(found)} faces that can be read (square pictures); {count} are needed"
         )
     gt = np.stack(found)
     return Pictures(gt, np.stack([shrink(face) for face in gt]), "the user's")

@@ -1,4 +1,4 @@
-"""Graphs run by ONNX Runtime on the CPU."""
+"""Run graphs in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Outputs = dict[str, NDArray[Any]]
 
 
 def session(model: onnx.ModelProto, probes: Sequence[str] = ()) -> Callable[[Outputs], Outputs]:
-    """A function of a model.
+    """Load a model; the result maps inputs by name to outputs by name.
 
     Args:
-        probes: tensors within it that are given as outputs too.
+        probes: names of intermediate tensors to return as additional outputs.
     """
     names = [output.name for output in model.graph.output]
     probed = onnx.ModelProto()
@@ -29,15 +29,19 @@ def session(model: onnx.ModelProto, probes: Sequence[str] = ()) -> Callable[[Out
         onnx.ValueInfoProto(name=name) for name in probes if name not in names
     )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of initializers that it could fold
+    options.log_severity_level = 3  # errors; its warnings are about foldable initializers
     opened = onnxruntime.InferenceSession(
         probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     del probed
     names = [output.name for output in opened.get_outputs()]
-    return lambda given: dict(zip(names, opened.run(names, given), strict=True))
+    return lambda inputs: dict(zip(names, opened.run(names, inputs), strict=True))
 
 
 def feed(image: NDArray[np.uint8], signature: Signature) -> NDArray[np.generic]:
-    """Pictures (B, 16, 16, 3) as an engine takes them."""
+    """Convert pictures, (B, 16, 16, 3) uint8 RGB, to an engine's input.
+
+    Returns:
+        the same pictures for image I/O, normalised (B, 3, 16, 16) float32 for tensor I/O.
+    """
     return image if signature.io is Io.IMAGE else normalise(image).numpy()

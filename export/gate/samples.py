@@ -1,8 +1,8 @@
-"""A few pictures with PyTorch's results, kept in the engine, so that whoever runs it can check it.
+"""Embedded samples: a few pictures with PyTorch's reference outputs, stored in the engine.
 
-An engine is built here and run there: another GPU, another library, another precision of its
-tensor cores. `runtime` runs these pictures and compares, with the limits stored beside them.
-Some are no faces: half precisions that are right on faces have been wrong on such.
+An engine may run on another GPU, library or tensor-core precision than it was checked with.
+`runtime.engines.verify` runs the samples there and compares, by the limits in the metadata.
+Some samples are not faces: half precisions can fail on these although they are right on faces.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 
 from dic.landmarks import decode
 from export.choices import Precision
-from export.gate.agreement import Reference, decided
+from export.gate.agreement import Reference, clear_peaks
 from export.gate.run import feed
 from export.graph.interface import Io, Signature
 from train.data.pairs import denormalise
 
 
 def samples(known: Reference, signature: Signature, precision: Precision) -> str:
-    """Pictures as text: base64 of a compressed NPZ, 0.3 to 0.7 MB in image I/O.
+    """Encode samples as text: base64 of a compressed NPZ, 0.3 to 0.7 MB with image I/O.
 
-    Its arrays: the engine's input under its name; `gt` uint8 (F, 128, 128, 3) of the first F
-    pictures, the faces; `decided` bool (N, K), the landmarks that lie somewhere; and PyTorch's
-    outputs of the last step under their names: `face`, `landmarks`, `scores`, or `sr`, or `sr_3`
-    and `heatmap_3`.
+    Its arrays: the engine's input under its name; `gt`, (F, 128, 128, 3) uint8 RGB, the ground
+    truth of the first F pictures; `decided`, (N, K) bool, the landmarks whose heatmap has a clear
+    peak; and PyTorch's outputs of the last step under their names: `face`, `landmarks`, `scores`,
+    or `sr`, or `sr_3` and `heatmap_3`.
 
     Args:
-        known: drawn faces only. Whoever has the engine has them.
-        precision: of the engine; decides which landmarks are decided.
+        known: pictures and PyTorch's outputs; they become readable by everyone who has the engine.
+        precision: the engine's, for `clear_peaks`.
     """
     last, maps = known.steps.sr[-1], known.steps.heatmaps[-1].numpy()
     arrays: dict[str, NDArray[np.generic]] = {
@@ -42,14 +42,18 @@ def samples(known: Reference, signature: Signature, precision: Precision) -> str
         arrays["face"] = denormalise(last)
         if signature.landmarks:
             points, scores = decode(maps)
-            arrays |= {"landmarks": points, "scores": scores, "decided": decided(maps, precision)}
+            arrays |= {
+                "landmarks": points,
+                "scores": scores,
+                "decided": clear_peaks(maps, precision),
+            }
     elif signature.all_steps:
         step = signature.steps - 1
         arrays |= {f"sr_{step}": last.numpy()}
         if signature.landmarks:
-            arrays |= {f"heatmap_{step}": maps, "decided": decided(maps, precision)}
+            arrays |= {f"heatmap_{step}": maps, "decided": clear_peaks(maps, precision)}
     else:
         arrays["sr"] = last.numpy()
-    held = io.BytesIO()
-    np.savez_compressed(held, **arrays)  # type: ignore[arg-type]
-    return base64.b64encode(held.getvalue()).decode()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,1 +1,1 @@
-"""The graph: unrolled, rewritten, lowered, quantised, its nodes named by step and block."""
+"""Build the graph: unroll, rewrite for CPUs, lower the precision, quantise, name the nodes."""

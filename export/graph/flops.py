@@ -1,7 +1,12 @@
-"""Counting what a graph computes."""
+"""Count the floating-point operations of an ONNX graph: of any engine file, without PyTorch.
+
+`benchmarks.measure.roofline.operations` counts those of the PyTorch network; a test holds the two
+equal.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -9,16 +14,17 @@ import onnx
 
 
 def flops(model: onnx.ModelProto, batch: int = 1) -> Counter[str]:
-    """Floating-point operations of one run, by operator; a multiplication and its addition are two.
+    """Floating-point operations of one run, by operator; a multiply-add counts as two.
 
-    Counted are convolutions, transposed convolutions and matrix products: in a DIC network all
-    else is under 2 % together. Paddings count as if they were pixels, as everybody counts.
+    Counted are convolutions, transposed convolutions and matrix products; everything else is under
+    2 % of a DIC network. Padding counts like pixels, as is usual.
 
     Args:
-        model: with static shapes but for the batch.
+        model: shapes static except for the batch.
+        batch: faces per run.
 
     Raises:
-        ValueError: a shape that cannot be inferred.
+        ValueError: a shape cannot be inferred.
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
@@ -41,18 +47,11 @@ def flops(model: onnx.ModelProto, batch: int = 1) -> Counter[str]:
 def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
     left, right, out = (shapes.get(n) for n in (node.input[0], node.input[1], node.output[0]))
     if not (left and right and out) or 0 in (*left, *right, *out):
-        raise ValueError(f"the shapes of {node.op_type} {node.name} are not known")
+        raise ValueError(f"the shapes of {node.op_type} {node.name} cannot be inferred")
     if node.op_type == "Conv":
-        # Each output: kernel · (channels of its group).
-        return 2 * _product(out) * _product(right[1:])
+        # Per output element: kernel size · input channels of its group.
+        return 2 * math.prod(out) * math.prod(right[1:])
     if node.op_type == "ConvTranspose":
-        # Each input is spread over the kernel, into every channel of its group.
-        return 2 * _product(left) * _product(right[1:])
-    return 2 * _product(out) * left[-1]
-
-
-def _product(numbers: Sequence[int]) -> int:
-    total = 1
-    for number in numbers:
-        total *= number
-    return total
+        # Per input element: kernel size · output channels of its group.
+        return 2 * math.prod(left) * math.prod(right[1:])
+    return 2 * math.prod(out) * left[-1]

@@ -1,6 +1,7 @@
-"""The two faces that an engine can have: pictures in and out, or the network's own tensors.
+"""An engine's inputs and outputs: uint8 pictures, or the network's normalised tensors.
 
-These wrappers are what is traced: the recurrence runs inside them, so the graph is unrolled.
+The exporter traces the wrapper modules of this file. The recurrence runs inside them, so the traced
+graph is unrolled.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from train.model.network import DIC
 
 
 class Io(enum.Enum):
+    """What an engine's inputs and outputs are; the value is stored in the metadata."""
+
     IMAGE = "image"
     TENSOR = "tensor"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What an engine takes and gives.
+    """An engine's inputs and outputs.
 
     Attributes:
-        io: IMAGE for uint8 pictures [batch, H, W, 3] RGB, TENSOR for normalised float32 NCHW.
-        steps: N, how many steps are unrolled.
-        landmarks: whether landmarks (IMAGE) or heatmaps (TENSOR, all steps) are given.
-        all_steps: whether every step's outputs are given (TENSOR only).
+        io: IMAGE for uint8 RGB pictures [batch, H, W, 3], TENSOR for normalised float32 NCHW.
+        steps: N, the number of unrolled steps.
+        landmarks: output landmarks (IMAGE) or heatmaps (TENSOR with `all_steps`).
+        all_steps: output the results of every step (TENSOR only).
     """
 
     io: Io
@@ -39,11 +42,12 @@ class Signature:
 
     @property
     def input(self) -> str:
+        """The name of the input."""
         return "image" if self.io is Io.IMAGE else "lq"
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names in the order of the traced function's results."""
+        """The names of the outputs, in the order of the traced module's results; see `step_of`."""
         if self.io is Io.IMAGE:
             return ("face", "landmarks", "scores") if self.landmarks else ("face",)
         if not self.all_steps:
@@ -54,18 +58,27 @@ class Signature:
 
     @property
     def gives_landmarks(self) -> bool:
-        """Whether landmarks or heatmaps are among the outputs."""
+        """Whether the outputs include landmarks or heatmaps."""
         return self.landmarks and (self.io is Io.IMAGE or self.all_steps)
 
     def sample(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Random input: pixels of every value, never a blank."""
+        """Random input for `batch` pictures, in this signature's layout and type."""
         size = (batch, LQ_SIZE, LQ_SIZE, 3)
         image = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
         return image if self.io is Io.IMAGE else normalise(image)
 
 
+def step_of(output: str) -> int:
+    """The index, from 0, of the step that an output named by `Signature.outputs` belongs to.
+
+    Returns:
+        2 for `sr_2` and `heatmap_2`; -1, the last step, for names without a number.
+    """
+    return int(output.rpartition("_")[2]) if "_" in output else -1
+
+
 class TensorEngine(nn.Module):
-    """lq [batch, 3, 16, 16] → the outputs named by the signature."""
+    """lq [batch, 3, 16, 16] float32 → the signature's outputs."""
 
     def __init__(self, network: DIC, signature: Signature) -> None:
         super().__init__()
@@ -79,7 +92,7 @@ class TensorEngine(nn.Module):
 
 
 class ImageEngine(nn.Module):
-    """image [batch, 16, 16, 3] uint8 RGB → face, and landmarks and scores where asked for."""
+    """image [batch, 16, 16, 3] uint8 RGB → face, and landmarks and scores if `landmarks` is set."""
 
     def __init__(self, network: DIC, signature: Signature) -> None:
         super().__init__()
@@ -92,19 +105,19 @@ class ImageEngine(nn.Module):
 
 
 def wrap(network: DIC, signature: Signature) -> nn.Module:
-    """The function of the engine that `signature` describes."""
+    """The module to trace for a signature, in evaluation mode."""
     kind = ImageEngine if signature.io is Io.IMAGE else TensorEngine
     return kind(network, signature).eval()
 
 
 def normalise(image: Tensor) -> Tensor:
-    """[batch, H, W, 3] uint8 RGB → [batch, 3, H, W] float32."""
-    # TensorRT knows one thing to do with bytes: cast them. So no other layer may touch them.
+    """[batch, H, W, 3] uint8 RGB → [batch, 3, H, W] float32, RGB / 255 - RGB_MEAN."""
+    # The cast comes first: TensorRT has no other layer for uint8.
     return image.float().permute(0, 3, 1, 2) / 255 - _mean(image)
 
 
 def to_levels(sr: Tensor) -> Tensor:
-    """[batch, 3, H, W] normalised → grey levels as floats in 0..255, not yet rounded."""
+    """[batch, 3, H, W] normalised → grey levels as float32 in 0..255, not rounded."""
     return ((sr + _mean(sr)) * 255).clamp(0, 255)
 
 
@@ -118,9 +131,9 @@ def _mean(like: Tensor) -> Tensor:
 
 
 def decode(heatmap: Tensor) -> tuple[Tensor, Tensor]:
-    """[batch, K, 32, 32] → points [batch, K, 2] in pixels, peaks [batch, K].
+    """[batch, K, 32, 32] → points [batch, K, 2] in pixels of the 128×128 face, peaks [batch, K].
 
-    The same rule as `dic.landmarks.decode`, in operations that every engine has.
+    The same rule as `dic.landmarks.decode`, in ONNX operators that every runtime supports.
     """
     peaks, cells = heatmap.flatten(2).topk(2, dim=2)
     place = torch.stack((cells % HEATMAP_SIZE, cells // HEATMAP_SIZE), dim=-1)  # [.., 2, (x, y)]

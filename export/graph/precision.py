@@ -1,9 +1,10 @@
-"""Lower precision, decided in the module before it is traced.
+"""Lower the precision of a network's modules before it is traced.
 
-TensorRT 11 takes its precisions from the graph, so the graph must say them. The recovery and
-landmark networks compute in float16 or bfloat16. What would lose most by it stays in float32: the
-input, each step's addition to the enlarged input (and with it what the landmark network is shown),
-the division of heatmaps by their peaks, the softmax over components, and the decode.
+TensorRT 11 builds strongly typed networks, so the graph must contain the precisions. The recovery
+and landmark networks compute in float16 or bfloat16. These parts would lose most accuracy and stay
+in float32: the input, each step's addition to the enlarged input (which is also the landmark
+network's input), the division of heatmaps by their peaks, the softmax over components, and the
+decoding of landmarks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from export.choices import Precision
 from train.model.network import DIC
 
-# Of what lies between int8 convolutions, too.
+# The type of layers that are not in float32; for int8, of those between quantised convolutions.
 DTYPES = {
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
@@ -26,7 +27,7 @@ DTYPES = {
 
 
 class Lowered(nn.Module):
-    """A part of the network in another precision: casts what comes in, not what goes out."""
+    """A module in another precision; casts its inputs, and leaves its outputs in that precision."""
 
     def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class Lowered(nn.Module):
 
 
 class LoweredHourglass(Lowered):
-    """The landmark network: its feedback stays low, its heatmaps come out as float32."""
+    """The landmark network in lower precision; heatmaps are returned as float32."""
 
     def forward(self, *inputs: Tensor | None) -> Any:
         heatmap, hidden = super().forward(*inputs)
@@ -47,7 +48,7 @@ class LoweredHourglass(Lowered):
 
 
 class FloatTransposed(nn.Module):
-    """A transposed convolution that stays in float32 within a part that does not."""
+    """A transposed convolution in float32 within a module of lower precision."""
 
     def __init__(self, conv: nn.ConvTranspose2d) -> None:
         super().__init__()
@@ -57,11 +58,11 @@ class FloatTransposed(nn.Module):
         return self.conv(x.float()).to(x.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        return self  # a cast of the part around it stops here
+        return self  # casting the module around this one must not cast it
 
 
 def _keep_transposed(module: nn.Module) -> None:
-    """TensorRT-RTX 1.7 has no transposed convolutions in bfloat16."""
+    """Keep transposed convolutions in float32: TensorRT-RTX 1.7 has none in bfloat16."""
     for name, child in module.named_children():
         if isinstance(child, nn.ConvTranspose2d):
             setattr(module, name, FloatTransposed(child))
@@ -70,7 +71,7 @@ def _keep_transposed(module: nn.Module) -> None:
 
 
 def lower(network: DIC, dtype: torch.dtype) -> DIC:
-    """A copy of the network (packed or not) that computes in `dtype` where that is harmless."""
+    """A copy of the network, packed or not, that computes in `dtype` except for the parts above."""
     lowered: Any = copy.deepcopy(network)
     for name in ("conv_first", "first_block", "block", "conv_last"):
         setattr(lowered, name, Lowered(getattr(lowered, name), dtype))

@@ -1,12 +1,12 @@
-"""int8: convolutions between QuantizeLinear and DequantizeLinear, everything else in float16.
+"""Quantise to int8: convolutions with QuantizeLinear/DequantizeLinear pairs, the rest in float16.
 
-By ONNX Runtime's static quantiser. It is kept as well as the runtime itself, needs nothing that an
-export does not have, and writes what TensorRT reads: symmetric, a scale for every output channel
-of a weight, nothing on biases. (nvidia-modelopt, the other candidate, pins older versions of onnx
-and of ONNX Runtime's GPU build and wants CuPy, on a machine that may have no GPU.)
+Uses ONNX Runtime's static quantiser, which is maintained with the runtime, needs no further
+dependency, and writes the form that TensorRT reads: symmetric, with one scale per output channel of
+a weight, and unquantised biases. (The alternative, nvidia-modelopt, pins older versions of onnx and
+of ONNX Runtime's GPU build and needs CuPy, on a machine that may have no GPU.)
 
-Weights and the inputs of convolutions are quantised, not their outputs: what lies between, an
-activation or an addition, sees the convolution's full result, and TensorRT fuses it in.
+The weights and inputs of convolutions are quantised, not their outputs: the following activation or
+addition reads the convolution's unquantised result, and TensorRT fuses the two.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from dic.progress import Progress
 from export.graph.names import split_name
 
 CALIBRATION = 32  # faces
-CHUNK = 1
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-# Three channels in or out, the heatmaps themselves, and the attention's sums over them (a
-# convolution of no block): little to compute and much to lose. The last layer has another name
-# where it is packed.
+ADVICE = "consider to run pre-processing"
+# Convolutions that are not quantised, because they cost little time and much accuracy: those with 3
+# input or output channels, the heatmaps' and the attention's sum over heatmaps (outside any block,
+# hence "Conv"). The packed last layer has a name of its own.
 KEPT = (
     *("conv_first", "conv_last/2", "conv_last/Conv"),
     *("hour_glass/pre_conv_block/0", "hour_glass/last/3", "Conv"),
@@ -39,10 +39,10 @@ KEPT = (
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """The calibration faces, a few at a time."""
+    """Yields the calibration faces one by one."""
 
     def __init__(self, name: str, faces: NDArray[np.generic], bar: Progress) -> None:
-        self.parts = iter(np.split(faces, range(CHUNK, len(faces), CHUNK)))
+        self.parts = iter(np.split(faces, len(faces)))
         self.name, self.bar = name, bar
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
@@ -54,11 +54,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelProto:
-    """Insert Q/DQ pairs around a graph's convolutions.
+    """A copy of a graph with Q/DQ pairs around its convolutions.
 
     Args:
-        model: with nodes named by `export.graph.names`.
-        faces: input for calibration, as the engine takes it.
+        model: a graph with nodes named by `export.graph.names`.
+        faces: calibration inputs in the engine's layout and type, (N, …).
     """
     kept = [
         node.name
@@ -69,7 +69,7 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(total=len(faces), desc="calibrating", unit="face", leave=False) as bar,
-        _quiet(),
+        _hidden_advice(),
     ):
         path = Path(folder) / "quantised.onnx"
         quantize_static(
@@ -96,17 +96,27 @@ def quantised(model: onnx.ModelProto, faces: NDArray[np.generic]) -> onnx.ModelP
 
 
 def _unnumbered(name: str) -> str:
-    """A node's name within its step, without the number that tells it from others of that name."""
+    """A node's name within its step, without the number that makes it unique."""
     return re.sub(r"_\d+$", "", split_name(name)[1])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser advises a preparation that an exported graph has behind it."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _hidden_advice() -> Iterator[None]:
+    """Drop the quantiser's advice to pre-process the model, which exported graphs do not need.
+
+    It is logged by `logging.warning`, to the root logger, after adding a handler to it if it has
+    none; the null handler prevents that.
+    """
+    root = logging.getLogger()
+    handler = logging.NullHandler()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return ADVICE not in record.getMessage()
+
+    root.addFilter(keep)
+    root.addHandler(handler)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        root.removeHandler(handler)
+        root.removeFilter(keep)

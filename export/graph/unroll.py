@@ -1,9 +1,8 @@
-"""Unrolling: a network's recurrence becomes one ONNX graph."""
+"""Trace a network into one ONNX graph, its recurrence unrolled."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,12 +22,12 @@ from export.graph.interface import Signature, wrap
 from export.graph.names import name_nodes
 from train.model.network import DIC
 
-OPSET = 20  # what TensorRT 10.0 reads
-# Numbers of the largest constant that is computed on: shapes, biases, Helen's 5×194 components.
-# What repeats weights (`export.graph.packed`) stays in the graph; engines
-# compute it once, when they are loaded.
+OPSET = 20  # the newest that TensorRT 10.0 reads
+# Constant folding applies to constants of up to this many elements: shapes, biases, Helen's 5×194
+# component matrix. Nodes that repeat weights (`export.graph.packed`) stay in the graph; runtimes
+# fold them once, when they load it.
 FOLDED = 1000
-LARGEST_WEIGHT = 10_000_000  # numbers, beyond those of any convolution
+LARGEST_WEIGHT = 10_000_000  # elements, more than any convolution's weight has
 
 
 def unroll(
@@ -37,11 +36,15 @@ def unroll(
     """Trace the recurrence into one graph with a dynamic batch; weights are stored once.
 
     Args:
-        fold: numbers of the largest constant that is computed on.
+        opset: the ONNX opset version.
+        fold: largest number of elements of a constant that is folded.
+
+    Returns:
+        the graph, its nodes named by `export.graph.names`.
     """
-    # The sample batch is 2: with 1, the exporter would take the batch for a constant.
+    # The sample batch is 2: the exporter specialises a dimension of 1 to a constant.
     sample = signature.sample(2, torch.Generator().manual_seed(0))
-    with _quiet():
+    with _quiet_exporter():
         program = torch.onnx.export(
             wrap(network, signature),
             (sample,),
@@ -57,25 +60,25 @@ def unroll(
         _simplify(program.model, fold)
     model: onnx.ModelProto = program.model_proto
     name_nodes(model)
-    # The exporter notes on every node which line of which file it came from: as large as a small
-    # network's weights, and of the machine that it ran on.
+    # The exporter stores a stack trace with every node: as large as a small network's weights, and
+    # with paths of this machine.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.output, model.graph):
         del part.metadata_props[:]
     return model
 
 
 def _simplify(model: onnx_ir.Model, fold: int) -> None:
-    """What of onnxscript's optimiser changes such a graph.
+    """Apply those passes of onnxscript's optimiser that change such a graph.
 
-    The whole of it tries every rule at every node, some in time that grows with the square of
-    their number: half of an export's time, for what this does in half a second.
+    The full optimiser tries every rule at every node, some in quadratic time. That takes half of an
+    export's time; these passes have the same result in half a second.
     """
     onnxscript.optimizer.inline(model)
     onnxscript.optimizer.fold_constants(
         model, input_size_limit=fold, output_size_limit=LARGEST_WEIGHT
     )
     rules = [
-        materialize_reshape_shape_rule,  # engines then know all sizes but the batch
+        materialize_reshape_shape_rule,  # all sizes except the batch become static
         normalize_pad_format_conv_rule,
         fuse_pad_into_conv_rule,
     ]
@@ -93,16 +96,14 @@ def _simplify(model: onnx_ir.Model, fold: int) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter narrates on stdout, in logs and in warnings about its own future."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+def _quiet_exporter() -> Iterator[None]:
+    """Hide the exporter's note that torchvision is not installed, and a deprecation within it."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logger.setLevel(level)

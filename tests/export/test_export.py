@@ -35,8 +35,8 @@ def properties(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("target", Target)
-def test_an_all_steps_engine_gives_the_known_outputs(tmp_path: Path, target: Target) -> None:
-    """From the authors' checkpoint to ONNX Runtime, against what the authors' code computed."""
+def test_an_all_steps_engine_matches_the_authors_outputs(tmp_path: Path, target: Target) -> None:
+    """The authors' checkpoint in ONNX Runtime against outputs of the authors' code."""
     oracle = np.load(DATA / "dic_small_original_expected.npz")
     checkpoint = load_checkpoint(DATA / "dic_small_original.pth", steps=3)
     path = tmp_path / "steps.onnx"
@@ -95,17 +95,17 @@ def test_the_graph_for_cpus_has_no_transposed_projections_and_no_pads() -> None:
 
 
 def test_weights_that_phases_share_are_kept_once() -> None:
-    """A full-size network's file would be a quarter larger, the shipped one's too large."""
+    """Otherwise a full-size network's file would be a quarter larger."""
     network = DIC(replace(TINY, channels=48, projection=8)).eval()
     model = unroll(pack(network), Signature(Io.TENSOR, 2, True))
     held = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     plain = sum(p.numel() * p.element_size() for p in network.parameters())
     assert held < 1.05 * plain, "biases and the hourglass's merged convolution, 3 %; not 30 %"
     repeated = [node for node in model.graph.node if node.op_type == "Tile"]
-    assert repeated, "by the engine, when it loads the graph"
+    assert repeated, "phases repeat the weights when the graph is loaded"
 
 
-def test_nothing_of_the_exporting_machine_is_written(tiny_engine: Path) -> None:
+def test_no_paths_of_the_exporting_machine_are_written(tiny_engine: Path) -> None:
     content = tiny_engine.read_bytes()
     for trace in (b".py", b"site-packages", str(Path.home()).encode()):
         assert trace not in content
@@ -131,13 +131,13 @@ def test_metadata(tiny_checkpoint: Path, tiny_engine: Path) -> None:
     "signature",
     [Signature(Io.IMAGE, 2, True), Signature(Io.TENSOR, 2, True, all_steps=True)],
 )
-def test_a_graph_that_differs_is_not_put_in_place(
+def test_a_graph_that_differs_is_not_written(
     signature: Signature,
     tmp_path: Path,
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Plant an error in one weight; the check must name its block and write nothing."""
+    """A wrong bias: the error names its block, and nothing is written."""
     checkpoint = load_checkpoint(tiny_checkpoint)
 
     def planted(network: DIC, signature: Signature, opset: int, fold: int) -> onnx.ModelProto:
@@ -149,15 +149,15 @@ def test_a_graph_that_differs_is_not_put_in_place(
 
     monkeypatch.setattr("export.exporter.unroll", planted)
     path = tmp_path / "wrong.onnx"
-    with pytest.raises(GateError, match=r"begins at step 1, conv_last, off by"):
+    with pytest.raises(GateError, match=r"first at step 1, conv_last, off by"):
         export(checkpoint, signature, path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_graph_with_wrong_landmarks_is_not_put_in_place(
+def test_a_graph_with_wrong_landmarks_is_not_written(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Move the landmarks by a pixel, and nothing else."""
+    """Landmarks moved by one pixel."""
 
     def moved(network: DIC, signature: Signature, opset: int, fold: int) -> onnx.ModelProto:
         model = unroll(network, signature, opset, fold)
@@ -171,12 +171,14 @@ def test_a_graph_with_wrong_landmarks_is_not_put_in_place(
         return model
 
     monkeypatch.setattr("export.exporter.unroll", moved)
-    with pytest.raises(GateError, match=r"'landmarks' is not what its heatmaps decode to"):
+    with pytest.raises(GateError, match=r"'landmarks' does not decode from its heatmaps"):
         export(load_checkpoint(tiny_checkpoint), Signature(Io.IMAGE, 2, True), tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_tensor_engines_say_what_they_give(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_metadata_of_tensor_engines_says_whether_heatmaps_are_outputs(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
     for all_steps, landmarks, outputs in ((False, "0", 1), (True, "68", 4)):
         path = tmp_path / "tensor.onnx"
@@ -210,18 +212,18 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert "beside PyTorch: difference" in done.stderr
+    assert "compared with PyTorch: difference" in done.stderr
     assert properties(out)["dic.steps"] == "1"
     assert properties(out)["dic.target"] == "cpu"
     assert [o.name for o in session(out).get_outputs()] == ["face"]
 
 
-def test_steps_that_were_not_trained_are_told(
+def test_a_step_count_that_was_not_trained_is_reported(
     command: Command, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     done = command("export.onnx", tiny_checkpoint, "--steps", 1, "-o", tmp_path / "x.onnx")
     assert done.returncode == 0, done.stderr
-    assert "was trained with 2 steps, and gets 1" in done.stderr
+    assert "was trained with 2 steps and is exported with 1" in done.stderr
 
 
 def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "--all-steps"], "--io tensor"),
         ([small, "--io", "video"], "--io"),
         ([small, "--steps", "1", "-o", tmp_path / "file" / "x.onnx"], "cannot be written"),
-        ([small, "-o", tmp_path / "face.txt"], "ends in .onnx"),
+        ([small, "-o", tmp_path / "face.txt"], "must end in .onnx"),
         ([tmp_path / "an.onnx"], "is an engine already"),
         ([small, "-o", "/proc/x.onnx"], "cannot be written"),
         ([other, "-o", same], "is the checkpoint"),

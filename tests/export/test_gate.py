@@ -1,4 +1,4 @@
-"""Precisions, and the gate: what may not differ must not, what is planted must be found."""
+"""Precisions and the gate: correct graphs pass, planted faults are refused where they are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dic.console import UserError
 from dic.engine_file import EngineError
 from export.choices import Choices, Precision, Target
 from export.exporter import Checked, build, export, stamp, write
-from export.gate.agreement import LAST_SR, Reference, compare, decided, reference, run
+from export.gate.agreement import LAST_SR, Reference, clear_peaks, compare, reference, run
 from export.gate.blocks import GateError, check_blocks
 from export.gate.check import SAMPLES, SEED, check
 from export.gate.emulate import emulated
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.xdist_group("gate")
 
 @pytest.fixture(scope="session")
 def network() -> DIC:
-    """Trained: limits in dB mean nothing for noise."""
+    """Trained weights: limits in dB mean nothing for random ones."""
     return load_checkpoint(SHIPPED_WEIGHTS).network
 
 
@@ -95,17 +95,17 @@ def test_every_precision_passes_and_a_planted_error_does_not(
     if precision is Precision.INT8:
         ending += "_scale"
     wrong = scaled(graphs[precision], ending, FACTORS[precision])
-    with pytest.raises(GateError, match=r"begins at step 2, block/fusion_block"):
+    with pytest.raises(GateError, match=r"first at step 2, block/fusion_block"):
         check(wrong, known, IMAGE, precision)
 
 
-def test_what_a_failing_gate_says(
+def test_a_refusal_names_the_first_wrong_block(
     graphs: dict[Precision, onnx.ModelProto], known: Reference
 ) -> None:
     for ending, where in (
         ("hour_glass.pre_conv_block.4.conv_block.0.weight", "step 1, hour_glass/pre_conv_block"),
         ("first_block.down_blocks.1.0.weight", "step 1, first_block/down_blocks/1"),
-        ("network.conv_first.0.weight", "begins at conv_first"),
+        ("network.conv_first.0.weight", "first at conv_first"),
     ):
         wrong = scaled(graphs[Precision.FP32], ending, 1.0001)
         with pytest.raises(GateError, match=where) as error:
@@ -113,7 +113,7 @@ def test_what_a_failing_gate_says(
         assert "\n" not in str(error.value)
 
 
-def test_tolerance_lets_a_known_error_pass(
+def test_tolerance_multiplies_the_limits(
     graphs: dict[Precision, onnx.ModelProto], known: Reference
 ) -> None:
     wrong = scaled(graphs[Precision.FP32], "first_block.down_blocks.1.0.weight", 1.001)
@@ -124,7 +124,7 @@ def test_tolerance_lets_a_known_error_pass(
 
 
 def test_one_nan_in_one_output_does_not_pass(known: Reference) -> None:
-    """Of many outputs, the first; those after it are right."""
+    """In the first of several outputs; the others are correct."""
     some = known.first(2)
     given = {f"sr_{i}": sr.numpy().copy() for i, sr in enumerate(some.steps.sr)}
     assert not compare(given, some).excess(drift_limits(0))
@@ -132,7 +132,7 @@ def test_one_nan_in_one_output_does_not_pass(known: Reference) -> None:
     assert "'sr_0'" in compare(given, some).excess(LIMITS[Precision.INT8])
 
 
-def test_a_network_that_gives_nans_is_refused(network: DIC) -> None:
+def test_a_network_with_nan_outputs_is_refused(network: DIC) -> None:
     diverged = copy.deepcopy(network)
     diverged.conv_last[2].bias.data[0] = float("nan")
     with pytest.raises(UserError, match="retrain it"):
@@ -149,8 +149,8 @@ def test_a_nan_does_not_pass(known: Reference, graphs: dict[Precision, onnx.Mode
         )
 
 
-def test_the_measure_is_pytorchs_distance(known: Reference) -> None:
-    """Pictures a known way off: three levels darker, landmarks two pixels right."""
+def test_differences_are_measured(known: Reference) -> None:
+    """Known differences: pictures three levels darker, landmarks two pixels to the right."""
     from dic.landmarks import decode
     from train.data.pairs import denormalise
 
@@ -166,12 +166,12 @@ def test_the_measure_is_pytorchs_distance(known: Reference) -> None:
     assert other.error == pytest.approx(0.01 / np.abs(raw).max((1, 2, 3)).min())
     assert other.landmarks == pytest.approx(2)
     assert other.levels == pytest.approx(3, rel=0.01)
-    points[-1] += 60  # of a picture that is no face, where nothing is a landmark
+    points[-1] += 60  # of a picture that is not a face: landmarks are compared on faces only
     assert compare({"face": face, "landmarks": points}, known).landmarks == 0
 
 
-def test_landmarks_that_lie_nowhere_are_not_compared() -> None:
-    """A peak, a peak with its equal far away, its equal beside it, equal neighbours, and noise."""
+def test_landmarks_without_a_clear_peak_are_not_compared() -> None:
+    """A peak, two distant peaks, two adjacent ones, tied neighbours of a peak, and noise."""
     maps = np.zeros((1, 5, 32, 32), np.float32)
     maps[0, :4, 10, 10] = 1
     maps[0, :4, 10, 11] = 0.6
@@ -179,15 +179,15 @@ def test_landmarks_that_lie_nowhere_are_not_compared() -> None:
     maps[0, 2, 10, 11] = 0.95
     maps[0, 3, 10, 9] = 0.5995
     maps[0, 4] = np.random.default_rng(0).normal(size=(32, 32))
-    for precision, wanted in (
+    for precision, expected in (
         (Precision.FP32, [True, False, True, True, False]),
         (Precision.FP16, [True, False, True, False, False]),
         (Precision.INT8, [True, False, False, False, False]),
     ):
-        assert decided(maps, precision).tolist() == [wanted], precision
+        assert clear_peaks(maps, precision).tolist() == [expected], precision
 
 
-def test_half_precisions_are_named_in_the_graph(
+def test_half_precisions_are_types_of_the_graph(
     graphs: dict[Precision, onnx.ModelProto],
 ) -> None:
     for precision, kind in (
@@ -198,13 +198,13 @@ def test_half_precisions_are_named_in_the_graph(
         stored = Counter[int]()
         for tensor in model.graph.initializer:
             stored[tensor.data_type] += int(np.prod(tensor.dims))
-        # Transposed convolutions stay float32 in bfloat16: TensorRT-RTX has no others.
+        # Transposed convolutions stay float32 in bfloat16: TensorRT-RTX supports no others.
         least = 0.99 if precision is Precision.FP16 else 0.7
         assert stored[kind] / stored.total() > least, stored
         inferred = onnx.shape_inference.infer_shapes(model).graph
         types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
-        careful = [n for n in model.graph.node if n.op_type in ("Softmax", "ReduceMax", "Clip")]
-        assert {types[n.output[0]] for n in careful} == {TensorProto.FLOAT}
+        kept = [n for n in model.graph.node if n.op_type in ("Softmax", "ReduceMax", "Clip")]
+        assert {types[n.output[0]] for n in kept} == {TensorProto.FLOAT}
         assert {o.type.tensor_type.elem_type for o in model.graph.output} == {
             TensorProto.UINT8,
             TensorProto.FLOAT,
@@ -216,7 +216,7 @@ def test_half_files_are_half_the_size(graphs: dict[Precision, onnx.ModelProto]) 
     assert half / whole < 0.55
 
 
-def test_int8_is_what_tensorrt_reads(graphs: dict[Precision, onnx.ModelProto]) -> None:
+def test_int8_follows_tensorrts_conventions(graphs: dict[Precision, onnx.ModelProto]) -> None:
     model = graphs[Precision.INT8]
     weights = {t.name: t for t in model.graph.initializer}
     made = {output: node for node in model.graph.node for output in node.output}
@@ -245,14 +245,14 @@ def test_int8_is_what_tensorrt_reads(graphs: dict[Precision, onnx.ModelProto]) -
         "conv_last/2/Conv": 2,
         "hour_glass/pre_conv_block/0/Conv": 2,
         "hour_glass/last/3/Conv": 2,
-        "Conv": 1,  # the attention's
+        "Conv": 1,  # the attention's sums
     }
 
 
 def test_int8_ranges_come_from_the_faces_given(
     network: DIC, tmp_path: Path, faces: tuple[NDArray[np.uint8], NDArray[np.float32]]
 ) -> None:
-    """Dark faces give other ranges than drawn ones."""
+    """Dark faces give other ranges than synthetic ones."""
     for i in range(32):
         cv2.imwrite(str(tmp_path / f"{i:02}.png"), faces[0][i] // 8)
     (tmp_path / "notes.txt").write_text("not a picture")
@@ -271,7 +271,7 @@ def test_int8_ranges_come_from_the_faces_given(
 
 
 def test_emulated_bfloat16_is_pytorchs() -> None:
-    """Rounding after every operation, to the last bit."""
+    """Bit-exact, with rounding after every operation."""
     values = np.random.default_rng(0).normal(size=(4, 33)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["x"], ["a"], to=TensorProto.BFLOAT16),
@@ -305,7 +305,7 @@ def test_nodes_are_named_by_step_and_block(graphs: dict[Precision, onnx.ModelPro
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_every_block_is_found_in_the_graph(packed: bool, precision: Precision) -> None:
-    """Whatever was rewritten: that is what the gate relies on."""
+    """Also after rewriting and lowering: the gate relies on it."""
     torch.manual_seed(1)
     network = DIC(TINY).eval()
     signature = Signature(Io.TENSOR, 2, True, all_steps=True)
@@ -334,7 +334,7 @@ LAYOUTS = ("dic_small_mmediting.pth", "dic_small_original.pth")
 def test_right_graphs_pass_at_every_scale_of_weights(
     layout: str, gain: float, target: Target
 ) -> None:
-    """And with either number of threads."""
+    """With one thread and with two."""
     network = load_checkpoint(DATA / layout, 2).network
     with torch.no_grad():
         for parameter in network.parameters():
@@ -350,7 +350,7 @@ def test_right_graphs_pass_at_every_scale_of_weights(
         errors = check_blocks(model, network, known.pictures.image[:1], signature, Precision.FP32)
         worst = max(worst, *(e.error / e.allowed for e in errors))
     torch.set_num_threads(1)
-    assert worst < 0.6, f"{worst:.2f} of what is allowed: too near to refusing a right graph"
+    assert worst < 0.6, f"{worst:.2f} of the limit: close to refusing a correct graph"
 
 
 CAPS = {
@@ -360,8 +360,8 @@ CAPS = {
 
 
 @pytest.mark.parametrize("cap", CAPS)
-def test_exports_pass_on_lesser_processors(cap: str, tmp_path: Path, command: Command) -> None:
-    """As far as PyTorch and oneDNN let themselves be capped; on one core."""
+def test_exports_pass_without_avx512(cap: str, tmp_path: Path, command: Command) -> None:
+    """With the instruction sets of PyTorch and oneDNN limited, on one core."""
     line = [sys.executable, "-m", "export.onnx", str(DATA / LAYOUTS[0]), "-o", "x.onnx"]
     done = subprocess.run(
         ["taskset", "-c", str(min(os.sched_getaffinity(0))), *line, "--precision", "fp32"],
@@ -377,19 +377,19 @@ def test_exports_pass_on_lesser_processors(cap: str, tmp_path: Path, command: Co
 @pytest.fixture(scope="session")
 def small() -> DIC:
     network = drawn(1.0, TINY)
-    with torch.no_grad():  # lower heatmaps: the attention then sees all components
+    with torch.no_grad():  # lower heatmaps, so that the attention weights all components
         network.hour_glass.last[3].weight.mul_(0.01)
     return network
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_refused_by_step_and_block(fault: str, small: DIC) -> None:
-    """In weights as a released checkpoint has them; each where it was planted."""
+    """With weights scaled like a trained network's; the message names the planted block."""
     where, plant = FAULTS[fault]
     signature = Signature(Io.IMAGE, 2, True)
     wrong = unroll(planted(small, plant), signature)
     known = reference(small, synthetic(SEED, 1), signature.steps)
-    with pytest.raises(GateError, match=rf"begins at (step [12], )?{where}"):
+    with pytest.raises(GateError, match=rf"first at (step [12], )?{where}"):
         check(wrong, known, signature, Precision.FP32)
 
 
@@ -401,7 +401,7 @@ def test_a_missing_step_is_refused(small: DIC) -> None:
 
 
 def test_a_wrong_decode_is_refused(small: DIC) -> None:
-    """Blocks are right, and what follows them is not."""
+    """All blocks are correct, the decoding after them is not."""
     signature = Signature(Io.IMAGE, 1, True)
     model = unroll(small, signature)
     for node in model.graph.node:
@@ -412,12 +412,12 @@ def test_a_wrong_decode_is_refused(small: DIC) -> None:
     model.graph.initializer.append(two)
     model.graph.node.append(helper.make_node("Add", ["unmoved", "two"], ["landmarks"]))
     known = reference(small, synthetic(SEED, 1), 1)
-    with pytest.raises(GateError, match="'landmarks' is not what its heatmaps decode to"):
+    with pytest.raises(GateError, match="'landmarks' does not decode from its heatmaps"):
         check(model, known, signature, Precision.FP32)
 
 
 def test_noise_for_heatmaps_is_not_refused() -> None:
-    """An untrained network's peaks tie and jump; faces are all that can be compared."""
+    """An untrained network's heatmaps have no clear peaks; only faces are compared."""
     network = drawn(1.0, TINY)
     signature = Signature(Io.IMAGE, TINY.steps, True)
     for precision in (Precision.FP32, Precision.FP16):
@@ -426,7 +426,7 @@ def test_noise_for_heatmaps_is_not_refused() -> None:
 
 
 def test_extremes_are_compared(small: DIC, tmp_path: Path) -> None:
-    """A graph that is right on faces and black on a black picture's opposite."""
+    """A graph that is correct on faces and returns black for a white picture."""
     signature = Signature(Io.IMAGE, 1, False)
     model = unroll(small, signature)
     for node in model.graph.node:
@@ -456,7 +456,7 @@ def test_extremes_are_compared(small: DIC, tmp_path: Path) -> None:
         check(model, known, signature, Precision.FP32)
     agreement = compare({"face": np.zeros((8, 128, 128, 3), np.uint8)}, known)
     assert "a picture by" in agreement.excess(LIMITS[Precision.FP16])
-    # And where it runs: the pictures that travel with an engine show it.
+    # The runtime refuses it too: the embedded samples include a white picture.
     checked = Checked(agreement, LIMITS[Precision.FP16], known)
     checkpoint, choices = load_checkpoint(LAYOUT), Choices(precision=Precision.FP16)
     stamp(model, checkpoint, signature, choices, checked, known)
@@ -465,8 +465,8 @@ def test_extremes_are_compared(small: DIC, tmp_path: Path) -> None:
         load_engine(tmp_path / "x.onnx", "cpu")
 
 
-def test_what_no_block_shows_is_refused(small: DIC) -> None:
-    """Right on the picture whose blocks are compared, wrong where another is brighter."""
+def test_an_error_that_no_block_shows_is_refused(small: DIC) -> None:
+    """Correct on the picture whose blocks are compared, wrong on brighter ones."""
     signature = Signature(Io.TENSOR, 2, True)
     model = unroll(small, signature)
     known = reference(small, synthetic(SEED, 1).with_extremes(), signature.steps)
@@ -478,11 +478,11 @@ def test_what_no_block_shows_is_refused(small: DIC) -> None:
     bound = helper.make_tensor("brightest", TensorProto.FLOAT, [], brightest)
     model.graph.initializer.append(bound)
     model.graph.node.insert(0, helper.make_node("Min", ["lq", "brightest"], ["bounded"]))
-    with pytest.raises(GateError, match=r"every block is right, and yet: output '(last )?sr' by"):
+    with pytest.raises(GateError, match=r"not the whole graph: output '(last )?sr' by"):
         check(model, known, signature, Precision.FP32)
 
 
-def test_weights_may_lie_beside(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_weights_may_be_stored_externally(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = tmp_path / "large.onnx"
     checkpoint = load_checkpoint(tiny_checkpoint)
     export(checkpoint, Signature(Io.TENSOR, 2, False), path, Choices(external_data=True))
@@ -497,7 +497,7 @@ def test_weights_may_lie_beside(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert np.abs(opened.run(None, {"lq": lq})[0] - expected).max() < 1e-5
 
 
-def test_a_users_faces_are_asked(
+def test_a_users_faces_are_compared(
     command: Command,
     tmp_path: Path,
     tiny_checkpoint: Path,
@@ -515,7 +515,9 @@ def test_a_users_faces_are_asked(
     facts = {p.key: p.value for p in onnx.load(out).metadata_props}
     assert json.loads(facts["dic.export_error"])["source"] == "the user's"
     held = np.load(io.BytesIO(base64.b64decode(facts["dic.samples"])))
-    assert np.array_equal(held["gt"], synthetic(SEED, SAMPLES).gt), "photographs do not travel"
+    assert np.array_equal(held["gt"], synthetic(SEED, SAMPLES).gt), (
+        "a user's photographs must not be embedded"
+    )
     assert len(held["face"]) == SAMPLES + len(extremes())
     (folder / "00.png").unlink()
     done = command("export.onnx", tiny_checkpoint, "--faces", folder, "-o", tmp_path / "y.onnx")
@@ -525,10 +527,10 @@ def test_a_users_faces_are_asked(
 
 
 @pytest.mark.parametrize("kind", Io)
-def test_an_engine_carries_what_verifies_it(
+def test_an_engine_is_verified_by_its_samples(
     kind: Io, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    """Changed after its export, an engine does not verify; as TensorRT may differ from PyTorch."""
+    """An engine that was changed after its export is refused when it is loaded."""
     path = tmp_path / "x.onnx"
     export(load_checkpoint(tiny_checkpoint), Signature(kind, 2, True), path)
     with load_engine(path) as engine:
@@ -576,7 +578,7 @@ def test_command_errors_are_one_line(
 
 
 def test_a_config_of_other_widths_lowers() -> None:
-    """No name of a module is assumed that a size could remove."""
+    """Lowering does not need modules that small networks lack."""
     network = DIC(replace(TINY, groups=1, projection=1)).eval()
     unroll(lower(network, torch.bfloat16), Signature(Io.TENSOR, 1, False), 22)
 
@@ -600,5 +602,5 @@ def test_an_engine_for_gpus_says_so_on_a_cpu(
     line = ("runtime.infer", face_file, "--engine", engine, "--device", "cpu")
     done = command(*line, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
-    (told,) = (text for text in done.stderr.splitlines() if "meant for GPUs" in text)
-    assert "--target cpu" in told
+    (line,) = (text for text in done.stderr.splitlines() if "meant for GPUs" in text)
+    assert "--target cpu" in line

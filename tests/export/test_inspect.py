@@ -67,21 +67,21 @@ def test_a_networks_operations_are_pytorchs() -> None:
     assert packed == pytest.approx(plain + 2 * (last - instead_of), rel=0.01)
 
 
-def test_the_command_tells_what_is_in_an_engine(
+def test_the_command_describes_an_engine(
     command: Command, tiny_engine: Path, tmp_path: Path
 ) -> None:
     done = command("export.inspect", tiny_engine)
     assert done.returncode == 0, done.stderr
-    assert "runs here: yes, by ONNX Runtime" in done.stdout
-    for told in ("steps: 2", "image uint8 [batch, 16, 16, 3]", "GFLOP a face", "Conv"):
-        assert told in done.stdout
+    assert "runs here: yes, with ONNX Runtime" in done.stdout
+    for expected in ("steps: 2", "image uint8 [batch, 16, 16, 3]", "GFLOP per face", "Conv"):
+        assert expected in done.stdout
     facts = json.loads(command("export.inspect", tiny_engine, "--json").stdout)
     assert facts["metadata"]["io"] == "image"
     plan = tmp_path / "dic.trt"
     plan.write_bytes(b"vtrt" + bytes(100))
-    told = command("export.inspect", plan).stdout
-    assert "TensorRT-RTX plan" in told
-    assert "runs here: no: " in told, "64 bytes of nothing run nowhere"
+    output = command("export.inspect", plan).stdout
+    assert "TensorRT-RTX plan" in output
+    assert "runs here: no: " in output, "a header and 100 zero bytes are no plan"
     (tmp_path / "dic.trt.json").write_text("{")
     (tmp_path / "text").write_text("nothing")
     for path, why in (

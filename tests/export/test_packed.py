@@ -1,4 +1,4 @@
-"""The rewriting is exact: whatever is rewritten computes what it computed before."""
+"""Rewriting is exact: a packed module computes what the original computes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from export.graph.packed import (
     PackedTail,
     SumOfConvs,
     UnevenConv,
-    classes,
-    down_kernels,
     leaky,
     pack,
-    up_kernels,
 )
+from export.graph.phases import classes, down_kernels, up_kernels
 from train.checkpoint import load_checkpoint
 from train.model.network import DIC, FeedbackBlock, FeedbackHourglass
 
-TOLERANCE = 1e-6  # of values of the order of one
+TOLERANCE = 1e-6  # absolute, for values of about 1
 
 
 def worst(one: torch.Tensor, two: torch.Tensor) -> float:
@@ -53,11 +51,11 @@ def test_kernels_hold_every_weight_once(factor: int) -> None:
 @pytest.mark.parametrize("factor", [8, 4, 2])
 @pytest.mark.parametrize("groups", [1, 3])
 @torch.no_grad()
-def test_packed_projections_are_the_blocks(factor: int, groups: int) -> None:
+def test_packed_projections_match_the_blocks(factor: int, groups: int) -> None:
     torch.manual_seed(factor)
     block = FeedbackBlock(4, replace(TINY, projection=factor, groups=groups))
     for layer in block.modules():
-        if isinstance(layer, nn.PReLU):  # each its own slope
+        if isinstance(layer, nn.PReLU):  # a different slope for each
             layer.weight.copy_(torch.rand(1))
     x = torch.randn(2, 4, 7, 5)
     if groups == 1:
@@ -67,7 +65,7 @@ def test_packed_projections_are_the_blocks(factor: int, groups: int) -> None:
 
 
 @torch.no_grad()
-def test_a_packed_tail_is_the_tail() -> None:
+def test_a_packed_tail_matches_the_tail() -> None:
     torch.manual_seed(0)
     tail = DIC(TINY).double().conv_last
     x = torch.randn(2, TINY.channels, 7, 5).double()
@@ -76,7 +74,7 @@ def test_a_packed_tail_is_the_tail() -> None:
 
 
 @torch.no_grad()
-def test_sums_carry_their_leaky_relu_in_a_convolution() -> None:
+def test_sums_fuse_their_leaky_relu_into_a_convolution_of_ones() -> None:
     torch.manual_seed(0)
     parts = [UnevenConv(torch.randn(6, 3, 1, 1), torch.randn(6)) for _ in range(3)]
     inputs = [torch.randn(1, 3, 4, 4) for _ in parts]
@@ -89,7 +87,7 @@ def test_sums_carry_their_leaky_relu_in_a_convolution() -> None:
 
 
 @torch.no_grad()
-def test_a_merged_hourglass_is_the_hourglass() -> None:
+def test_a_merged_hourglass_matches_the_hourglass() -> None:
     torch.manual_seed(0)
     hourglass = FeedbackHourglass(TINY)
     face = torch.randn(2, 3, 128, 128)
@@ -102,7 +100,7 @@ def test_a_merged_hourglass_is_the_hourglass() -> None:
 
 
 @torch.no_grad()
-def test_one_parameter_prelus_are_leaky_relus() -> None:
+def test_prelus_with_one_slope_become_leaky_relus() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.PReLU(init=0.3)))
     x = torch.randn(1, 3, 5, 5)
     wanted = layers(x)
@@ -116,7 +114,7 @@ def test_one_parameter_prelus_are_leaky_relus() -> None:
 @pytest.mark.parametrize("name", ["dic_small_mmediting.pth", "dic_small_original.pth"])
 @torch.no_grad()
 def test_a_packed_network_gives_the_same_faces_and_heatmaps(name: str) -> None:
-    """In double precision, where nothing but a mistake would differ by more than 1e-12."""
+    """In double precision, where rounding stays below 1e-12."""
     network = load_checkpoint(DATA / name).network.double()
     lq = torch.rand(2, 3, 16, 16).double() - 0.5
     wanted, found = network(lq), pack(network)(lq)
@@ -138,7 +136,7 @@ def test_compact_networks_are_packed_too() -> None:
 
 
 @torch.no_grad()
-def test_a_packed_network_makes_no_large_picture() -> None:
+def test_a_packed_network_has_no_high_resolution_tensors() -> None:
     sizes = set()
     for packed in (False, True):
         network = DIC(replace(TINY, projection=8)).eval()

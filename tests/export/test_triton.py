@@ -95,7 +95,7 @@ def test_versions_stand_side_by_side(
     assert config.version_policy.latest.num_versions == 2
     assert "warning" not in capsys.readouterr().err
     assert main([str(tiny_engine), "-o", str(models)]) == 0
-    assert "1 newer versions are served" in capsys.readouterr().err
+    assert "1 newer versions are there" in capsys.readouterr().err
 
 
 def test_external_weights_travel(tmp_path: Path, tiny_checkpoint: Path) -> None:
