@@ -136,7 +136,7 @@ def test_unusable_engines_say_why(tiny_engine: Path, tmp_path: Path) -> None:
     [
         ({"format_version": "7"}, "format version 7 is not supported"),
         ({"format_version": None}, "not a DIC engine"),
-        ({"steps": None}, "metadata is damaged"),
+        ({"steps": None}, "damaged metadata"),
         ({"io": "tensor"}, r"input is image uint8 .* requires lq float32"),
         ({"landmarks": "0"}, "outputs are .* requires face uint8"),
     ],
