@@ -43,6 +43,9 @@ class Crop:
         size: the side.
         score: the detector's confidence, on its own scale.
         angle: by how many degrees it is turned clockwise about its centre.
+
+    Raises:
+        ValueError: `size` is less than 1, or `angle` is NaN or infinite.
     """
 
     x: int
@@ -50,6 +53,13 @@ class Crop:
     size: int
     score: float = 1.0
     angle: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not math.isfinite(self.angle):
+            raise ValueError(
+                f"a crop has a size of at least 1 pixel and a finite angle, not {self.size} and "
+                f"{self.angle}"
+            )
 
     @staticmethod
     def around(centre: Points, size: float, score: float = 1.0, angle: float = 0.0) -> Crop:

@@ -102,13 +102,15 @@ class Restorer:
         engine: a file of one, or one that is loaded (and then closed by whoever loaded it);
             the shipped one without it.
         device: for a file, as of `load_engine`.
-        detector: finds faces in photographs; YuNet without it.
+        detector: finds faces in photographs; a file is a model for YuNet; the installed one
+            without it.
         batch: most faces an engine run.
         refine: how often a face is cut out anew by the landmarks found in it.
 
     Raises:
         EngineError: as of `load_engine`.
-        ValueError: `batch` is less than 1, or `refine` less than 0.
+        DetectorError: `detector` is a file, and not a YuNet model.
+        ValueError: `batch` is less than 1, `refine` less than 0, or `detector` no detector.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Restorer:
         engine: Engine | str | Path = SHIPPED,
         *,
         device: str = "auto",
-        detector: Detector | None = None,
+        detector: Detector | str | Path | None = None,
         batch: int = BATCH,
         refine: int = 1,
     ) -> None:
@@ -126,6 +128,10 @@ class Restorer:
         self.engine = load_engine(engine, device) if isinstance(engine, str | Path) else engine
         self.face_size = LQ_SIZE * self.engine.metadata.scale
         self.refine = refine
+        if isinstance(detector, str | Path):
+            detector = YuNetDetector(Path(detector))
+        elif detector is not None and not hasattr(detector, "find"):
+            raise ValueError(f"a detector has a method find, {type(detector).__name__} has none")
         self._detector = detector
         largest = self.engine.max_batch
         batch = batch if largest is None else min(batch, largest)
@@ -260,6 +266,7 @@ class Restorer:
         max_face: int = MAX_FACE,
         enlarge: int | None = None,
         background: Interpolation | str = Interpolation.CUBIC,
+        max_side: int | None = None,
     ) -> RestoredPhoto:
         """Restore the faces of a photograph, and blend them back.
 
@@ -273,6 +280,7 @@ class Restorer:
                 restored face needs to keep its detail, at most 8 and 64 megapixels.
             background: how what lies around the faces is enlarged: "nearest", "linear", "cubic"
                 or "lanczos".
+            max_side: pixels that a side of the result may have, unless `enlarge` is given.
 
         Raises:
             ValueError: `enlarge` or `background` is none of these, or what is given no picture.
@@ -293,6 +301,8 @@ class Restorer:
         if enlarge is None:
             sizes = [face.crop.size for face in faces]
             enlarge = enlargement(self.face_size, sizes, image.shape[:2], LARGEST_RESULT)
+            if max_side is not None:
+                enlarge = max(1, min(enlarge, max_side // max(image.shape[:2])))
         picture = enlarged(photo, enlarge, background)
         self.blend(picture, image, faces, enlarge)
         return RestoredPhoto(picture, enlarge, faces, left)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Boxes:
         rows = _from_json if text.lstrip()[:1] in ("{", "[") else _from_csv
         self._faces: dict[str, list[Crop]] = {}
         for where, name, numbers in rows(path, text):
-            faces = self._faces.setdefault(name, [])
+            faces = self._faces.setdefault(_normal(name), [])
             if numbers is not None:
                 faces.append(_crop(f"{path}: {where}", numbers))
 
@@ -63,13 +64,36 @@ class Boxes:
         Raises:
             UserError: there is no entry and `needed` is true.
         """
-        ends = (Path(*picture.parts[i:]).as_posix() for i in range(len(picture.parts)))
-        for name in (str(picture), *ends):
-            if name in self._faces:
-                return self._faces[name]
+        name = self._entry(picture)
+        if name is not None:
+            return self._faces[name]
         if needed:
             raise UserError(f"{picture}: has no entry in {self._path}; add one, or use --faces")
         return []
+
+    def check(self, pictures: Sequence[Path]) -> None:
+        """Check that the file is about these pictures.
+
+        Raises:
+            UserError: it has an entry for none of several pictures.
+        """
+        if len(pictures) > 1 and all(self._entry(picture) is None for picture in pictures):
+            known = next(iter(self._faces), "no picture")
+            raise UserError(
+                f"{self._path}: has no entry for any of the {len(pictures)} pictures, such as "
+                f"{pictures[0]}; its first entry is for {known}"
+            )
+
+    def _entry(self, picture: Path) -> str | None:
+        """The name of the entry that matches the longest end of a path."""
+        ends = (Path(*picture.parts[i:]).as_posix() for i in range(len(picture.parts)))
+        names = (_normal(name) for name in (str(picture), *ends))
+        return next((name for name in names if name in self._faces), None)
+
+
+def _normal(name: str) -> str:
+    """A file name as it is compared: macOS decomposes accents, other systems do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 # Location in the file (for messages), name of the picture, and a face's numbers; None in place of

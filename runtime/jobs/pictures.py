@@ -22,6 +22,8 @@ from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.plan import STREAM, Job, Outcome
 from runtime.pictures.files import ImageError, Picture, decode_picture, encode_picture, read_picture
 
+# Pixels that a side may have: JPEG's header and WebP's hold no more.
+MAX_SIDES = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
 
@@ -105,6 +107,7 @@ class PictureWork:
             max_face=options.max_face,
             enlarge=options.enlarge,
             background=options.background,
+            max_side=MAX_SIDES.get(job.target.suffix.lower()),
         )
         if not done.faces:
             return self._nothing(job, photo, done, options)
@@ -117,9 +120,10 @@ class PictureWork:
         need = max(-(-self._restorer.face_size // face.crop.size) for face in done.faces)
         need = min(need, MAX_ENLARGEMENT)
         if options.enlarge is None and done.scale < need:
-            message += (
-                f", not {need}×, to limit the result's size (--enlarge {need} overrides this)"
-            )
+            side = max(photo.pixels.shape[:2]) * need
+            fits = side <= MAX_SIDES.get(job.target.suffix.lower(), side)
+            override = f" (--enlarge {need} overrides this)" if fits else " (PNG has no such limit)"
+            message += f", not {need}×, to limit the result's size{override}"
         if job.target == STREAM:
             message = ""
         return Outcome(job.name, str(job.target), "restored", len(done.faces), message)

@@ -92,7 +92,9 @@ class OutputOptions:
     extras: dict[str, str]
 
 
-def plan(inputs: Sequence[str], out: str, options: OutputOptions) -> list[Job]:
+def plan(
+    inputs: Sequence[str], out: str, options: OutputOptions, read: Sequence[Path] = ()
+) -> list[Job]:
     """List the jobs of a command. A folder's files keep their relative paths in the output.
 
     Args:
@@ -100,6 +102,7 @@ def plan(inputs: Sequence[str], out: str, options: OutputOptions) -> list[Job]:
         out: a file for a single input, or a folder; "-" for standard output. A path is a folder
             if it exists as one, has no suffix, or ends in a slash.
         options: output formats and extra outputs.
+        read: other files that the command reads, such as the engine; no output may replace them.
 
     Raises:
         UserError: there are no pictures, two inputs have the same output, an output would
@@ -135,7 +138,7 @@ def plan(inputs: Sequence[str], out: str, options: OutputOptions) -> list[Job]:
         Job(source.path, target, _extras(source.path, target, options.extras), source.named)
         for source, target in zip(sources, targets, strict=True)
     ]
-    _check_collisions(jobs)
+    _check_collisions(jobs, read)
     return jobs
 
 
@@ -253,7 +256,16 @@ def _extras(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Pat
     return {kind: target.with_name(f"{target.name}{ending}") for kind, ending in extras.items()}
 
 
-def _check_collisions(jobs: list[Job]) -> None:
+def file_key(path: Path) -> object:
+    """What two paths of one file have in common, by whatever links they lead to it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _check_collisions(jobs: list[Job], read: Sequence[Path]) -> None:
     """Check that no file is written twice and no input is overwritten.
 
     Raises:
@@ -268,10 +280,10 @@ def _check_collisions(jobs: list[Job]) -> None:
                     "rename one, or restore them separately"
                 )
             taken[output] = job
-    resolved = {os.path.realpath(output) for output in taken if output != STREAM}
-    for job in jobs:
-        if job.source != STREAM and os.path.realpath(job.source) in resolved:
-            raise UserError(f"{job.source}: would be overwritten; choose another output")
+    written = {file_key(output) for output in taken if output != STREAM}
+    for path in (*(job.source for job in jobs), *read):
+        if path != STREAM and file_key(path) in written:
+            raise UserError(f"{path}: would be overwritten; choose another output")
 
 
 def finished(job: Job) -> bool:

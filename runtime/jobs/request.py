@@ -64,3 +64,10 @@ class Request:
     outputs: OutputOptions
     resume: bool
     summary: Path | None
+
+    @property
+    def files_read(self) -> list[Path]:
+        """The files that are read beside the inputs."""
+        faces = self.faces
+        given = (self.engine.path, faces and faces.boxes, faces and faces.detector)
+        return [path for path in given if path]

@@ -40,8 +40,9 @@ def run_request(request: Request) -> int:
         UserError: nothing can be done; no file is written.
         EngineError: as of `load_engine`.
     """
-    jobs = plan(request.inputs, request.output, request.outputs)
-    summary = Summary(jobs, request.output, request.summary)
+    read = request.files_read
+    jobs = plan(request.inputs, request.output, request.outputs, read)
+    summary = Summary(jobs, request.output, request.summary, read)
     for job in jobs:
         if request.resume and finished(job):
             summary.add(Outcome(job.name, str(job.target), "skipped"))
@@ -58,6 +59,8 @@ def run_request(request: Request) -> int:
     if any(job.is_video for job in jobs) and request.photos:
         _check_video_library()
     boxes, detector = _face_source(request.faces) if request.faces else (None, None)
+    if boxes:
+        boxes.check([job.source for job in summary.jobs])
     # OpenCV takes a while to import, which --help and usage errors do without. First comes what
     # loads the engine: while two threads import, each waits for the other.
     first = ["runtime.engines.onnxruntime"] if request.engine.path.suffix == ".onnx" else []

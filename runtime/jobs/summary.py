@@ -6,7 +6,6 @@ The JSON format is in docs/reference/json.md.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import Self
 from dic.console import UserError, print_error
 from dic.files import check_writable, write_whole
 from runtime.engines.contract import Engine
-from runtime.jobs.plan import Job, Outcome
+from runtime.jobs.plan import Job, Outcome, file_key
 
 STATUSES = ("restored", "copied", "skipped", "failed")
 
@@ -30,8 +29,10 @@ class Summary:
         jobs: all jobs of the command.
         output: the command's output argument.
         path: the JSON file to write; None writes no JSON.
+        read: files that the command reads beside the jobs' sources.
 
     Attributes:
+        jobs: all jobs of the command.
         engine: set by the command once it is loaded.
         written: False if the JSON could not be written on exit.
 
@@ -39,14 +40,16 @@ class Summary:
         UserError: `path` cannot be written, or is an input or output of a job.
     """
 
-    def __init__(self, jobs: Sequence[Job], output: str, path: Path | None) -> None:
-        self._jobs, self._output, self._path = jobs, output, path
+    def __init__(
+        self, jobs: Sequence[Job], output: str, path: Path | None, read: Sequence[Path] = ()
+    ) -> None:
+        self.jobs, self._output, self._path = jobs, output, path
         self._outcomes: dict[str, Outcome] = {}  # by target
         self._began = time.monotonic()
         self.engine: Engine | None = None
         self.written = True
         if path is not None:
-            _check(path, jobs)
+            _check(path, jobs, read)
 
     def add(self, outcome: Outcome) -> Outcome:
         """Record the outcome of a job, and return it."""
@@ -56,7 +59,7 @@ class Summary:
     @property
     def left(self) -> list[Job]:
         """The jobs without an outcome."""
-        return [job for job in self._jobs if str(job.target) not in self._outcomes]
+        return [job for job in self.jobs if str(job.target) not in self._outcomes]
 
     def count(self, status: str) -> int:
         """Number of files with a status."""
@@ -76,7 +79,7 @@ class Summary:
 
     def _counts(self) -> Counter[str]:
         counts = Counter(outcome.status for outcome in self._outcomes.values())
-        counts["left"] = len(self._jobs) - counts.total()
+        counts["left"] = len(self.jobs) - counts.total()
         return counts
 
     def _faces(self) -> int:
@@ -93,7 +96,7 @@ class Summary:
             ("left", "not processed"),
         ):
             parts += [f"{counts[status]} {words}"] if counts[status] else []
-        if counts["restored"] or len(self._jobs) > 1:
+        if counts["restored"] or len(self.jobs) > 1:
             where = "" if self._output == "-" else f"; output in {self._output}"
             print(", ".join(parts) + where, file=sys.stderr)
 
@@ -111,7 +114,7 @@ class Summary:
         ran, counts, engine = {}, self._counts(), self.engine
         if engine is not None:
             ran = {"engine": str(engine.path), "device": engine.device, "backend": engine.backend}
-        targets = [str(job.target) for job in self._jobs]
+        targets = [str(job.target) for job in self.jobs]
         content = {
             **ran,
             "seconds": round(seconds, 3),
@@ -122,11 +125,10 @@ class Summary:
         write_whole(self._path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _check(path: Path, jobs: Sequence[Job]) -> None:
+def _check(path: Path, jobs: Sequence[Job], read: Sequence[Path]) -> None:
     """Check before any work that the JSON can be written to `path`; raises UserError."""
-    used = {p.absolute() for job in jobs for p in (job.source, *job.outputs)}
-    real = {os.path.realpath(p) for p in used}
-    if path.absolute() in used or os.path.realpath(path) in real:
+    used = {file_key(p) for job in jobs for p in (job.source, *job.outputs)}
+    if file_key(path) in used | {file_key(p) for p in read}:
         raise UserError(f"--summary {path}: is one of the inputs or outputs; choose another file")
     if path.is_dir():
         raise UserError(f"--summary {path}: is a folder; give a file")
