@@ -1,1 +1,1 @@
-"""Faces in pictures: found, cut out, restored, blended back."""
+"""Faces in pictures: detect, crop, restore, and blend into the picture."""

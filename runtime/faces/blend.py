@@ -1,4 +1,4 @@
-"""Putting restored faces back into their photograph without a seam."""
+"""Blending restored faces into their photograph without visible seams."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ FLAGS = {
     Interpolation.CUBIC: cv2.INTER_CUBIC,
     Interpolation.LANCZOS: cv2.INTER_LANCZOS4,
 }
-AGREE_UP_TO = 64  # pixels of a crop's side
-AGREE_ROUNDS = 2
-BELIEF_SIDE = 24  # pixels at which a restored face is held against the photograph
-BELIEF_BLUR = 0.75  # of those
-BELIEF = (6, 20)  # grey levels of difference up to which, and from which not, it is believed
-FEATHER = (0.66, 0.98)  # where a pasted face begins to fade and where it is gone, in half sides
-# The face within its square: the landmarks' hull and a forehead above it, fading out over these
-# distances in sides.
-FOREHEAD = 0.35  # of the landmarks' height
+PROJECTION_SIDE = 64  # pixels; largest resolution of the back-projection
+PROJECTION_ROUNDS = 2
+# Comparison of a restored face with the photograph: side in pixels, standard deviation of the
+# blur in those pixels, and the mean differences in grey levels that give weights of 1 and 0.
+COMPARISON_SIDE = 24
+COMPARISON_BLUR = 0.75
+DIFFERENCE = (6, 20)
+# Distances from the crop's centre, in half sides, where the mask begins to fade and is 0.
+FEATHER = (0.66, 0.98)
+# Outline of the face: the convex hull of the landmarks, extended upwards by this share of their
+# height. Outside it the mask fades between these distances, in sides of the crop.
+FOREHEAD = 0.35
 FADE = (0.06, 0.2)
 
 
 def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBIC) -> Picture:
-    """The photograph, enlarged; a copy where `scale` is 1."""
+    """Enlarge a photograph and its alpha channel `scale` times; a copy if `scale` is 1."""
 
     def enlarge(channels: NDArray[Any]) -> NDArray[Any]:
         if scale == 1:
@@ -60,53 +63,68 @@ def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBI
     return replace(photo, pixels=pixels, alpha=enlarge(photo.alpha))
 
 
-def agree(face: Bytes, crop: Bytes) -> Bytes:
-    """Make a restored face agree with the photograph (back-projection, Irani and Peleg, 1991).
+def back_project(face: Bytes, crop: Bytes) -> Bytes:
+    """Make a restored face consistent with the photograph (Irani and Peleg, 1991).
 
-    Shrunk to the photograph's resolution, the restored face should show what the photograph
-    shows there. What it lacks is enlarged and added, so that no seam or tint shows where it is
-    pasted, and detail between the network's 16 pixels and the photograph's is not lost (of a crop
-    of more than 64 pixels, what 64 show).
+    Iterative back-projection: reduced to the crop's resolution, the face should equal the crop.
+    The difference is enlarged and added, which removes seams and tints and restores detail that
+    the crop has beyond the network's 16×16 pixels. Crops of more than 64 pixels are reduced to 64.
 
     Args:
         face: (128, 128, 3) uint8 RGB, restored from `crop`.
         crop: (S, S, 3) uint8 RGB.
+
+    Returns:
+        (128, 128, 3) uint8 RGB.
     """
-    side = min(crop.shape[0], AGREE_UP_TO)
-    seen = resize(crop, (side, side)).astype(np.float32)
+    side = min(crop.shape[0], PROJECTION_SIDE)
+    target = resize(crop, (side, side)).astype(np.float32)
     full = (face.shape[1], face.shape[0])
-    for _ in range(AGREE_ROUNDS):
-        lacking = seen - resize(face, (side, side))
-        smooth = cv2.resize(lacking, full, interpolation=cv2.INTER_CUBIC)
-        face = np.clip(np.round(face + smooth), 0, 255).astype(np.uint8)
+    for _ in range(PROJECTION_ROUNDS):
+        residual = target - resize(face, (side, side))
+        correction = cv2.resize(residual, full, interpolation=cv2.INTER_CUBIC)
+        face = np.clip(np.round(face + correction), 0, 255).astype(np.uint8)
     return face
 
 
-def belief(face: Bytes, crop: Bytes) -> Weights:
-    """How far a restored face may be believed, (128, 128) in 0..1.
+def consistency(face: Bytes, crop: Bytes) -> Weights:
+    """Per-pixel consistency of a restored face with the photograph.
 
-    Where it contradicts what the photograph shows at a resolution little finer than the network's
-    input, it was made up: a jaw beside the jaw, say. There the enlarged photograph is better
-    (figures in benchmarks/NOTES.md).
+    Both are compared at up to 24×24 pixels, slightly more than the network's input. Where they
+    contradict each other, the network invented structure (such as a second jaw line), and the
+    enlarged photograph looks better (measured in benchmarks/NOTES.md).
 
     Args:
-        face: (128, 128, 3) uint8 RGB, as the engine gave it.
+        face: (128, 128, 3) uint8 RGB, as returned by the engine.
         crop: (S, S, 3) uint8 RGB.
+
+    Returns:
+        (128, 128) float32 weights in 0..1; 1 where they agree.
     """
-    side = min(crop.shape[0], BELIEF_SIDE)
-    seen, given = (resize(image, (side, side)).astype(np.float32) for image in (crop, face))
-    off = cv2.GaussianBlur(np.abs(seen - given).mean(2), (0, 0), BELIEF_BLUR)
+    side = min(crop.shape[0], COMPARISON_SIDE)
+    photo, restored = (resize(image, (side, side)).astype(np.float32) for image in (crop, face))
+    difference = np.abs(photo - restored).mean(2)
+    difference = cv2.GaussianBlur(difference, (0, 0), COMPARISON_BLUR)
     size = (face.shape[1], face.shape[0])
-    return _fade(cv2.resize(off, size, interpolation=cv2.INTER_LINEAR), *BELIEF)
+    return _fade(cv2.resize(difference, size, interpolation=cv2.INTER_LINEAR), *DIFFERENCE)
 
 
 def face_mask(
     side: int, landmarks: NDArray[np.float32] | None, scores: NDArray[np.float32] | None
 ) -> Weights:
-    """How much of a restored face is pasted where, (side, side) in 0..1.
+    """Blending mask of a restored face.
 
-    The shape of the face, from its landmarks, within a rounded square that is 0 at its edge; the
-    square alone where the landmarks are missing, or not trusted.
+    The outline of the face from its landmarks, multiplied by a rounded square that fades to 0 at
+    the crop's edge; the square alone if there are no landmarks, fewer than 60, or their mean score
+    is below `SURE`.
+
+    Args:
+        side: of the face in pixels.
+        landmarks: (K, 2) pixels of the face.
+        scores: (K,) heatmap peaks.
+
+    Returns:
+        (side, side) float32 weights in 0..1.
     """
     across = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
     square = _fade((across[:, None] ** 4 + across[None, :] ** 4) ** 0.25, *FEATHER)
@@ -122,19 +140,20 @@ def face_mask(
 
 
 def _fade(distance: NDArray[Any], inner: float, outer: float) -> Weights:
-    """1 up to `inner`, 0 from `outer`, smooth between."""
+    """Smoothstep: 1 for distances up to `inner`, 0 from `outer`."""
     t = np.clip((outer - distance) / (outer - inner), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 def paste(picture: Picture, face: Bytes, crop: Crop, scale: int, mask: Weights) -> None:
-    """Blend a face into an enlarged picture, in place. Where the mask is 0 nothing is touched.
+    """Blend a face into an enlarged picture, in place. Pixels where the mask is 0 do not change.
 
     Args:
-        picture: the photograph, already enlarged by `scale`.
+        picture: the photograph, already enlarged `scale` times.
         face: (S, S, 3) uint8 RGB.
-        crop: in pixels of the photograph before it was enlarged.
-        mask: (S, S), from `face_mask`.
+        crop: the face's crop in pixels of the photograph before enlargement.
+        scale: the enlargement factor.
+        mask: (S, S) weights in 0..1.
     """
     crop = scaled(crop, scale)
     height, width = picture.pixels.shape[:2]
@@ -142,7 +161,7 @@ def paste(picture: Picture, face: Bytes, crop: Crop, scale: int, mask: Weights) 
     left, top = np.floor(low.clip(0)).astype(int)
     right, bottom = np.ceil(high.clip(max=[width - 1, height - 1])).astype(int) + 1
     if left >= right or top >= bottom:
-        return  # it lies beyond the picture
+        return  # the crop lies entirely outside the picture
     fitted = _placed(face.astype(np.float32), crop, left, top, right, bottom)
     weight = _placed(mask, crop, left, top, right, bottom)[:, :, None]
     if picture.pixels.shape[2] == 1:
@@ -157,7 +176,7 @@ def paste(picture: Picture, face: Bytes, crop: Crop, scale: int, mask: Weights) 
 def _placed(
     image: NDArray[np.float32], crop: Crop, left: int, top: int, right: int, bottom: int
 ) -> NDArray[Any]:
-    """An image of a crop's square as it lies in a region of the picture; 0 outside the square."""
+    """Resample an image of a crop into a region of the picture; 0 outside a rotated crop."""
     size = (crop.size, crop.size)
     way = cv2.INTER_AREA if crop.size < image.shape[0] else cv2.INTER_CUBIC
     fitted: NDArray[Any] = np.clip(cv2.resize(image, size, interpolation=way), 0, image.max())

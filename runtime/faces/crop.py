@@ -1,6 +1,6 @@
-"""Where a face is in a picture: the square that is cut out, restored, and put back.
+"""Crops: the square, possibly rotated regions of a picture that contain a face.
 
-Points are (x, y) pixels; (0, 0) is the centre of the left upper pixel, as in OpenCV.
+Points are (x, y) in pixels; (0, 0) is the centre of the upper left pixel, as in OpenCV.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from dic.landmarks import CROPS
 Bytes = NDArray[np.uint8]
 Points = NDArray[np.floating[Any]]
 
-# Which landmarks are the eyes, the one on the picture's left first.
+# Landmarks of the two eyes by landmark count, the eye on the picture's left first.
 EYES: dict[int, tuple[Sequence[int], Sequence[int]]] = {
     68: (range(36, 42), range(42, 48)),
     194: (range(134, 153), range(114, 133)),
     5: ((0,), (1,)),
 }
-UPRIGHT = 12.0  # degrees; a face that leans less was trained on as it is, and stays unturned
-# What landmarks found in a 16×16 face may change about its square, and how sure they must be.
+# Degrees; faces tilted by less are not rotated, because training faces are tilted as much.
+UPRIGHT = 12.0
+# Limits on how far the landmarks of a restored 16×16 face may change its crop.
 MOST_SHIFT = 0.25  # sides
 MOST_SCALE = 1.4
 MOST_TURN = 45.0  # degrees
-SURE = 0.3  # mean heatmap peak; about 1 where a landmark is sure
-NOTABLE = 0.1  # sides; a smaller change is not worth another run
+SURE = 0.3  # least mean heatmap peak of landmarks to rely on; certain landmarks reach about 1
+LEAST_CHANGE = 0.1  # sides; a smaller change is not worth another engine run
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square around a face, in pixels of the picture; it may reach beyond the picture.
+    """A square around a face, in pixels of the picture; it may extend beyond the picture.
 
     Attributes:
-        x, y: the left upper corner, before it is turned.
+        x, y: the upper left corner before rotation.
         size: the side.
-        score: the detector's confidence, on its own scale.
-        angle: by how many degrees it is turned clockwise about its centre.
+        score: the detector's confidence, on the detector's scale.
+        angle: clockwise rotation about the centre, in degrees.
 
     Raises:
         ValueError: `size` is less than 1, or `angle` is NaN or infinite.
@@ -63,42 +64,45 @@ class Crop:
 
     @staticmethod
     def around(centre: Points, size: float, score: float = 1.0, angle: float = 0.0) -> Crop:
+        """The crop with a centre (x, y) and a side, both rounded to whole pixels."""
         side = max(1, round(float(size)))
         left, top = (float(middle) + 0.5 - side / 2 for middle in centre)
         return Crop(round(left), round(top), side, score, angle)
 
     @property
     def centre(self) -> NDArray[np.float64]:
+        """(x, y) of the centre."""
         return np.array([self.x, self.y]) + (self.size - 1) / 2
 
     def matrix(self, side: int) -> NDArray[np.float64]:
-        """(2, 3): pixels of the square, drawn `side` pixels wide, to pixels of the picture."""
+        """(2, 3) affine matrix from pixels of the crop, resized to `side`, to picture pixels."""
         scale = self.size / side
-        turn = _turn(self.angle) * scale
+        rotation = _rotation(self.angle) * scale
         middle = np.full(2, (side - 1) / 2)
-        return np.column_stack((turn, self.centre - turn @ middle))
+        return np.column_stack((rotation, self.centre - rotation @ middle))
 
     def to_picture(self, points: Points, side: int) -> NDArray[np.float64]:
-        """(K, 2) pixels of the square, drawn `side` pixels wide, as pixels of the picture."""
+        """Map (K, 2) pixels of the crop, resized to `side`, to pixels of the picture."""
         matrix = self.matrix(side)
         return points @ matrix[:, :2].T + matrix[:, 2]
 
     def reach(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The least and the greatest (x, y) of the turned square's pixels."""
+        """Bounding box of the rotated crop's pixel centres: least and greatest (x, y)."""
         corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (self.size - 1)
-        found = self.to_picture(corners, self.size)
-        return found.min(0), found.max(0)
+        rotated = self.to_picture(corners, self.size)
+        return rotated.min(0), rotated.max(0)
 
     def overlap(self, other: Crop) -> float:
-        """Intersection over union of the two squares, unturned."""
+        """Intersection over union of two crops, ignoring rotation."""
         shared = self._shared(other)
         return shared / (self.size**2 + other.size**2 - shared)
 
     def covered(self, other: Crop) -> float:
-        """The share of the smaller of two squares, unturned, that lies within the larger."""
+        """Share of the smaller crop's area that lies within the larger, ignoring rotation."""
         return self._shared(other) / min(self.size, other.size) ** 2
 
     def _shared(self, other: Crop) -> int:
+        """Area of the intersection in pixels, ignoring rotation."""
         wide, high = (
             min(a + self.size, b + other.size) - max(a, b)
             for a, b in ((self.x, other.x), (self.y, other.y))
@@ -107,13 +111,18 @@ class Crop:
 
 
 def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
-    """A crop's pixels (size, size, C), upright; beyond the picture, its edge is repeated.
+    """Extract a crop from a picture, rotated upright.
 
-    A view into the picture where it can be one.
+    Args:
+        image: (H, W, C).
+        crop: outside the picture, its edge pixels are repeated.
+
+    Returns:
+        (size, size, C); a view if the crop is unrotated and within the picture.
     """
     height, width = image.shape[:2]
     if crop.angle:
-        # Only what it reaches: OpenCV warps no pictures of over 32,767 pixels.
+        # Pass only the bounding box: OpenCV cannot warp images with sides over 32,767 pixels.
         low, high = crop.reach()
         left, top = np.clip(np.floor(low).astype(int) - 2, 0, [width - 1, height - 1])
         right, bottom = np.clip(np.ceil(high).astype(int) + 3, [left + 1, top + 1], [width, height])
@@ -134,48 +143,64 @@ def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
 
 
 def from_points(points: Points, score: float = 1.0) -> Crop:
-    """The square around a face of which 5, 68 or 194 landmarks (K, 2) are known.
+    """The crop of a face with known landmarks, framed like the training data (`dic.landmarks`).
 
-    Turned so that the eyes come to lie level, where the face leans notably.
+    It is rotated so that the eyes are level, if the face is tilted by at least `UPRIGHT` degrees.
+
+    Args:
+        points: (K, 2) landmarks in pixels of the picture; K is 5, 68 or 194.
+        score: the detector's confidence.
 
     Raises:
-        ValueError: no rule for so many landmarks.
+        ValueError: K is none of these.
     """
     if len(points) not in CROPS:
-        known = ", ".join(map(str, CROPS))
-        raise ValueError(f"no square is known around {len(points)} landmarks ({known} are)")
-    angle = _lean(points)
-    back = points @ _turn(angle)  # turned by -angle about the origin
-    low, high = back.min(0), back.max(0)
+        supported = ", ".join(map(str, CROPS))
+        raise ValueError(f"cannot frame a face by {len(points)} landmarks; use {supported}")
+    angle = _tilt(points)
+    upright = points @ _rotation(angle)  # rotates by -angle about the origin
+    low, high = upright.min(0), upright.max(0)
     factor, higher = CROPS[len(points)]
     longer = float((high - low).max())
-    centre = _turn(angle) @ ((low + high) / 2 - [0, higher * longer])
+    centre = _rotation(angle) @ ((low + high) / 2 - [0, higher * longer])
     return Crop.around(centre, factor * longer, score, angle)
 
 
 def refine(crop: Crop, landmarks: Points, scores: Points, side: int) -> Crop:
-    """The square that the landmarks found in it ask for: another place, size or angle.
+    """Correct a crop's position, size and angle by the landmarks of its restored face.
 
     Args:
-        landmarks: (K, 2) pixels of the restored face, `side` pixels wide.
+        crop: the crop that was restored.
+        landmarks: (K, 2) pixels of the restored face.
         scores: (K,) heatmap peaks.
+        side: of the restored face in pixels.
 
     Returns:
-        the crop as it was where the landmarks agree with it, or cannot be trusted.
+        the corrected crop; the same crop if the change is negligible or implausibly large, or if
+        the landmarks' mean score is below `SURE`.
     """
     if len(landmarks) not in CROPS or scores.mean() < SURE:
         return crop
-    found = from_points(crop.to_picture(landmarks, side), crop.score)
-    shift = float(np.abs(found.centre - crop.centre).max()) / crop.size
-    scale = max(found.size / crop.size, crop.size / found.size)
-    turn = abs(found.angle - crop.angle)
+    refined = from_points(crop.to_picture(landmarks, side), crop.score)
+    shift = float(np.abs(refined.centre - crop.centre).max()) / crop.size
+    scale = max(refined.size / crop.size, crop.size / refined.size)
+    turn = abs(refined.angle - crop.angle)
     if shift > MOST_SHIFT or scale > MOST_SCALE or turn > MOST_TURN:
         return crop
-    return found if max(shift, (scale - 1) / 2) >= NOTABLE or turn >= UPRIGHT else crop
+    return refined if max(shift, (scale - 1) / 2) >= LEAST_CHANGE or turn >= UPRIGHT else crop
 
 
 def distinct(crops: Sequence[Crop], overlap: float = 0.5, covered: float = 0.8) -> list[Crop]:
-    """Without those that a surer crop overlaps or holds: one face found twice. Largest first."""
+    """Remove duplicate detections of one face.
+
+    Args:
+        crops: all detections.
+        overlap: intersection over union with a crop of higher score above which one is removed.
+        covered: share of the smaller crop within the larger above which one is removed.
+
+    Returns:
+        the remaining crops, largest first.
+    """
     kept: list[Crop] = []
     for crop in sorted(crops, key=lambda crop: -crop.score):
         if all(crop.overlap(k) <= overlap and crop.covered(k) <= covered for k in kept):
@@ -184,19 +209,19 @@ def distinct(crops: Sequence[Crop], overlap: float = 0.5, covered: float = 0.8) 
 
 
 def scaled(crop: Crop, scale: int) -> Crop:
-    """The same square in a picture that is `scale` times as large."""
+    """The same crop in a picture that is `scale` times as large."""
     return replace(crop, x=crop.x * scale, y=crop.y * scale, size=crop.size * scale)
 
 
-def _lean(points: Points) -> float:
-    """By how many degrees a face is turned clockwise; 0 where it is upright or nearly so."""
+def _tilt(points: Points) -> float:
+    """Clockwise tilt of the line between the eyes in degrees; 0 if it is below `UPRIGHT`."""
     left, right = (points[list(eye)].mean(0) for eye in EYES[len(points)])
     across, down = right - left
     angle = math.degrees(math.atan2(down, across))
     return angle if abs(angle) >= UPRIGHT else 0.0
 
 
-def _turn(angle: float) -> NDArray[np.float64]:
-    """(2, 2): turns (x, y) clockwise as seen, since y points down."""
+def _rotation(angle: float) -> NDArray[np.float64]:
+    """(2, 2) matrix that rotates (x, y) by degrees; clockwise on screen, since y points down."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[c, -s], [s, c]])

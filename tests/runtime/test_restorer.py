@@ -393,7 +393,7 @@ def test_overlapping_faces_and_faces_at_the_border(family: np.ndarray) -> None:
     assert steps[0] <= steps[1] + 60
 
 
-def test_wrong_wishes_are_refused_at_once(family: np.ndarray, tiny_engine: Path) -> None:
+def test_invalid_options_are_refused_at_once(family: np.ndarray, tiny_engine: Path) -> None:
     for wrong in ({"batch": 0}, {"batch": -3}, {"refine": -1}):
         with pytest.raises(ValueError, match="at least"):
             FaceRestorer(tiny_engine, **wrong)
@@ -401,7 +401,7 @@ def test_wrong_wishes_are_refused_at_once(family: np.ndarray, tiny_engine: Path)
         FaceRestorer(tiny_engine, batch=2.5)  # type: ignore[arg-type]
     with FaceRestorer(tiny_engine, detector=KnownFaces()) as restorer:
         for enlarge in (0, 9, -1):
-            with pytest.raises(ValueError, match="enlarge is 1 to 8"):
+            with pytest.raises(ValueError, match="enlarge must be 1 to 8"):
                 restorer.restore_photo(family, enlarge=enlarge)
         with pytest.raises(ValueError, match="sharp"):
             restorer.restore_photo(family, background="sharp")
