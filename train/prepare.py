@@ -13,15 +13,13 @@ import io
 import json
 import os
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -34,48 +32,16 @@ from train.data.annotations import encode_json, encode_pts
 from train.data.crop import CropOptions, Detector, RejectedError, cut_face
 from train.data.datasets import SETTINGS_FILE
 from train.data.pictures import Picture
-
-if TYPE_CHECKING:
-    from train.data.datasets import Entry
+from train.data.writing import Job, Prepared, write_files, write_shards
 
 REPORT = "report.json"
-REJECTION_FIELDS = ("source", "name", "rejected", "detail")  # stored beside a shard
 WINDOW = 512  # faces in memory at a time
 MAX_PRINTED = 10  # rejected pictures that are printed; the report lists all
 PREVIEW = 24  # faces on the preview image
 
 
-@dataclass(frozen=True)
-class Job:
-    """One picture, and the output name of its face, without suffix."""
-
-    entry: Entry
-    name: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The result of one picture: the encoded face, or the reason for its rejection.
-
-    Attributes:
-        source: the picture, for messages.
-        name: output name without suffix.
-        png, points: contents of the image file and of the landmark file.
-        suffix: of the landmark file, ".pts" or, with a margin, ".json".
-        rejected: kind of the rejection, by which the report counts; empty if accepted.
-        detail: of the rejection.
-    """
-
-    source: str
-    name: str
-    png: bytes = b""
-    points: bytes = b""
-    suffix: str = ".pts"
-    rejected: str = ""
-    detail: str = ""
-
-
 def main(arguments: list[str]) -> int:
+    """Parse the command line and prepare the data set. Over 60 lines: a table of options."""
     parser = Parser(
         prog="python -m train.prepare",
         description="Crop, resize and check faces for training. Continues an interrupted run.",
@@ -196,7 +162,7 @@ def prepare(options: Any) -> int:
                     yield result
 
         for part, batch in (("train", jobs[:split]), ("validation", jobs[split:])):
-            write = _write_shards if options.shards else _write_files
+            write = write_shards if options.shards else write_files
             for result in write(options.out / part, batch, options.shards, process, bar):
                 if result is not None and result.rejected:
                     rejected.append(result)
@@ -297,72 +263,6 @@ def _process(task: tuple[Job, CropOptions, Detector | None]) -> Prepared:
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, "png")
     return Prepared(job.entry.name, job.name, encoded.getvalue(), points, suffix)
-
-
-Process = Callable[[list[Job]], Iterator[Prepared]]
-
-
-def _write_files(
-    folder: Path, jobs: list[Job], _: int, process: Process, bar: Progress
-) -> Iterator[Prepared | None]:
-    """Write faces as files. Yields a result per job; None if the face existed already."""
-    missing = []
-    for job in jobs:
-        # The landmarks are written last, so if they exist, the image does too.
-        if any((folder / f"{job.name}{suffix}").exists() for suffix in (".pts", ".json")):
-            bar.update()
-            yield None
-        else:
-            missing.append(job)
-    for result in process(missing):
-        if not result.rejected:
-            write_whole(folder / f"{result.name}.png", result.png)
-            write_whole(folder / f"{result.name}{result.suffix}", result.points)
-        yield result
-
-
-def _write_shards(
-    folder: Path, jobs: list[Job], size: int, process: Process, bar: Progress
-) -> Iterator[Prepared | None]:
-    """Write faces as tar shards of `size` faces. Yields a result per job; None if it existed.
-
-    The rejections of a shard are stored beside it, and written before it. If only they exist and
-    cover all faces of the shard, the shard is empty and complete.
-    """
-    for number, start in enumerate(range(0, len(jobs), size)):
-        batch = jobs[start : start + size]
-        shard, stored = folder / f"{number:05}.tar", folder / f"{number:05}.rejected.json"
-        if stored.exists() and (shard.exists() or len(_rejections(stored)) == len(batch)):
-            rejections = _rejections(stored)
-            bar.update(len(batch))
-            yield from rejections
-            yield from [None] * (len(batch) - len(rejections))
-            continue
-        results = list(process(batch))
-        rejected = [result for result in results if result.rejected]
-        content = [{n: getattr(result, n) for n in REJECTION_FIELDS} for result in rejected]
-        write_whole(stored, json.dumps(content, indent=1).encode())
-        if len(rejected) < len(results):
-            write_whole(shard, _tar(result for result in results if not result.rejected))
-        yield from results
-
-
-def _rejections(path: Path) -> list[Prepared]:
-    return [Prepared(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _tar(faces: Iterable[Prepared]) -> bytes:
-    """Return the content of an uncompressed tar file with the faces."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for face in faces:
-            # In WebDataset, the suffix begins at the first dot of the name.
-            key = face.name.replace(".", "_")
-            for suffix, data in ((".png", face.png), (face.suffix, face.points)):
-                member = tarfile.TarInfo(key + suffix)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return content.getvalue()
 
 
 def _pool(workers: int, jobs: int) -> Any:
