@@ -92,7 +92,7 @@ def projects_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
 
     def iterate() -> None:
         update(state, [next(batches) for _ in range(recipe.accumulate)])
-        state.progressed.iteration += 1
+        state.progress.iteration += 1
         _finish()
 
     return iterate

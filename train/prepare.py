@@ -1,9 +1,9 @@
-"""`python -m train.prepare`: pictures of faces become a data set to train on.
+"""`python -m train.prepare`: prepare a training data set from pictures of faces.
 
-Each face is cut out, made 128×128 by Pillow's bicubic, checked, and written as PNG with its
-landmarks as `.pts` beside it, or into tar shards. With `--margin` what lies around it is kept, in
-the picture's own size, with the landmarks and the face's box as `.json` beside it. What is there
-already is left alone, so a run that was interrupted goes on where it was.
+Each face is cropped, resized to 128×128 with Pillow's bicubic, checked, and written as PNG with a
+`.pts` file of its landmarks, or to tar shards. With `--margin`, the face is not resized but written
+with its surroundings, and a `.json` file contains the landmarks and the face's box. Existing output
+is kept, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import io
 import json
 import os
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -34,140 +32,166 @@ from train.data.annotations import encode_json, encode_pts
 from train.data.crop import CropOptions, Detector, RejectedError, cut_face
 from train.data.datasets import SETTINGS_FILE
 from train.data.pictures import Picture
-
-if TYPE_CHECKING:
-    from train.data.datasets import Entry
+from train.data.writing import Job, Prepared, write_files, write_shards
 
 REPORT = "report.json"
-REJECTION = ("source", "name", "rejected", "detail")
-WINDOW = 512  # faces that are in the works at a time
-NAMED = 10  # rejected pictures named on the screen; the report has all
-PREVIEW = 24  # faces on the preview
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture, and the name its face gets (without a suffix)."""
-
-    entry: Entry
-    name: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What became of one picture: PNG and landmarks (`.pts`, with a margin `.json`), or why not."""
-
-    source: str
-    name: str
-    png: bytes = b""
-    points: bytes = b""
-    suffix: str = ".pts"  # of the landmarks' file
-    rejected: str = ""  # a kind to be counted
-    detail: str = ""
+WINDOW = 512  # faces in memory at a time
+MAX_PRINTED = 10  # rejected pictures that are printed; the report lists all
+PREVIEW = 24  # faces on the preview image
 
 
 def main(arguments: list[str]) -> int:
+    """Parse the command line and prepare the data set. Over 60 lines: a table of options."""
     parser = Parser(
         prog="python -m train.prepare",
-        description="Cut, shrink and check faces for training. Goes on where it was interrupted.",
+        description="Crop, resize and check faces for training. Continues an interrupted run.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders, or tar shards")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--landmarks", default="", metavar="FILE", help="of all pictures")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="folders of pictures, or tar shards"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the data set"
+    )
+    parser.add_argument(
+        "--landmarks",
+        default="",
+        metavar="FILE",
+        help="file with the landmarks of all pictures (default: files beside the pictures)",
+    )
     parser.add_argument(
         "--detect",
         action="store_true",
-        help="find landmarks that are missing with face-alignment, if it is installed",
+        help="detect missing landmarks with the face-alignment package",
     )
     parser.add_argument(
         "--crop",
         choices=("landmarks", "box", "none"),
         default="landmarks",
-        help="cut by the landmarks, by the boxes in the landmark file, or not at all: for "
-        "pictures that are aligned faces, as CelebA-HQ's (default: %(default)s)",
+        help="crop by the landmarks, by the boxes in the landmark file, or not at all, for "
+        "pictures that are aligned faces like CelebA-HQ's (default: %(default)s)",
     )
-    parser.add_argument("--points", type=int, choices=sorted(CROPS), default=68)
+    parser.add_argument(
+        "--points",
+        type=int,
+        choices=sorted(CROPS),
+        default=68,
+        help="landmarks per face (default: %(default)s)",
+    )
     parser.add_argument(
         "--smallest",
         type=int,
         default=SR_SIZE,
         metavar="PIXELS",
-        help="reject smaller faces (%(default)s)",
+        help="reject faces with a smaller side (default: %(default)s)",
     )
     parser.add_argument(
         "--margin",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="keep this share of the face's side around it, and do not shrink: for recipes that "
-        "vary place and size (default: %(default)s)",
+        help="keep a margin of this fraction of the face's side on each side, and do not resize; "
+        "for recipes with augmentation (default: %(default)s)",
     )
     parser.add_argument(
-        "--validation", type=int, default=0, metavar="N", help="keep the last N pictures apart"
+        "--validation",
+        type=int,
+        default=0,
+        metavar="N",
+        help="use the last N pictures for validation (default: %(default)s)",
     )
     parser.add_argument(
-        "--shards", type=int, default=0, metavar="N", help="write tar shards of N pictures each"
+        "--shards",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write tar shards of N pictures each (default: single files)",
     )
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="number of processes (default: the number of CPU cores)",
+    )
     options = parser.parse_args(arguments)
-    if min(options.smallest, options.workers) < 1 or min(options.validation, options.shards) < 0:
-        parser.error("--smallest and --workers must be at least 1, other numbers not negative")
-    if not 0 <= options.margin <= 2:
-        parser.error("--margin must be from 0 to 2")
-    if options.detect and options.points != 68:
-        parser.error("--detect finds 68 landmarks")
+    _check_options(parser, options)
     return prepare(options)
 
 
+def _check_options(parser: Parser, options: Any) -> None:
+    if min(options.smallest, options.workers) < 1 or min(options.validation, options.shards) < 0:
+        parser.error(
+            "--smallest and --workers must be at least 1, --validation and --shards at least 0"
+        )
+    if not 0 <= options.margin <= 2:
+        parser.error("--margin must be from 0 to 2")
+    if options.detect and options.points != 68:
+        parser.error("--detect needs --points 68, the number of landmarks that it detects")
+
+
 def prepare(options: Any) -> int:
-    """Do what the command line asks for; its exit status."""
+    """Prepare a data set as the command line's options say, and return the exit status.
+
+    Raises:
+        UserError: the options do not fit the pictures or an earlier run, or no face was accepted.
+    """
     if any(options.out.resolve() == Path(source).resolve() for source in options.images):
         raise UserError(f"{options.out}: is the folder of the pictures; choose another --out")
     jobs = list_jobs(options.images, options.landmarks, options.out)
     if options.validation >= len(jobs):
-        raise UserError(f"--validation {options.validation} leaves none of {len(jobs)} to train on")
+        raise UserError(
+            f"--validation {options.validation} leaves none of {len(jobs)} pictures for training; "
+            "lower it"
+        )
     detector = Detector() if options.detect else None
     crop_options = CropOptions(options.points, options.crop, options.smallest, options.margin)
-    _settle(options, jobs)
-    keep = len(jobs) - options.validation
-    done, there, rejected = Counter[str](), 0, list[Prepared]()
+    _check_settings(options, jobs)
+    split = len(jobs) - options.validation
+    accepted, existing, rejected = Counter[str](), 0, list[Prepared]()
     with (
         _pool(0 if detector else options.workers, len(jobs)) as pool,
         Progress(total=len(jobs), desc="preparing", unit="face") as bar,
     ):
 
-        def process(some: list[Job]) -> Iterator[Prepared]:
-            for first in range(0, len(some), WINDOW):  # no more in memory than are being written
-                given = [(job, crop_options, detector) for job in some[first : first + WINDOW]]
-                for one in pool.map(_process, given, chunksize=8) if pool else map(_process, given):
+        def process(batch: list[Job]) -> Iterator[Prepared]:
+            for first in range(0, len(batch), WINDOW):  # limits the results held in memory
+                tasks = [(job, crop_options, detector) for job in batch[first : first + WINDOW]]
+                results = pool.map(_process, tasks, chunksize=8) if pool else map(_process, tasks)
+                for result in results:
                     bar.update()
-                    yield one
+                    yield result
 
-        for part, some in (("train", jobs[:keep]), ("validation", jobs[keep:])):
-            write = _write_shards if options.shards else _write_files
-            for made in write(options.out / part, some, options.shards, process, bar):
-                if made is not None and made.rejected:
-                    rejected.append(made)
+        for part, batch in (("train", jobs[:split]), ("validation", jobs[split:])):
+            write = write_shards if options.shards else write_files
+            for result in write(options.out / part, batch, options.shards, process, bar):
+                if result is not None and result.rejected:
+                    rejected.append(result)
                 else:
-                    done[part] += 1
-                    there += made is None
-    _report(options.out, done, there, rejected)
-    if done["validation"] < options.validation:
-        short = f"only {done['validation']} of the last {options.validation} pictures became faces"
-        print(f"warning: {short}: the validation set is that much smaller", file=sys.stderr)
-    report = options.out / REPORT
-    if not sum(done.values()):
-        raise UserError(f"none of {len(jobs)} pictures became a face; {report} says why")
+                    accepted[part] += 1
+                    existing += result is None
+    _report(options.out, accepted, existing, rejected)
+    if accepted["validation"] < options.validation:
+        counts = f"{accepted['validation']} faces instead of {options.validation}"
+        print(
+            f"warning: the validation set has {counts}, because pictures were rejected",
+            file=sys.stderr,
+        )
+    if not sum(accepted.values()):
+        raise UserError(
+            f"all {len(jobs)} pictures were rejected; see the reasons in {options.out / REPORT}"
+        )
     preview = _preview(options.out, options.points)
-    print(f"look at {preview}", file=sys.stderr)
+    print(f"check the faces in {preview}", file=sys.stderr)
     return 1 if rejected else 0
 
 
 def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
-    """Every picture of the sources, each with a name of its own for its face.
+    """List the pictures of all sources, with unique output names.
+
+    Pictures below `out` are ignored.
 
     Raises:
-        UserError: nothing there, two pictures of one name, or a name that leads out of the folder.
+        UserError: no pictures, duplicate names, or a name that would lead out of the folder.
     """
     from train.data.datasets import find_faces
 
@@ -175,14 +199,14 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     for source in sources:
         for entry in find_faces(source, landmarks):
             if Path(entry.picture.path).absolute().is_relative_to(out.absolute()):
-                continue  # an earlier run's faces, where the output lies among the pictures
+                continue  # faces from an earlier run, if --out is below a source folder
             name = PurePosixPath(entry.key)
             if name.is_absolute() or ".." in name.parts:
-                raise UserError(f"{entry.name}: a name that leads elsewhere is not followed")
+                raise UserError(f"{entry.name}: unsafe name, outside the folder; rename it")
             if entry.key in jobs:
                 raise UserError(
-                    f"{entry.name} and {jobs[entry.key].entry.name} would both be {entry.key}; "
-                    "prepare them into two folders"
+                    f"{entry.name} and {jobs[entry.key].entry.name} have the same output name "
+                    f"{entry.key}; prepare them into separate folders"
                 )
             jobs[entry.key] = Job(entry, entry.key)
     return list(jobs.values())
@@ -192,15 +216,14 @@ def _file_hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else "beside"
 
 
-def _settle(options: Any, jobs: list[Job]) -> None:
-    """Keep what this data set is made of, or see that it is what an earlier run kept.
+def _check_settings(options: Any, jobs: list[Job]) -> None:
+    """Store the settings of this data set, or compare them with those of an earlier run.
 
     Raises:
-        UserError: another run made `--out`, of other pictures or in another way; or it cannot be
-            written.
+        UserError: the earlier run had other pictures or options, or `--out` is not writable.
     """
     names = "\n".join(job.name for job in jobs)
-    wanted = {
+    current = {
         "pictures": f"{len(jobs)}, {hashlib.sha256(names.encode()).hexdigest()[:16]}",
         "landmarks": _file_hash(options.landmarks),
         **{n: getattr(options, n) for n in ("points", "crop", "smallest", "validation", "shards")},
@@ -209,141 +232,85 @@ def _settle(options: Any, jobs: list[Job]) -> None:
     path = options.out / SETTINGS_FILE
     if path.exists():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged; choose another --out") from error
-        for name in {**kept, **wanted}:
-            if kept.get(name) != wanted.get(name):
+        for name in {**stored, **current}:
+            if stored.get(name) != current.get(name):
                 raise UserError(
-                    f"{options.out}: was begun with {name} {kept.get(name)}, not "
-                    f"{wanted.get(name)}; go on "
-                    "as it began, or choose another --out"
+                    f"{options.out}: was started with {name} {stored.get(name)}, not "
+                    f"{current.get(name)}; use the same pictures and options, or choose another "
+                    "--out"
                 )
     else:
-        write_whole(path, json.dumps(wanted, indent=1).encode())  # better now than after an hour
+        write_whole(path, json.dumps(current, indent=1).encode())
 
 
-def _process(given: tuple[Job, CropOptions, Detector | None]) -> Prepared:
-    job, crop_options, detector = given
+def _process(task: tuple[Job, CropOptions, Detector | None]) -> Prepared:
+    """Crop and encode one face; runs in a worker process."""
+    job, crop_options, detector = task
     try:
-        made = cut_face(job.entry, crop_options, detector)
+        face = cut_face(job.entry, crop_options, detector)
     except RejectedError as why:
         return Prepared(job.entry.name, job.name, rejected=why.kind, detail=why.detail)
-    except Exception as error:  # one strange picture must not stop a hundred thousand
-        what = (str(error) or type(error).__name__).splitlines()[0]
-        return Prepared(job.entry.name, job.name, rejected="cannot be cut out", detail=what)
-    if isinstance(made, Picture):
-        image, points, suffix = made.image, encode_json(made.landmarks, made.box), ".json"
+    except Exception as error:  # an unexpected error rejects one picture, and not the whole run
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return Prepared(job.entry.name, job.name, rejected="cannot be cut out", detail=reason)
+    if isinstance(face, Picture):
+        image, points, suffix = face.image, encode_json(face.landmarks, face.box), ".json"
     else:
-        image, points, suffix = made[0], encode_pts(made[1]), ".pts"
+        image, points, suffix = face[0], encode_pts(face[1]), ".pts"
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, "png")
     return Prepared(job.entry.name, job.name, encoded.getvalue(), points, suffix)
 
 
-Process = Callable[[list[Job]], Iterator[Prepared]]
-
-
-def _write_files(
-    folder: Path, jobs: list[Job], _: int, process: Process, bar: Progress
-) -> Iterator[Prepared | None]:
-    """Write faces as files; None for one that was there already."""
-    wanted = []
-    for job in jobs:
-        # The landmarks are written last: where they are, the picture is.
-        if any((folder / f"{job.name}{suffix}").exists() for suffix in (".pts", ".json")):
-            bar.update()
-            yield None
-        else:
-            wanted.append(job)
-    for made in process(wanted):
-        if not made.rejected:
-            write_whole(folder / f"{made.name}.png", made.png)
-            write_whole(folder / f"{made.name}{made.suffix}", made.points)
-        yield made
-
-
-def _write_shards(
-    folder: Path, jobs: list[Job], size: int, process: Process, bar: Progress
-) -> Iterator[Prepared | None]:
-    """Write faces as tar shards, each whole or not at all; None for those that were there.
-
-    Beside each lies what was rejected for it, written first: where that is and no shard, nothing
-    was left of it.
-    """
-    for number, start in enumerate(range(0, len(jobs), size)):
-        some = jobs[start : start + size]
-        shard, beside = folder / f"{number:05}.tar", folder / f"{number:05}.rejected.json"
-        if beside.exists() and (shard.exists() or len(_rejections(beside)) == len(some)):
-            found = _rejections(beside)
-            bar.update(len(some))
-            yield from found
-            yield from [None] * (len(some) - len(found))
-            continue
-        made = list(process(some))
-        rejected = [one for one in made if one.rejected]
-        kept = [{n: getattr(one, n) for n in REJECTION} for one in rejected]
-        write_whole(beside, json.dumps(kept, indent=1).encode())
-        if len(rejected) < len(made):
-            write_whole(shard, _tar(one for one in made if not one.rejected))
-        yield from made
-
-
-def _rejections(path: Path) -> list[Prepared]:
-    return [Prepared(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _tar(made: Iterable[Prepared]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for one in made:
-            # WebDataset takes what follows the first dot for the suffix.
-            key = one.name.replace(".", "_")
-            for suffix, data in ((".png", one.png), (one.suffix, one.points)):
-                member = tarfile.TarInfo(key + suffix)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return packed.getvalue()
-
-
 def _pool(workers: int, jobs: int) -> Any:
+    """Return a pool of processes, or a context of None if a pool is not worth its start-up time."""
     if workers < 2 or jobs < 20:
         return nullcontext()
     return ProcessPoolExecutor(workers, get_context("spawn"))
 
 
-def _report(out: Path, done: Counter[str], there: int, rejected: list[Prepared]) -> None:
-    """Say how many and why not, and write it all to `report.json`."""
+def _report(out: Path, accepted: Counter[str], existing: int, rejected: list[Prepared]) -> None:
+    """Print the numbers of accepted and rejected faces, and write `report.json`."""
     reasons = Counter(one.rejected for one in rejected)
     content = {
-        "faces": dict(done),
-        "already there": there,
+        "faces": dict(accepted),
+        "already there": existing,
         "rejected": dict(reasons.most_common()),
         "rejected_pictures": {one.source: f"{one.rejected}: {one.detail}" for one in rejected},
     }
     write_whole(out / REPORT, json.dumps(content, indent=1, ensure_ascii=False).encode())
-    counted = ", ".join(f"{number} {kind}" for kind, number in done.items()) or "none"
-    print(f"faces in {out}: {counted} ({there} were there already)", file=sys.stderr)
-    for one in rejected[:NAMED]:
+    counts = ", ".join(f"{number} {part}" for part, number in accepted.items()) or "none"
+    print(f"faces in {out}: {counts} ({existing} from an earlier run)", file=sys.stderr)
+    for one in rejected[:MAX_PRINTED]:
         print(f"rejected {one.source}: {one.rejected} ({one.detail})", file=sys.stderr)
     if rejected:
-        counted = ", ".join(f"{number} {kind}" for kind, number in reasons.most_common())
-        print(f"rejected: {counted}; all are named in {out / REPORT}", file=sys.stderr)
+        counts = ", ".join(f"{number} {kind}" for kind, number in reasons.most_common())
+        print(f"rejected: {counts}; all are listed in {out / REPORT}", file=sys.stderr)
 
 
 def _preview(out: Path, points: int) -> Path:
-    """Some of the faces with their landmarks, read back as training will read them."""
+    """Write an image of some faces with their landmarks, read as training reads them.
+
+    Returns:
+        its path.
+
+    Raises:
+        UserError: there are no training faces.
+    """
     from train.data.datasets import BadFaceError, open_faces
     from train.reports.preview import sheet
 
     try:
         faces = open_faces(str(out / "train"), "", points)
     except UserError as error:
-        raise UserError(f"none of the pictures to train on became a face ({error})") from error
+        raise UserError(f"all training pictures were rejected ({error})") from error
     step = max(1, len(faces) // PREVIEW)
     chosen = []
     for i in range(0, len(faces), step):
-        with suppress(BadFaceError):  # spoilt since; training will skip it with a word
+        with suppress(BadFaceError):  # damaged after an earlier run; training skips it
             chosen.append(faces[i])
     encoded = io.BytesIO()
     Image.fromarray(sheet(chosen[:PREVIEW])).save(encoded, "png")

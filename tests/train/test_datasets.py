@@ -355,9 +355,9 @@ def test_training_on_files_counts_what_it_skips_and_goes_on_the_same(
     said = capfd.readouterr().err
     assert "skipped" in said
     assert "face01.png" in said
-    assert said.count("left out of validation: ") == 2
+    assert said.count("omitted from validation: ") == 2
     train(recipe, tmp_path / "stopped", max_iters=3)
-    train(recipe, tmp_path / "stopped", go_on=True)
+    train(recipe, tmp_path / "stopped", resume=True)
     one, two = (
         torch.load(tmp_path / run / "state.pth", weights_only=True) for run in ("whole", "stopped")
     )
@@ -375,10 +375,10 @@ def test_other_faces_are_noticed_on_resume(tmp_path: Path, faces: Faces) -> None
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = [f"data.{part}={tmp_path / 'moved'}" for part in ("train", "validation")]
     recipe = load_recipe("synthetic-demo", files_run(tmp_path, "data.workers=0", *moved))
-    train(recipe, tmp_path / "run", max_iters=2, go_on=True)  # the same faces elsewhere
+    train(recipe, tmp_path / "run", max_iters=2, resume=True)  # the same faces elsewhere
     (tmp_path / "moved" / "face00.png").unlink()
-    with pytest.raises(UserError, match=r"began with 6 faces, .* now there are 5 faces"):
-        train(recipe, tmp_path / "run", go_on=True)
+    with pytest.raises(UserError, match=r"was started with 6 faces, .* now there are 5 faces"):
+        train(recipe, tmp_path / "run", resume=True)
 
 
 def test_the_command_tells_what_is_wrong_with_the_data(

@@ -155,7 +155,7 @@ def learn(
     found = []
     for _ in range(iterations):
         found.append(update(state, [batch]))
-        state.progressed.iteration += 1
+        state.progress.iteration += 1
     return state, found
 
 

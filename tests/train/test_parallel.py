@@ -113,5 +113,5 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode != 0
-    assert "batch_size 3 cannot be shared equally by 2 processes" in done.stderr
+    assert "batch_size 3 is not a multiple of 2 processes" in done.stderr
     assert not (tmp_path / "x").exists()

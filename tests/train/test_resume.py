@@ -29,9 +29,9 @@ from train.recipe import Recipe, load_recipe
 KILLS = 20
 
 
-def quiet_train(recipe: Recipe, out: Path, go_on: bool) -> None:
+def quiet_train(recipe: Recipe, out: Path, resume: bool) -> None:
     with Path(os.devnull).open("w") as sys.stderr:
-        train(recipe, out, go_on=go_on)
+        train(recipe, out, resume=resume)
 
 
 def state(out: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     assert reached == sorted(reached), f"a kill took back what was done: {reached}"
     assert len(set(reached)) > KILLS // 2, f"the kills met too few states: {reached}"
     end = reached[-1] + 3
-    train(recipe, killed, max_iters=end, go_on=True)
+    train(recipe, killed, max_iters=end, resume=True)
     train(recipe, whole, max_iters=end)
     assert_same_run(whole, killed)
 
@@ -112,7 +112,7 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, settings: list[str])
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
     train(recipe, tmp_path / "whole")
     train(recipe, tmp_path / "stopped", max_iters=3)
-    train(recipe, tmp_path / "stopped", go_on=True)
+    train(recipe, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -142,7 +142,7 @@ def test_sigterm_saves_and_leaves(
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM, said
-    assert "goes on with --resume" in said
+    assert "continue with --resume" in said
     assert "Traceback" not in said
     assert state(out)["progressed"]["iteration"] > 0
 
@@ -155,7 +155,7 @@ def test_resume_without_a_recipe_takes_the_runs_own(command: Command, tmp_path: 
     assert state(tmp_path)["progressed"]["iteration"] == 7
     again = command("train", "--resume", "--out", tmp_path)
     assert again.returncode == 0
-    assert "nothing left to do: 7 iterations are done" in again.stderr
+    assert "nothing to do: all 7 iterations are done" in again.stderr
 
 
 def test_what_a_run_began_with_is_not_needed_to_go_on(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_what_a_run_began_with_is_not_needed_to_go_on(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, f"start={begun}"])
     train(recipe, tmp_path / "second", max_iters=2)
     begun.unlink()
-    train(recipe, tmp_path / "second", go_on=True)
-    with pytest.raises(UserError, match=r"No such file.*\(start=FILE"):
+    train(recipe, tmp_path / "second", resume=True)
+    with pytest.raises(UserError, match=r"No such file.*\(set start=FILE"):
         train(recipe, tmp_path / "third")
 
 
@@ -173,9 +173,9 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", TINY_RUN)
     train(recipe, tmp_path, max_iters=1)
     with pytest.raises(UserError, match=r"network.channels was 4, not 8"):
-        train(replace(recipe, network=replace(recipe.network, channels=8)), tmp_path, go_on=True)
+        train(replace(recipe, network=replace(recipe.network, channels=8)), tmp_path, resume=True)
     with pytest.raises(UserError, match=r"learning_rate was 0\.002, not 0\.1"):
-        train(replace(recipe, learning_rate=0.1), tmp_path, go_on=True)
+        train(replace(recipe, learning_rate=0.1), tmp_path, resume=True)
 
 
 def test_a_damaged_state_is_refused_in_one_line(command: Command, tmp_path: Path) -> None:
@@ -185,9 +185,11 @@ def test_a_damaged_state_is_refused_in_one_line(command: Command, tmp_path: Path
     (tmp_path / "state.pth").write_bytes(whole[: len(whole) // 2])
     assert "state.pth" in one_line_error(command("train", "--resume", "--out", tmp_path), 2)
     torch.save({"format": "something else"}, tmp_path / "state.pth")
-    assert "no training state" in one_line_error(command("train", "--resume", "--out", tmp_path), 2)
+    assert "not a training state" in one_line_error(
+        command("train", "--resume", "--out", tmp_path), 2
+    )
     missing = command("train", "--resume", "--out", tmp_path / "nowhere")
-    assert "nowhere: no run there to go on with" in one_line_error(missing, 2)
+    assert "nowhere: contains no run to resume" in one_line_error(missing, 2)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> N
     assert "cannot be written: File too large" in one_line_error(done, 2)
     assert_equal(before, state(out))
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
-    train(recipe, out, go_on=True)
+    train(recipe, out, resume=True)
     train(recipe, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)
 
@@ -222,12 +224,12 @@ def test_weights_that_are_no_numbers_are_not_kept(
 
     def breaking(one: State, parts: list[Any]) -> dict[str, float]:
         found = update(one, parts)
-        if one.progressed.iteration == 5:
+        if one.progress.iteration == 5:
             player = one.critic or one.generator
             next(player.network.parameters()).data.fill_(math.nan)
         return found
 
     monkeypatch.setattr("train.loop.training.update", breaking)
-    with pytest.raises(UserError, match="weights are no numbers any more at iteration 6"):
-        train(recipe, tmp_path, go_on=True)
+    with pytest.raises(UserError, match="a weight is NaN or infinite at iteration 6"):
+        train(recipe, tmp_path, resume=True)
     assert_equal(before, state(tmp_path))

@@ -15,7 +15,7 @@ from dic.console import UserError
 from dic.metrics import psnr
 from train.checkpoint import load_checkpoint
 from train.data.pairs import denormalise, normalise, shrink
-from train.loop.processes import explained
+from train.loop.processes import explain_errors
 from train.loop.training import rate, train
 from train.metrics import nme, ssim
 from train.recipe import load_recipe, shipped_recipes
@@ -32,7 +32,7 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert [entry["iteration"] for entry in log] == [3, 6]
     assert all(len(entry["psnr"]) == 2 for entry in log)
-    with pytest.raises(UserError, match="holds an earlier run"):
+    with pytest.raises(UserError, match="contains a run already"):
         train(recipe, tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     wanted = ["best.pth", "faces.png", "last.pth", "log.json", "state.pth", "tensorboard"]
@@ -47,7 +47,7 @@ def test_tensorboard_reads_the_curves_of_a_resumed_run_as_one(tmp_path: Path) ->
     (tmp_path / "state.pth").unlink()  # lost: iterations 4 and 5 will come again
     train(recipe, tmp_path / "again", max_iters=3)
     (tmp_path / "again" / "state.pth").rename(tmp_path / "state.pth")
-    train(recipe, tmp_path, go_on=True)
+    train(recipe, tmp_path, resume=True)
     curves = EventAccumulator(str(tmp_path / "tensorboard"))
     curves.Reload()
     for name in ("loss/pixel", "loss/align", "learning_rate"):
@@ -65,7 +65,7 @@ def test_curves_that_cannot_be_written_stop_nothing(
 ) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     train(load_recipe("synthetic-demo", TINY_RUN), tmp_path)
-    assert "no more curves" in capfd.readouterr().err
+    assert "training continues without TensorBoard events" in capfd.readouterr().err
 
 
 def test_what_the_machine_lacks_is_told_as_a_user_error() -> None:
@@ -78,9 +78,9 @@ def test_what_the_machine_lacks_is_told_as_a_user_error() -> None:
         (True, UserError("as it is"), "as it is"),
     ]
     for compiled, error, why in cases:
-        with pytest.raises(UserError, match=why), explained(compiled):
+        with pytest.raises(UserError, match=why), explain_errors(compiled):
             raise error
-    with pytest.raises(ZeroDivisionError), explained(False):
+    with pytest.raises(ZeroDivisionError), explain_errors(False):
         raise ZeroDivisionError  # a mistake of ours keeps its traceback
 
 

@@ -1,1 +1,1 @@
-"""A training run: its updates, its state, its processes, its validation."""
+"""The training loop: updates, the saved state, distributed processes, validation."""

@@ -1,4 +1,4 @@
-"""The processes that train: how they start, agree, fail together, and leave when told to."""
+"""The training processes: start, communication, error handling and signals."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def launch(recipe: Recipe) -> Fabric:
-    """Lightning Fabric for this process: alone, or one of `torchrun`'s.
+    """Set up Lightning Fabric in this process, which runs alone or was started by `torchrun`.
 
     Raises:
-        UserError: the recipe needs what this machine lacks.
+        UserError: this machine, or this number of processes, cannot run the recipe.
     """
     cuda = torch.cuda.is_available()
     if recipe.precision == "fp16" and not cuda:
@@ -34,62 +34,75 @@ def launch(recipe: Recipe) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if recipe.batch_size % (world * recipe.accumulate):
+        parts = f" × accumulate {recipe.accumulate}" if recipe.accumulate > 1 else ""
         raise UserError(
-            f"batch_size {recipe.batch_size} cannot be shared equally by {world} processes"
-            + (f" in {recipe.accumulate} parts each" if recipe.accumulate > 1 else "")
+            f"batch_size {recipe.batch_size} is not a multiple of {world} processes{parts}; change "
+            "batch_size"
         )
     if cuda and local > torch.cuda.device_count():
-        raise UserError(f"{local} processes, and only {torch.cuda.device_count()} GPUs here")
-    torch.backends.cudnn.benchmark = cuda  # all batches have one shape
+        raise UserError(
+            f"{local} processes, but only {torch.cuda.device_count()} GPUs on this machine; lower "
+            "torchrun's --nproc-per-node"
+        )
+    torch.backends.cudnn.benchmark = cuda  # all batches have the same shape
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     precision: Any = PRECISIONS[recipe.precision]
-    # With one step the block of the later steps takes no part, and would be waited for.
-    shared = DDPStrategy(find_unused_parameters=recipe.network.steps == 1)
+    # With a single step, the block of the later steps gets no gradients; by default, DDP would wait
+    # for them.
+    ddp = DDPStrategy(find_unused_parameters=recipe.network.steps == 1)
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
-        strategy=shared if world > 1 else "auto",
+        strategy=ddp if world > 1 else "auto",
         devices=local,
         num_nodes=world // local,
         precision=precision,
     )
     fabric.launch()
-    # Left to the interpreter's end, gloo's threads at times abort a process that has finished.
-    atexit.register(leave_group)
+    # If the group is only destroyed during interpreter shutdown, gloo's threads sometimes abort.
+    atexit.register(leave_process_group)
     return fabric
 
 
-def leave_group() -> None:
-    """Leave the group of processes, where this one is in one."""
+def leave_process_group() -> None:
+    """Leave the distributed process group, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def agree(fabric: Fabric, stop: int | None, broken: bool) -> tuple[int | None, bool]:
-    """What any process has met, every process learns: a signal, a loss that is no number."""
-    any_stop, any_broken = most(fabric, [stop or 0, int(broken)])
-    return any_stop or None, bool(any_broken)
+def agree(fabric: Fabric, stop: int | None, diverged: bool) -> tuple[int | None, bool]:
+    """Combine the status of all processes, so that all of them stop in the same iteration.
+
+    Args:
+        stop: the signal that this process received, if any.
+        diverged: whether a loss of this process is NaN or infinite.
+
+    Returns:
+        a signal that any process received, or None, and whether any process diverged.
+    """
+    any_stop, any_diverged = maximum(fabric, [stop or 0, int(diverged)])
+    return any_stop or None, bool(any_diverged)
 
 
-def most(fabric: Fabric, numbers: list[int]) -> list[int]:
-    """The largest of each number over all processes."""
+def maximum(fabric: Fabric, numbers: list[int]) -> list[int]:
+    """Return the maximum of each number over all processes."""
     if fabric.world_size == 1:
         return numbers
-    shared = torch.tensor(numbers, device=fabric.device)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    found: list[int] = shared.tolist()
-    return found
+    reduced = torch.tensor(numbers, device=fabric.device)
+    torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MAX)
+    maxima: list[int] = reduced.tolist()
+    return maxima
 
 
 class SharedError(UserError):
-    """What every process fails with at once; one of them says it."""
+    """An error that is raised in all processes at once; only the first process prints it."""
 
 
-def together(fabric: Fabric, act: Callable[[], None]) -> None:
-    """Let the first process act, and the others wait for it, or fail with it.
+def on_first_process(fabric: Fabric, act: Callable[[], None]) -> None:
+    """Call `act` in the first process while the others wait for it.
 
     Raises:
-        SharedError: in every process, where `act` raised a UserError in the first.
+        SharedError: in all processes, if `act` raised a UserError.
     """
     failure = ""
     if fabric.is_global_zero:
@@ -103,47 +116,54 @@ def together(fabric: Fabric, act: Callable[[], None]) -> None:
 
 
 @contextmanager
-def explained(compiled: bool) -> Iterator[None]:
-    """What goes wrong with the machine, told as a UserError in one line.
+def explain_errors(compiled: bool) -> Iterator[None]:
+    """Convert errors that are due to the machine, such as lack of memory, to a UserError.
 
     Args:
-        compiled: the network runs through torch.compile, whose code may fail in any way.
+        compiled: whether torch.compile is used; then any unknown error is attributed to it.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
-            "out of GPU memory; lower batch_size, or compute it in parts (accumulate=2, 4, …)"
+            "out of GPU memory; lower batch_size, or divide it by accumulate=2, 4, …"
         ) from error
     except BrokenProcessPool as error:
-        raise UserError("a process that draws faces was killed; is the memory full?") from error
+        raise UserError(
+            "a worker that draws faces was killed, probably for lack of memory; lower data.count"
+        ) from error
     except RuntimeError as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "can't allocate memory" in line:
-            raise UserError("out of memory; lower batch_size, or use accumulate") from error
+            raise UserError(
+                "out of memory; lower batch_size, or divide it by accumulate=2, 4, …"
+            ) from error
         if "DataLoader worker" in line:
             raise UserError(
-                f"a process that reads data was killed ({line}); lower data.workers"
+                f"a worker that reads data was killed ({line}); lower data.workers"
             ) from error
         if not compiled:
             raise
-        raise UserError(f"compile=true fails on this machine ({line}); go without") from error
+        raise _compile_error(line) from error
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
         if not compiled:
             raise
-        line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"compile=true fails on this machine ({line}); go without") from error
+        raise _compile_error((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _compile_error(reason: str) -> UserError:
+    return UserError(f"compile=true fails on this machine ({reason}); set compile=false")
 
 
 class Signals:
-    """The signal that asks this process to leave, once it has come."""
+    """Records the signal that requests this process to stop."""
 
     received: int | None = None
 
-    def note(self, number: int, _: FrameType | None) -> None:
-        # A scheduler and torchrun may both send SIGTERM; a second Ctrl-C means at once.
+    def handle(self, number: int, _: FrameType | None) -> None:
+        # A scheduler and torchrun may both send SIGTERM; only a second Ctrl-C stops at once.
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
@@ -151,9 +171,9 @@ class Signals:
 
 @contextmanager
 def watch_signals() -> Iterator[Signals]:
-    """Within, SIGTERM and Ctrl-C are noted, not obeyed: the loop saves its state and leaves."""
+    """Record SIGTERM and Ctrl-C instead of terminating, so that the loop can save its state."""
     signals = Signals()
-    old = {n: signal.signal(n, signals.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    old = {n: signal.signal(n, signals.handle) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield signals
     finally:
@@ -161,10 +181,11 @@ def watch_signals() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_the_parent(_: int) -> None:
-    """A signal to the whole group must not take the workers from the parent, which saves first.
+def ignore_signals(_: int) -> None:
+    """Ignore SIGTERM and Ctrl-C in a data loader worker.
 
-    They leave when it does.
+    If a signal is sent to the whole process group, the workers must outlive their parent's final
+    save; the parent then ends them.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

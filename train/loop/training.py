@@ -1,4 +1,4 @@
-"""The training loop: updates, validation, checkpoints, and leaving in good order."""
+"""The training loop: updates, validation, checkpoints, and orderly termination."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from train.data.pairs import Batches, FacePairs
 from train.loop.processes import (
     Signals,
     agree,
+    ignore_signals,
     launch,
-    leave_signals_to_the_parent,
-    together,
+    on_first_process,
     watch_signals,
 )
-from train.loop.state import State, resume, save, start
+from train.loop.state import State, restore, save, start
 from train.loop.validation import validate
 from train.model.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
 from train.recipe import Recipe
 from train.reports.report import Report
 
 STATE = "state.pth"
-# fp16's scaler halves its factor at each infinite gradient and leaves the update out; it starts at
-# 65,536. At this one it has left out so many in a row that nothing is learnt any more.
-LEAST_SCALE = 1e-3
+# The gradient scaler of fp16 starts at 65,536 and halves its scale whenever a gradient is infinite,
+# skipping that update. Below this scale, so many updates were skipped that training has stalled.
+MIN_LOSS_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        last: its last checkpoint.
-        iterations: updates that the run has behind it.
-        updates: how many of them are of this call.
-        stopped: the signal that stopped it early, if one did.
+        last: the last checkpoint, or the state file of a run that was stopped.
+        iterations: total number of updates of the run.
+        updates: number of updates in this call.
+        stopped: the signal that stopped the run early, if any.
     """
 
     last: Path
@@ -57,51 +57,51 @@ class Outcome:
     stopped: int | None = None
 
 
-def train(recipe: Recipe, out: Path, max_iters: int | None = None, go_on: bool = False) -> Outcome:
-    """Run a recipe: on the first GPU or the CPU, or on whatever `torchrun` gives.
+def train(recipe: Recipe, out: Path, max_iters: int | None = None, resume: bool = False) -> Outcome:
+    """Run a recipe on the first GPU, or on the CPU, or on the processes started by `torchrun`.
 
-    Writes `last.pth` and `best.pth` (the networks), `log.json`, `faces.png` and TensorBoard's
-    events at every validation, and `state.pth` at every `save_every` and where it stops.
+    Every validation writes `last.pth` and `best.pth` (the networks), `log.json`, `faces.png` and
+    TensorBoard events. `state.pth` is written every `save_every` iterations, before validations
+    and at the end.
 
     Args:
-        out: a folder without an earlier run, unless `go_on`.
-        max_iters: stop after so many iterations; the recipe's schedule stays as it is.
-        go_on: continue the run in `out`, or start one where there is none.
+        out: folder of the run; unless `resume`, it must not contain a run.
+        max_iters: stop after this many iterations; the recipe's schedule is unaffected.
+        resume: continue the run in `out`, or start one if there is none.
 
     Raises:
-        UserError: the loss is no number any more, the data cannot be read, a file cannot be
-            written, or the run in `out` is another recipe's.
+        UserError: a loss becomes NaN or infinite, the data cannot be read, a file cannot be
+            written, or the run in `out` was started with another recipe or other faces.
     """
     fabric = launch(recipe)
     exists = (out / STATE).exists()
-    if not go_on and (exists or (out / "last.pth").exists()):
+    if not resume and (exists or (out / "last.pth").exists()):
         raise UserError(
-            f"{out}: holds an earlier run; go on with --resume, or choose another --out"
+            f"{out}: contains a run already; continue it with --resume, or choose another --out"
         )
     state = start(recipe, fabric, resumed=exists)
-    resume(out / STATE, state)
+    restore(out / STATE, state)
     training, validation = load_data(recipe.data, recipe.network.landmarks)
-    _recognise(training.fingerprint(), state, out)
+    _check_same_faces(training.fingerprint(), state, out)
     pairs = FacePairs.training(training, recipe)
     checks = FacePairs(validation)
-    fabric.barrier()  # before anything is written, every process has found its data
+    fabric.barrier()  # nothing is written before all processes have opened their data
     final = min(recipe.iterations, max_iters or recipe.iterations)
     with Report(out, state) as report, watch_signals() as signals:
-        return _updates(state, report, pairs, checks, final, signals)
+        return _run(state, report, pairs, checks, final, signals)
 
 
-def _recognise(fingerprint: str, state: State, out: Path) -> None:
-    """See that the faces are those that the run began with."""
-    progressed = state.progressed
-    if progressed.faces not in ("", fingerprint):
+def _check_same_faces(fingerprint: str, state: State, out: Path) -> None:
+    progress = state.progress
+    if progress.faces not in ("", fingerprint):
         raise UserError(
-            f"{out}: began with {progressed.faces}, and now there are {fingerprint}; bring the "
-            "data back, or start another run from last.pth (start=…)"
+            f"{out}: was started with {progress.faces}, but now there are {fingerprint}; restore "
+            "the data, or start another run from last.pth (start=…)"
         )
-    progressed.faces = fingerprint
+    progress.faces = fingerprint
 
 
-def _updates(
+def _run(
     state: State,
     report: Report,
     pairs: FacePairs,
@@ -109,71 +109,73 @@ def _updates(
     final: int,
     signals: Signals,
 ) -> Outcome:
-    """Everything from the first update of this process to its last."""
-    recipe, fabric, progressed = state.recipe, state.fabric, state.progressed
-    begun = progressed.iteration
-    started = time.monotonic() - progressed.seconds
+    """Update, validate and save until iteration `final` or a signal."""
+    recipe, fabric, progress = state.recipe, state.fabric, state.progress
+    first = progress.iteration
+    started = time.monotonic() - progress.seconds
     with (
         closing(examples(state, pairs)) as batches,
-        report.bar(progressed.iteration, final) as bar,
+        report.bar(progress.iteration, final) as bar,
     ):
         while True:
             if _validation_due(state, final):
-                result = validate(fabric, state.best_network, checks, progressed.iteration)
-                progressed.log.append(result)
-                together(fabric, partial(report.validated, result, checks, bar))
-            if progressed.iteration >= final:
+                result = validate(fabric, state.best_network, checks, progress.iteration)
+                progress.log.append(result)
+                on_first_process(fabric, partial(report.validated, result, checks, bar))
+            if progress.iteration >= final:
                 break
             parts = [next(batches) for _ in range(recipe.accumulate)]
-            found = update(state, parts)
-            progressed.iteration += 1
-            progressed.seconds = time.monotonic() - started
+            losses = update(state, parts)
+            progress.iteration += 1
+            progress.seconds = time.monotonic() - started
             _count_skipped(state, parts, bar)
-            stop, broken = agree(fabric, signals.received, not math.isfinite(sum(found.values())))
-            if broken:
-                raise UserError(_broken(found, state, report.out))
-            report.update(found, bar)
-            # Before a validation too: it may take longer than whoever says SIGTERM waits.
+            diverged = not math.isfinite(sum(losses.values()))
+            stop, diverged = agree(fabric, signals.received, diverged)
+            if diverged:
+                raise UserError(_divergence_message(losses, state, report.out))
+            report.update(losses, bar)
+            # Also before a validation, because that may take longer than the grace period between
+            # SIGTERM and SIGKILL.
             due = _validation_due(state, final)
-            if stop or due or progressed.iteration % recipe.save_every == 0:
+            if stop or due or progress.iteration % recipe.save_every == 0:
                 _check_health(state)
-                together(fabric, partial(save, report.out / STATE, state))
+                on_first_process(fabric, partial(save, report.out / STATE, state))
             if stop:
                 return Outcome(
-                    report.out / STATE, progressed.iteration, progressed.iteration - begun, stop
+                    report.out / STATE, progress.iteration, progress.iteration - first, stop
                 )
-    updates = progressed.iteration - begun
+    updates = progress.iteration - first
     if updates:
-        together(fabric, partial(save, report.out / STATE, state))
-    return Outcome(report.out / "last.pth", progressed.iteration, updates)
+        on_first_process(fabric, partial(save, report.out / STATE, state))
+    return Outcome(report.out / "last.pth", progress.iteration, updates)
 
 
 def _validation_due(state: State, final: int) -> bool:
-    iteration, log = state.progressed.iteration, state.progressed.log
+    iteration, log = state.progress.iteration, state.progress.log
     planned = iteration % state.recipe.validate_every == 0 or iteration >= final
     return iteration > 0 and planned and not (log and log[-1].iteration == iteration)
 
 
 def update(state: State, parts: list[Any]) -> dict[str, float]:
-    """One iteration: an update of the network, and with a GAN of the critic too.
+    """Perform one iteration: update the generator and, with a GAN, the critic.
 
     Args:
-        parts: the batch, in equal pieces whose gradients are summed.
+        parts: the micro-batches of this process, whose gradients are accumulated.
 
     Returns:
-        the losses, each unweighted, means over the pieces of this process.
+        the unweighted losses, averaged over the micro-batches of this process.
     """
     recipe, fabric, generator = state.recipe, state.fabric, state.generator
-    iteration = state.progressed.iteration
+    iteration = state.progress.iteration
     factor = rate(iteration, recipe)
     adversarial = recipe.gan is not None and iteration >= recipe.gan.start
-    found: dict[str, float] = {}
+    losses: dict[str, float] = {}
     fakes: list[Tensor] = []
     generator.set_rate(factor)
     generator.optimizer.zero_grad()
     for number, pair in enumerate(parts, start=1):
-        waits = number < len(parts)  # gradients travel between processes with the last piece
-        with fabric.no_backward_sync(generator.model, enabled=waits):
+        accumulating = number < len(parts)  # gradients are exchanged after the last micro-batch
+        with fabric.no_backward_sync(generator.model, enabled=accumulating):
             steps = generator.model(pair["lq"])
             terms = {
                 "pixel": (recipe.pixel_weight, pixel_loss(steps, pair["gt"])),
@@ -188,21 +190,28 @@ def update(state: State, parts: list[Any]) -> dict[str, float]:
             total = torch.stack([weight * term for weight, term in terms.values()]).sum()
             fabric.backward(total / len(parts))
         for name, (_, term) in terms.items():
-            found[name] = found.get(name, 0.0) + term.item() / len(parts)
+            losses[name] = losses.get(name, 0.0) + term.item() / len(parts)
     if iteration < recipe.freeze_hourglass:
-        # Not by requires_grad: the gradient still passes through to the faces.
+        # The gradients are only discarded here: they must flow through the hourglass.
         for parameter in state.network.hour_glass.parameters():
             parameter.grad = None
     generator.optimizer.step()
     if state.ema is not None:
         state.ema.update_parameters(state.network)
     if adversarial:
-        found["critic"] = _update_critic(state, [pair["gt"] for pair in parts], fakes, factor)
-    return found
+        losses["critic"] = _update_critic(state, [pair["gt"] for pair in parts], fakes, factor)
+    return losses
 
 
 def adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[float, Tensor]]:
-    """Feature and adversarial losses of the last step's faces, with their weights."""
+    """Compute the feature and adversarial losses of the last step's faces.
+
+    Args:
+        sr, gt: (B, 3, 128, 128), normalised.
+
+    Returns:
+        (weight, loss) by name.
+    """
     gan, critic = state.recipe.gan, state.critic
     assert gan is not None
     assert critic is not None
@@ -210,36 +219,42 @@ def adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[f
     with state.fabric.autocast():
         if state.features is not None:
             terms["feature"] = (gan.feature_weight, feature_loss(state.features, sr, gt))
-        # The bare network, frozen: its gradients are neither wanted nor shared here.
+        # The unwrapped network with frozen weights: the critic gets no gradients here, and nothing
+        # is exchanged between processes.
         critic.network.requires_grad_(False)
-        verdict = critic.network(sr)
+        logits = critic.network(sr)
         critic.network.requires_grad_(True)
-    terms["adversarial"] = (gan.adversarial_weight, generator_loss(gan.loss, verdict))
+    terms["adversarial"] = (gan.adversarial_weight, generator_loss(gan.loss, logits))
     return terms
 
 
 def _update_critic(state: State, reals: list[Tensor], fakes: list[Tensor], factor: float) -> float:
-    """Let the critic learn from real faces and from those just made; its mean loss."""
+    """Update the critic on real and restored faces, and return its mean loss.
+
+    Args:
+        reals, fakes: micro-batches (B, 3, 128, 128), normalised.
+        factor: on the critic's peak learning rate.
+    """
     gan, critic, fabric = state.recipe.gan, state.critic, state.fabric
     assert gan is not None
     assert critic is not None
     critic.set_rate(factor)
-    found = []
+    losses = []
     for _ in range(gan.critic_updates):
         critic.optimizer.zero_grad()
         for number, (real, fake) in enumerate(zip(reals, fakes, strict=True), start=1):
-            waits = number < len(reals)
-            with fabric.no_backward_sync(critic.model, enabled=waits):
-                verdicts = critic.model(torch.cat((real, fake)))
-                loss = critic_loss(gan.loss, *verdicts.chunk(2))
+            accumulating = number < len(reals)
+            with fabric.no_backward_sync(critic.model, enabled=accumulating):
+                logits = critic.model(torch.cat((real, fake)))
+                loss = critic_loss(gan.loss, *logits.chunk(2))
                 fabric.backward(loss / len(reals))
-            found.append(loss.item())
+            losses.append(loss.item())
         critic.optimizer.step()
-    return sum(found) / len(found)
+    return sum(losses) / len(losses)
 
 
 def rate(iteration: int, recipe: Recipe) -> float:
-    """Factor on the learning rates in the update after `iteration` others."""
+    """Return the factor on the peak learning rates, 0..1, for the update after `iteration` ones."""
     rise = recipe.warmup * recipe.iterations
     if iteration < rise:
         return (iteration + 1) / (rise + 1)
@@ -253,7 +268,9 @@ def rate(iteration: int, recipe: Recipe) -> float:
 
 
 def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
-    """The batches of this process from here on, without end, in `accumulate` pieces each.
+    """Yield the micro-batches of this process without end, from the current iteration on.
+
+    Each update takes `accumulate` of them. The tensors of a `Pair` are on the process's device.
 
     Raises:
         UserError: too many faces in a row cannot be read.
@@ -263,7 +280,7 @@ def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
         len(pairs),
         recipe.batch_size,
         recipe.seed,
-        start=state.progressed.iteration,
+        start=state.progress.iteration,
         rank=fabric.global_rank,
         world=fabric.world_size,
         parts=recipe.accumulate,
@@ -274,55 +291,57 @@ def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # or it would draw from the global one, once a start
-        worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),  # by default, each start would draw from the global generator
+        worker_init_fn=ignore_signals,
     )
-    given: Any = iter(loader)
+    batches_iterator: Any = iter(loader)
     try:
         while True:
             try:
-                example: dict[str, Any] = next(given)
+                example: dict[str, Any] = next(batches_iterator)
             except UserError as error:
-                # A worker process hands its traceback over as text, with the message last.
+                # PyTorch re-raises a worker's error with its traceback as text, the message last.
                 message = str(error).strip().splitlines()[-1]
                 raise UserError(message.split("UserError: ", 1)[-1]) from error
             skipped = example.pop("skipped")
             moved = {n: t.to(fabric.device, non_blocking=True) for n, t in example.items()}
             yield moved | {"skipped": skipped}
     finally:
-        # They ignore the SIGTERM by which Python would end them with this process, and wait.
+        # Python would end the workers with SIGTERM at exit and wait, but they ignore SIGTERM.
         if workers:
-            given._shutdown_workers()
+            batches_iterator._shutdown_workers()
 
 
 def _count_skipped(state: State, parts: list[Any], bar: Progress) -> None:
     for line in "\n".join(text for part in parts for text in part["skipped"]).split("\n"):
         if line:
-            state.progressed.skipped += 1
-            bar.say(f"skipped {line}; {state.progressed.skipped} so far")
+            state.progress.skipped += 1
+            bar.say(f"skipped {line}; {state.progress.skipped} so far")
 
 
-def _broken(found: dict[str, float], state: State, out: Path) -> str:
-    values = ", ".join(f"{name} {value:g}" for name, value in found.items())
-    kept = f"the state before it is in {out / STATE}" if (out / STATE).exists() else "none is kept"
+def _divergence_message(losses: dict[str, float], state: State, out: Path) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    saved = f"the last state is in {out / STATE}" if (out / STATE).exists() else "no state is saved"
     return (
-        f"a loss is no number any more ({values}) at iteration {state.progressed.iteration}; "
-        f"lower learning_rate (now {state.recipe.learning_rate:g}); {kept}"
+        f"a loss is NaN or infinite ({values}) at iteration {state.progress.iteration}; lower "
+        f"learning_rate (now {state.recipe.learning_rate:g}); {saved}"
     )
 
 
 def _check_health(state: State) -> None:
-    """Refuse to keep weights that are no numbers: the next loss would be none, and for ever."""
-    players = [state.generator.network, *([state.critic.network] if state.critic else [])]
-    if not all(p.isfinite().all() for network in players for p in network.parameters()):
+    """Check that the weights are finite before they are saved, and that fp16 has not stalled.
+
+    A run cannot recover from NaN weights, so they must not replace the last good state.
+    """
+    networks = [state.generator.network, *([state.critic.network] if state.critic else [])]
+    if not all(p.isfinite().all() for network in networks for p in network.parameters()):
         raise UserError(
-            f"the weights are no numbers any more at iteration {state.progressed.iteration}; lower "
-            f"learning_rate (now {state.recipe.learning_rate:g}); they are not kept, what was "
-            "saved before them is"
+            f"a weight is NaN or infinite at iteration {state.progress.iteration}; lower "
+            f"learning_rate (now {state.recipe.learning_rate:g}); the last saved state is unchanged"
         )
     scaler = getattr(state.fabric.strategy.precision, "scaler", None)
-    if scaler is not None and scaler.get_scale() < LEAST_SCALE:
+    if scaler is not None and scaler.get_scale() < MIN_LOSS_SCALE:
         raise UserError(
-            f"fp16 is too narrow for the gradients at iteration {state.progressed.iteration}: "
-            "nothing is learnt any more; use precision=bf16"
+            f"fp16 gradients overflow in almost every update before iteration "
+            f"{state.progress.iteration}; set precision=bf16"
         )

@@ -1,1 +1,1 @@
-"""What a run shows and leaves to look at."""
+"""The reports of a training run: progress, TensorBoard events, checkpoints, log, preview image."""

@@ -1,4 +1,4 @@
-"""What a run shows and leaves to look at: a bar, TensorBoard, checkpoints, a log, a picture."""
+"""The report of a run: progress bar, TensorBoard events, checkpoints, log and preview image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dic.files import write_whole
 from dic.progress import Progress
 from train.checkpoint import save_checkpoint
 from train.data.pairs import FacePairs
-from train.loop.processes import together
+from train.loop.processes import on_first_process
 from train.loop.state import State
 from train.loop.validation import Validation
 from train.reports.preview import progress_picture
@@ -24,24 +24,26 @@ from train.reports.tensorboard import Events
 
 
 class Report:
-    """Of one run, written by its first process; the others only keep quiet.
+    """The report of one run. Only the first process writes it; in the others it does nothing.
 
     Args:
-        out: folder of the run; it is made, and written to at once: better now than after an hour.
+        out: folder of the run. It is created, and a file is written at once, so that a folder
+            that is not writable is detected before training.
+        state: of the run.
 
     Raises:
-        UserError: `out` cannot be written.
+        UserError: `out` is not writable.
     """
 
     def __init__(self, out: Path, state: State) -> None:
         self.out, self.state = out, state
         self.active = state.fabric.is_global_zero
         self.events: Events | None = None
-        together(state.fabric, self._write_log)
+        on_first_process(state.fabric, self._write_log)
         if self.active:
-            begun = state.progressed.iteration + 1
-            self.events = Events(out / "tensorboard", begun, self._warn)
-        self._since = (state.progressed.iteration, time.monotonic())
+            first = state.progress.iteration + 1
+            self.events = Events(out / "tensorboard", first, self._warn)
+        self._last_logged = (state.progress.iteration, time.monotonic())
 
     def __enter__(self) -> Report:
         return self
@@ -51,38 +53,39 @@ class Report:
             self.events.close()
 
     def bar(self, done: int, final: int) -> Progress:
+        """Return a progress bar that starts at iteration `done` of `final`."""
         name = self.state.recipe.name
         return Progress(
             total=final, initial=done, desc=name, unit="it", smoothing=0.05, disable=not self.active
         )
 
-    def update(self, found: dict[str, float], bar: Progress) -> None:
-        """Tell of an update's losses."""
+    def update(self, losses: dict[str, float], bar: Progress) -> None:
+        """Report the losses of an update."""
         if self.events is None:
             return
-        bar.set_postfix({name: f"{value:.3g}" for name, value in found.items()}, refresh=False)
+        bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
         bar.update()
-        iteration = self.state.progressed.iteration
+        iteration = self.state.progress.iteration
         if iteration % self.state.recipe.log_every:
             return
-        for name, value in found.items():
+        for name, value in losses.items():
             self.events.add_scalar(f"loss/{name}", value, iteration)
         rate = self.state.generator.optimizer.param_groups[0]["lr"]
         self.events.add_scalar("learning_rate", rate, iteration)
-        before, then = self._since
+        previous, then = self._last_logged
         now = time.monotonic()
         self.events.add_scalar(
-            "iterations_per_second", (iteration - before) / (now - then), iteration
+            "iterations_per_second", (iteration - previous) / (now - then), iteration
         )
-        self._since = (iteration, now)
+        self._last_logged = (iteration, now)
 
     def validated(self, result: Validation, checks: FacePairs, bar: Progress) -> None:
-        """Tell of a validation, and keep the network, as the best one too where it is.
+        """Report a validation, and save the network as `last.pth` and, if it is best, `best.pth`.
 
         Raises:
             UserError: a file cannot be written.
         """
-        assert self.events is not None  # the first process alone reports
+        assert self.events is not None  # only called in the first process
         bar.say(str(result))
         for name in ("psnr", "ssim", "nme"):
             for step, value in enumerate(getattr(result, name), start=1):
@@ -92,26 +95,26 @@ class Report:
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "png")
         write_whole(self.out / "faces.png", encoded.getbuffer())
-        self._keep(result)
+        self._save_network(result)
         self._write_log()
 
     def _warn(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def _keep(self, result: Validation) -> None:
-        progressed = self.state.progressed
+    def _save_network(self, result: Validation) -> None:
+        progress = self.state.progress
         provenance = {
             "recipe": asdict(self.state.recipe),
             "iteration": result.iteration,
             "validation": asdict(result),
-            "seconds": progressed.seconds,
+            "seconds": progress.seconds,
             "torch": torch.__version__.split("+")[0],
         }
         network = self.state.best_network
         save_checkpoint(self.out / "last.pth", network, provenance)
-        if max(progressed.log, key=lambda entry: entry.psnr[-1]) is result:
+        if max(progress.log, key=lambda entry: entry.psnr[-1]) is result:
             save_checkpoint(self.out / "best.pth", network, provenance)
 
     def _write_log(self) -> None:
-        log = [asdict(entry) for entry in self.state.progressed.log]
+        log = [asdict(entry) for entry in self.state.progress.log]
         write_whole(self.out / "log.json", json.dumps(log, indent=1).encode())

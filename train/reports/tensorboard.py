@@ -1,7 +1,7 @@
-"""TensorBoard's event file, written by the thread that trains.
+"""TensorBoard event files, written synchronously.
 
-PyTorch's SummaryWriter writes from a thread of its own, which dies with a traceback where the disk
-is full. Curves are not worth a run: here they end with a word, and the training goes on.
+PyTorch's SummaryWriter writes in a background thread, which fails with a traceback when the disk is
+full. Here, an error ends the event file with a warning, and training continues.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from torch.utils.tensorboard.summary import image, scalar
 
 
 class Events:
-    """Curves and pictures of one run.
+    """The event file of one run.
 
     Args:
-        folder: a file is begun in it.
-        start: the first iteration to come; what an earlier file has from there on is void.
-        warn: called once with a line where the file cannot be written (any more).
+        folder: in which a new file is created.
+        start: the first iteration to be written; TensorBoard discards events of earlier files from
+            this iteration on.
+        warn: called once, with a one-line message, if the file cannot be written.
     """
 
     def __init__(self, folder: Path, start: int, warn: Callable[[str], None]) -> None:
@@ -45,9 +46,9 @@ class Events:
     def add_scalar(self, name: str, value: float, iteration: int) -> None:
         self._write(Event(step=iteration, summary=scalar(name, value)))
 
-    def add_image(self, name: str, picture: NDArray[np.uint8], iteration: int) -> None:
-        """Add an (H, W, 3) uint8 RGB picture, and see that all so far is on the disk."""
-        self._write(Event(step=iteration, summary=image(name, picture, dataformats="HWC")))
+    def add_image(self, name: str, pixels: NDArray[np.uint8], iteration: int) -> None:
+        """Add an (H, W, 3) uint8 RGB image, and flush the file."""
+        self._write(Event(step=iteration, summary=image(name, pixels, dataformats="HWC")))
         self._guarded(lambda file: file.flush())
 
     def close(self) -> None:
@@ -68,7 +69,10 @@ class Events:
 
     def _give_up(self, error: OSError) -> None:
         file, self.file = self.file, None
-        self.warn(f"warning: {self.folder}: no more curves: {error.strerror or error}")
+        self.warn(
+            f"warning: {self.folder}: cannot be written ({error.strerror or error}); training "
+            "continues without TensorBoard events"
+        )
         if file is not None:
-            with suppress(OSError):  # what was buffered is lost, as has been said
+            with suppress(OSError):  # the buffered events are lost; the warning above covers this
                 file.close()
