@@ -1,7 +1,8 @@
-"""`python -m benchmarks.demo`: a small photograph restored, and a picture to look at.
+"""`python -m benchmarks.demo`: restore a small photograph and write a picture for comparison.
 
-The photograph is scikit-image's `astronaut` (NASA, public domain), shrunk until the face, from
-hair to chin, is the network's 16 pixels wide. It is restored by the command that a user types.
+The photograph is scikit-image's `astronaut` (NASA, public domain), shrunk until the square around
+the face, from hair to chin, is 16 pixels wide, the network's input size. It is restored with the
+`runtime.infer` command.
 """
 
 from __future__ import annotations
@@ -50,31 +51,34 @@ def main(arguments: list[str]) -> int:
     print("$", " ".join(["python", *command[1:]]), flush=True)
     status = subprocess.run(command, check=False).returncode
     if status:
-        raise UserError(f"restoring ended with status {status}")
+        raise UserError(f"{source}: python -m runtime.infer failed with status {status}; see above")
     restored = read_picture(target).rgb()
     picture, figures = compare(small, restored, original, face)
     comparison = options.out / "comparison.png"
     write_whole(comparison, encode_picture(Picture(picture), ".png"))
-    print(f"\nThe photograph's face against the original: {figures}")
-    print(f"Look at {comparison}")
+    print(f"\nPSNR of the photograph's face: {figures}")
+    print(f"Wrote {comparison}")
     return 0
 
 
 def astronaut() -> Bytes:
-    """(512, 512, 3) uint8 RGB."""
+    """The photograph, (512, 512, 3) uint8 RGB."""
     import skimage.data
 
     return np.ascontiguousarray(skimage.data.astronaut())
 
 
 def compare(small: Bytes, restored: Bytes, original: Bytes, face: Crop) -> tuple[Bytes, str]:
-    """Whole photographs above, their faces below: small, bicubic, restored, original.
+    """Compose a picture: photographs above, their faces below; small, bicubic, restored, original.
 
     Args:
-        face: where it is in the original.
+        small: the input, (h, w, 3) uint8 RGB.
+        restored: the output, (H, W, 3) uint8 RGB.
+        original: the ground truth, (512, 512, 3) uint8 RGB.
+        face: the face's square in the original.
 
     Returns:
-        the picture, and the PSNR of the faces as a line to print.
+        the picture, uint8 RGB, and the faces' PSNR as text.
     """
     size = (original.shape[1], original.shape[0])
     pixels = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.NEAREST))
