@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 FACES = 8
 GAINS = (0.8, 1.0, 1.2, 1.5)
-Plant = Callable[[DIC], object]
+Plant = Callable[[DIC], object]  # changes a network in place
 
 
-def drawn(gain: float, config: NetworkConfig | None = None, seed: int = 0) -> DIC:
+def random_network(gain: float, config: NetworkConfig | None = None, seed: int = 0) -> DIC:
     """A network with random weights of standard deviation gain / √n.
 
     n is the number of products that an output element of the convolution sums.
@@ -122,7 +122,7 @@ FAULTS: dict[str, tuple[str, Plant]] = {
 
 
 @torch.no_grad()
-def planted(network: DIC, plant: Plant) -> DIC:
+def with_fault(network: DIC, plant: Plant) -> DIC:
     """A copy of a network with a fault."""
     wrong = copy.deepcopy(network)
     plant(wrong)
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--right-only", action="store_true", help="check correct graphs only")
     options = parser.parse_args(arguments)
     missed = sum(
-        _measure(drawn(gain), gain, target, not options.right_only)
+        _measure(random_network(gain), gain, target, not options.right_only)
         for gain in options.gains
         for target in map(Target, options.targets)
     )
@@ -177,7 +177,7 @@ def _measure(network: DIC, gain: float, target: Target, faults: bool) -> int:
     missed = 0
     print("| fault | first wrong block | pictures that show it |\n|---|---|---|")
     for name, (where, plant) in FAULTS.items():
-        wrong = build(planted(network, plant), signature, choices)
+        wrong = build(with_fault(network, plant), signature, choices)
         try:
             check_blocks(wrong, network, first, signature, Precision.FP32)
             named = "MISSED"

@@ -250,7 +250,9 @@ def _running(check: Check, size: str, *suffixes: str) -> list[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(prog="python -m benchmarks.gpu_check", description=__doc__.split("\n")[0])
+    parser = Parser(
+        prog="python -m benchmarks.gpu_check", description="Check all GPU features on this machine."
+    )
     add = parser.add_argument
     add("--out", type=Path, default=Path("build/gpu-check/out"), metavar="DIR")
     add("--work", type=Path, default=Path("build/gpu-check/work"), metavar="DIR")

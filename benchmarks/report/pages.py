@@ -40,28 +40,27 @@ def write_report(results: Results, strip: Strip | None, folder: Path) -> None:
     """
     from benchmarks.report.plots import pictures
 
-    drawn = pictures(results, strip)
-    text = "\n\n".join(_parts(results, set(drawn))) + "\n"
-    page = _page(text, drawn)
-    files: dict[Path, bytes] = {folder / name: png for name, png in drawn.items()}
+    plots = pictures(results, strip)
+    text = "\n\n".join(_parts(results, set(plots))) + "\n"
+    page = _page(text, plots)
+    files: dict[Path, bytes] = {folder / name: png for name, png in plots.items()}
     files[folder / "report.md"] = text.encode()
     files[folder / "report.html"] = page.encode()
     files[folder / "results.json"] = dumps(results)
     write_together(files)
 
 
-def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
+def _parts(results: Results, plots: set[str]) -> Iterator[str]:
     """The paragraphs of the Markdown report.
 
     Args:
-        drawn: the names of the plots that exist.
+        plots: the names of the plots that exist.
     """
 
     def picture(name: str, what: str) -> Iterator[str]:
-        if name in drawn:
+        if name in plots:
             yield f"![{what}]({name})"
 
-    machine = results.machine
     yield "# Comparison with PyTorch"
     yield summary(results)
     if results.latency:
@@ -69,7 +68,7 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
         yield tables.latency(results)
         yield from (f"- {note}" for note in tables.latency_notes(results))
         yield from picture("latency.png", "Faces per second by batch size")
-        if "latency.png" in drawn:
+        if "latency.png" in plots:
             yield "Bars: 95 % intervals of the medians; for fewer than 6 runs, slowest to fastest."
     if results.footprints:
         yield "## Start and memory"
@@ -80,7 +79,7 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
             yield f"`{name}`, one face, measured with ONNX Runtime's profiler:"
             yield tables.operators(found)
         yield from picture("roofline.png", "Operators and the machine's limits")
-        if "roofline.png" in drawn:
+        if "roofline.png" in plots:
             yield "Each point is a kind of operator; its area is its share of the engine's time."
     if results.accuracy:
         yield "## Accuracy"
@@ -95,6 +94,12 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
         yield "## Quality by number of steps"
         yield tables.dial(results)
         yield from picture("steps.png", "Quality against latency")
+    yield from _conditions(results)
+
+
+def _conditions(results: Results) -> Iterator[str]:
+    """The paragraphs on the machine, the contenders and what was left out."""
+    machine = results.machine
     yield "## Measurement conditions"
     yield f"`{machine.command}`"
     facts = {
@@ -139,10 +144,10 @@ def summary(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _page(text: str, drawn: dict[str, bytes]) -> str:
+def _page(text: str, plots: dict[str, bytes]) -> str:
     """The Markdown text as an HTML page with embedded pictures."""
     body = markdown.markdown(text, extensions=["tables"])
-    for name, png in drawn.items():
+    for name, png in plots.items():
         data = base64.b64encode(png).decode()
         body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{data}"')
     title = html.escape(re.search(r"# (.*)", text)[1])  # type: ignore[index]

@@ -54,14 +54,14 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _looks(results: Results) -> dict[str, dict[str, Any]]:
+def _styles(results: Results) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each contender, the same in all plots."""
-    looks: dict[str, dict[str, Any]] = {}
+    styles: dict[str, dict[str, Any]] = {}
     colours, greys = iter(COLOURS * 9), iter(GREYS * 9)
     for n, one in enumerate(results.contenders):
         colour = next(greys) if one.peer else next(colours)
-        looks[one.name] = {"color": colour, "marker": MARKERS[n % len(MARKERS)]}
-    return looks
+        styles[one.name] = {"color": colour, "marker": MARKERS[n % len(MARKERS)]}
+    return styles
 
 
 def latency(axes: Axes, results: Results) -> None:
@@ -69,7 +69,7 @@ def latency(axes: Axes, results: Results) -> None:
 
     Bars are the medians' 95 % intervals; for too few runs, from the slowest to the fastest.
     """
-    looks = _looks(results)
+    styles = _styles(results)
     for name in dict.fromkeys(row.name for row in results.latency):
         rows = [row for row in results.latency if row.name == name]
         batches = [row.batch for row in rows]
@@ -82,7 +82,7 @@ def latency(axes: Axes, results: Results) -> None:
         style = "--" if peer else "-"
         axes.errorbar(
             batches, rates, yerr=bars, capsize=3, label=name, linestyle=style, markersize=5,
-            linewidth=1.2 if peer else 2, **looks[name],
+            linewidth=1.2 if peer else 2, **styles[name],
         )  # fmt: skip
     if results.limits:
         used = {one.precision for one in results.contenders}
@@ -124,7 +124,7 @@ def roofline(axes: Axes, results: Results) -> None:
     """Operators and the machine's limits; a point's area is its share of the engine's time."""
     limits = results.limits
     assert limits is not None
-    looks = _looks(results)
+    styles = _styles(results)
     seen = [one for found in results.operators.values() for one in found if one.intensity > 0]
     low = min(one.intensity for one in seen) / 2
     high = max(one.intensity for one in seen) * 2
@@ -146,7 +146,7 @@ def roofline(axes: Axes, results: Results) -> None:
             [one.intensity for one in shown],
             [one.rate for one in shown],
             s=[3000 * one.milliseconds / total for one in shown],
-            alpha=0.45, linewidths=0.5, edgecolors="white", label=name, **looks.get(name, {}),
+            alpha=0.45, linewidths=0.5, edgecolors="white", label=name, **styles.get(name, {}),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -184,7 +184,7 @@ def dial(axes: Axes, results: Results) -> None:
 
 def errors(axes: Axes, results: Results) -> None:
     """A histogram of the differences from the reference in grey levels."""
-    looks = _looks(results)
+    styles = _styles(results)
     rows = [row for row in results.accuracy if row.differences]
     width = 0.8 / len(rows)
     floor = 1.0
@@ -195,7 +195,7 @@ def errors(axes: Axes, results: Results) -> None:
         shares = folded / counts.sum()
         floor = min(floor, float(shares[shares > 0].min()))
         at = np.arange(LEVELS + 1) + (n - (len(rows) - 1) / 2) * width
-        axes.bar(at, shares, width, label=row.name, color=looks[row.name]["color"])
+        axes.bar(at, shares, width, label=row.name, color=styles[row.name]["color"])
     axes.set_yscale("log")
     axes.set_ylim(floor / 3, 2)
     labels = [*map(str, range(LEVELS)), f"≥ {LEVELS}"]
