@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what do I gain and what do I lose against PyTorch?"""
+"""`python -m benchmarks`: speed, memory and accuracy of engines compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from dic.console import Parser, UserError, run
-from dic.console import UserError as TrainError
 from dic.engine_file import EngineError
 from dic.files import check_writable
+from export import disable_telemetry
 from runtime.engines.contract import SHIPPED
 
-# What `all` is made of, in its order: methods of `benchmarks.run.Run`.
+# The parts of `all`, in order: methods of `benchmarks.run.Run`.
 PARTS = ("latency", "start", "profile", "accuracy", "steps")
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 STARTS = 5
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from benchmarks.run import Run
     from train.checkpoint import load_checkpoint
 
-    # What can be found wrong at once is, before minutes of work.
+    # Files and options are checked before minutes of work.
     old = results.read(options.compare) if options.compare else None
     for path in filter(None, (options.json, options.report and options.report / "report.md")):
         check_writable(path)
@@ -35,17 +35,17 @@ def main(arguments: list[str]) -> int:
     if options.report:
         from benchmarks.report.pages import write_report
     with ExitStack() as opened:
-        whole = Run(options, checkpoint, opened)
+        measurement = Run(options, checkpoint, opened)
         try:
             for part in options.what:
-                getattr(whole, part)()
-        finally:  # what was measured is kept, whatever stops the rest
+                getattr(measurement, part)()
+        finally:  # keep what was measured before an error or Ctrl-C
             if options.json:
-                results.write(whole.found, options.json)
-    measured = whole.found
+                results.write(measurement.results, options.json)
+    measured = measurement.results
     if options.report:
-        write_report(measured, whole.strip, options.report)
-        print(f"\nRead {options.report / 'report.html'}")
+        write_report(measured, measurement.strip, options.report)
+        print(f"\nWrote {options.report / 'report.html'}")
     if measured.missing:
         print("\nLeft out: " + "; ".join(measured.missing))
     if old is None:
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
     count = compare.compared(measured, old)
     if not count:
         raise UserError(
-            f"{options.compare}: has no contender, batch or data in common with this run"
+            f"{options.compare}: no engine, batch size or data in common with this run; measure "
+            "the same engines and batches, or compare with another file"
         )
     worse = compare.regressions(measured, old, options.threshold / 100)
     for line in compare.differences(measured, old):
@@ -68,14 +69,24 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The options and what is wrong with them: a table, and long as one."""
     parser = Parser(
         prog="python -m benchmarks",
-        description="What an engine gains and loses against the PyTorch reference, in one run: "
-        "latency, start and memory, a profile, accuracy, and steps as a dial.",
+        description="Compare engines with the PyTorch reference: latency, start and memory, time "
+        "by operator, accuracy, and quality by number of steps.",
     )
+    parser.add_argument(
+        "what", nargs="+", choices=(*PARTS, "all"), metavar="WHAT", help=f"{', '.join(PARTS)}; all"
+    )
+    _add_contender_options(parser)
+    _add_result_options(parser)
+    _add_part_options(parser)
+    options = parser.parse_args(arguments)
+    _validate(parser, options)
+    return options
+
+
+def _add_contender_options(parser: Parser) -> None:
     add = parser.add_argument
-    add("what", nargs="+", choices=(*PARTS, "all"), metavar="WHAT", help=f"{', '.join(PARTS)}; all")
     add(
         *("--engine", "-e"),
         type=Path,
@@ -88,79 +99,100 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--reference",
         type=Path,
         metavar="CKPT",
-        help="the checkpoint they were exported from (default: the shipped one's)",
+        help="the checkpoint that the engines were exported from (default: the shipped engine's)",
     )
-    add("--steps", type=int, metavar="N", help="of the reference (default: as its file says, or 4)")
-    add("--device", default="auto", help="of the engines (default: %(default)s)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="steps of the reference (default: the checkpoint's, or 4)",
+    )
+    add("--device", default="auto", help="device of the engines (default: %(default)s)")
     add(
         "--peers",
         action="store_true",
-        help="measure what others make of the network beside them: PyTorch channels-last and "
-        "compiled, ONNX Runtime and OpenVINO on a plain export; on GPUs fp16 and CUDA graphs too",
+        help="also measure other ways to run the network: PyTorch channels-last and compiled, ONNX "
+        "Runtime and OpenVINO on a plain export; on GPUs also fp16 and CUDA graphs",
     )
+
+
+def _add_result_options(parser: Parser) -> None:
+    add = parser.add_argument
     add(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="write the results (benchmarks/report/results.py)",
+        "--json", type=Path, metavar="FILE", help="write the results (benchmarks/report/results.py)"
     )
     add("--report", type=Path, metavar="DIR", help="write report.html, report.md and its pictures")
     add(
         "--compare",
         type=Path,
         metavar="OLD",
-        help="a results file: tell what has become worse beyond noise, and leave with status 1",
+        help="a results file: list what is worse now beyond noise, and exit with status 1 if "
+        "anything is",
     )
     add(
         "--threshold",
         type=float,
         default=5.0,
         metavar="PERCENT",
-        help="of speed that may be lost (default: %(default)s)",
+        help="loss of speed that --compare accepts (default: %(default)s)",
     )
-    group = parser.add_argument_group("latency")
-    add = group.add_argument
+
+
+def _add_part_options(parser: Parser) -> None:
+    """Add the options of single parts."""
+    add = parser.add_argument_group("latency").add_argument
     add("--batch", type=int, nargs="+", default=BATCHES, metavar="N", help="(default: 1 … 64)")
-    add("--rounds", type=int, default=100, help="timed runs at most (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=100,
+        help="maximum number of timed runs (default: %(default)s)",
+    )
     add(
         "--seconds",
         type=float,
         default=60.0,
-        help="for a batch size, after which no round but the first three begins; 0 is no limit "
-        "(default: %(default)s)",
+        help="time per batch size after which no new round begins, except for the first three; "
+        "0: no limit (default: %(default)s)",
     )
     add("--starts", type=int, default=STARTS, metavar="N", help="(default: %(default)s)")
-    group = parser.add_argument_group("accuracy")
-    add = group.add_argument
-    add("--data", metavar="DIR", help="aligned faces (default: synthetic ones, never trained on)")
-    add("--landmarks", metavar="FILE", help="of --data, where they do not lie beside the pictures")
+    add = parser.add_argument_group("accuracy").add_argument
+    add(
+        "--data",
+        metavar="DIR",
+        help="aligned faces (default: synthetic faces that no recipe trains on)",
+    )
+    add("--landmarks", metavar="FILE", help="landmarks of --data (default: next to the pictures)")
     add("--faces", type=int, metavar="N", help="(default: 1000, or all of --data)")
     add(
         "--published",
         action="store_true",
-        help="--data is CelebA-HQ's test set: show MMEditing's published figures beside ours",
+        help="--data is CelebA-HQ's test set: add MMEditing's published figures",
     )
-    options = parser.parse_args(arguments)
+
+
+def _validate(parser: Parser, options: argparse.Namespace) -> None:
+    """Check the options, expand `all`, and set the default of --reference."""
     counts = [*options.batch, options.rounds, options.starts]
     counts += [count for count in (options.faces, options.steps) if count is not None]
     if min(counts) < 1:
         parser.error("--batch, --rounds, --starts, --faces and --steps must be at least 1")
     if not (options.seconds >= 0 and 0 <= options.threshold < 100):
-        parser.error("--seconds must be at least 0, --threshold a percentage")
+        parser.error("--seconds must be at least 0, --threshold a percentage from 0 to below 100")
     if not options.data and (options.landmarks or options.published):
-        parser.error("--landmarks and --published go with --data")
+        parser.error("--landmarks and --published need --data")
     options.what = [part for part in PARTS if {part, "all"} & set(options.what)]
     if options.reference is None:
         if options.engine != [SHIPPED]:
-            parser.error("--reference CKPT is needed beside --engine")
+            parser.error("--engine needs --reference CKPT, the checkpoint it was exported from")
         from train.checkpoint import SHIPPED_WEIGHTS
 
         options.reference = SHIPPED_WEIGHTS
-    return options
 
 
 def cli() -> NoReturn:
-    run(main, "benchmarks", EngineError, TrainError)
+    disable_telemetry()
+    run(main, "benchmarks", EngineError)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.detector`: how many faces are found, how many that are none, how fast.
+"""`python -m benchmarks.detector`: recall, false detections and speed of the face detector.
 
-By size, from ear to ear, in portraits that are shrunk to it; by turn, in portraits of 60 pixels;
-and in a mosaic of many faces. A face counts as found where the centre of a square lies within 0.3
-of its own square's side of it, and their sizes are within 0.6 to 1.6 of one another.
+Measured by face width (ear to ear) on scaled portraits, by rotation on faces 60 pixels wide, and on
+a mosaic of many faces. A face counts as detected if a detection's centre is within 0.3 of the side
+of the face's square from its centre, on each axis, and its side is 0.6 to 1.6 times the square's.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ from train.data.pictures import read_picture
 from train.data.synthetic import draw_faces
 
 SIZES = (10, 12, 16, 24, 40, 80)
-TURNS = (0, 15, 30, 45, 90, 135, 180)
-TURNED = 60  # pixels of the faces that are turned
-EAR_TO_EAR = 1.75  # a square's side over the width of its face
-BORDER = 64  # pixels around a portrait, its edge repeated: no face fills a whole photograph
-MOSAIC = 20  # faces a side
+ANGLES = (0, 15, 30, 45, 90, 135, 180)
+ROTATED = 60  # pixels, width of the faces that are rotated
+SIDE_PER_WIDTH = 1.75  # a face's square side over the face's width
+BORDER = 64  # pixels added around a portrait, its edge repeated, so that no face fills the picture
+MOSAIC = 20  # faces per side
 
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """A picture (H, W, 3) uint8 RGB of one face, and its square: centre (x, y) and side, pixels."""
+    """A picture of one face, and the face's square.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        centre: (2,), (x, y) of the square's centre, pixels.
+        side: of the square, pixels.
+    """
 
     image: Bytes
     centre: NDArray[np.float64]
@@ -47,20 +53,21 @@ class Portrait:
 
     @staticmethod
     def around(image: Bytes, landmarks: NDArray[np.float32]) -> Portrait:
+        """From a picture (H, W, 3) and its landmarks (K, 2), (x, y) pixels; adds a border."""
         left, top, right, bottom = crop_box(landmarks)
         framed = np.pad(image, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
         centre = np.array([left + right, top + bottom]) / 2 + BORDER
         return Portrait(framed, centre, right - left)
 
     def of(self, width: float) -> Portrait:
-        """Shrunk or enlarged until the face is `width` pixels wide."""
-        scale = width * EAR_TO_EAR / self.side
+        """Scaled so that the face is `width` pixels wide."""
+        scale = width * SIDE_PER_WIDTH / self.side
         size = [max(1, round(side * scale)) for side in (self.image.shape[1], self.image.shape[0])]
         small = np.array(Image.fromarray(self.image).resize(size, Image.Resampling.BICUBIC))
         return Portrait(small, self.centre * scale, self.side * scale)
 
-    def turned(self, angle: float) -> Portrait:
-        """Turned clockwise about the face."""
+    def rotated(self, angle: float) -> Portrait:
+        """Rotated clockwise about the face's centre, by an angle in degrees."""
         side = round(2.5 * self.side)
         x, y = self.centre.tolist()
         matrix = np.asarray(cv2.getRotationMatrix2D((x, y), -angle, 1.0), np.float64)
@@ -70,20 +77,21 @@ class Portrait:
         )
         return Portrait(np.asarray(image, np.uint8), np.full(2, side / 2), self.side)
 
-    def is_found(self, crop: Crop) -> bool:
+    def is_detected_by(self, crop: Crop) -> bool:
+        """Whether a detection counts as this face; see the module's docstring."""
         near = np.abs(crop.centre - self.centre).max() < 0.3 * self.side
         return bool(near and 0.6 < crop.size / self.side < 1.6)
 
 
 @dataclass(frozen=True)
-class Found:
-    """How a detector did on some pictures.
+class Detection:
+    """A detector's results on some pictures.
 
     Attributes:
-        recall: share of the faces that were found.
-        false: squares where no face is, or a face's second.
-        milliseconds: of a picture, the median.
-        off: degrees that squares of found faces are turned wrongly, the median.
+        recall: share of the faces that were detected, 0..1.
+        false: detections that match no face, or a face that was already detected.
+        milliseconds: median time per picture.
+        off: median error of the detections' rotation, degrees; NaN if none was measured.
     """
 
     recall: float
@@ -92,24 +100,26 @@ class Found:
     off: float
 
 
-def measure(detector: YuNetDetector, portraits: Sequence[Portrait], angle: float = 0.0) -> Found:
-    """Search portraits, each of one face that is turned clockwise by `angle` degrees."""
+def measure(
+    detector: YuNetDetector, portraits: Sequence[Portrait], angle: float = 0.0
+) -> Detection:
+    """Run the detector on portraits whose faces are rotated clockwise by `angle` degrees."""
     hits, false, times, off = 0, 0, [], []
     for portrait in portraits:
         began = time.perf_counter()
         crops = detector.find(portrait.image)
         times.append(time.perf_counter() - began)
-        right = [crop for crop in crops if portrait.is_found(crop)]
+        right = [crop for crop in crops if portrait.is_detected_by(crop)]
         hits += bool(right)
         false += len(crops) - bool(right)
         off += [abs((right[0].angle - angle + 180) % 360 - 180)] if right else []
     median = float(np.median(off)) if off else float("nan")
-    return Found(hits / len(portraits), false, 1e3 * float(np.median(times)), median)
+    return Detection(hits / len(portraits), false, 1e3 * float(np.median(times)), median)
 
 
-def measure_mosaic(detector: YuNetDetector, portraits: Sequence[Portrait], width: int) -> Found:
-    """Search one picture of `MOSAIC`² faces, each `width` pixels wide."""
-    pitch = round(2 * EAR_TO_EAR * width)
+def measure_mosaic(detector: YuNetDetector, portraits: Sequence[Portrait], width: int) -> Detection:
+    """Run the detector on one picture of `MOSAIC`² faces, each `width` pixels wide."""
+    pitch = round(2 * SIDE_PER_WIDTH * width)
     image = np.full((MOSAIC * pitch, MOSAIC * pitch, 3), 110, np.uint8)
     placed = []
     for n in range(MOSAIC**2):
@@ -121,19 +131,22 @@ def measure_mosaic(detector: YuNetDetector, portraits: Sequence[Portrait], width
     began = time.perf_counter()
     crops = detector.find(image)
     seconds = time.perf_counter() - began
-    hits = sum(any(face.is_found(crop) for crop in crops) for face in placed)
-    return Found(hits / len(placed), max(0, len(crops) - hits), 1e3 * seconds, float("nan"))
+    hits = sum(any(face.is_detected_by(crop) for crop in crops) for face in placed)
+    return Detection(hits / len(placed), max(0, len(crops) - hits), 1e3 * seconds, float("nan"))
 
 
 def portraits_of(folder: str, landmarks: str, count: int) -> list[Portrait]:
-    """Portraits of a folder, as many as asked for, evenly over their names.
+    """Up to `count` portraits of a folder, spread evenly over the sorted names.
+
+    Args:
+        landmarks: a file with all landmarks; empty to read those next to the pictures.
 
     Raises:
-        UserError: there are none with landmarks.
+        UserError: no picture has landmarks.
     """
     entries = [e for e in find_faces(folder, landmarks) if e.annotation is not None]
     if not entries:
-        raise UserError(f"{folder}: no pictures with landmarks; --landmarks FILE names them")
+        raise UserError(f"{folder}: no pictures with landmarks; give --landmarks FILE")
     chosen = entries[:: max(1, len(entries) // count)][:count]
     return [
         Portrait.around(read_picture(entry.picture.read()), annotation_of(entry).landmarks)
@@ -141,12 +154,13 @@ def portraits_of(folder: str, landmarks: str, count: int) -> list[Portrait]:
     ]
 
 
-def rows(detector: YuNetDetector, portraits: Sequence[Portrait]) -> Iterator[tuple[str, Found]]:
+def rows(detector: YuNetDetector, portraits: Sequence[Portrait]) -> Iterator[tuple[str, Detection]]:
+    """The rows of the table, measured one by one."""
     for size in SIZES:
         yield f"{size} px", measure(detector, [p.of(size) for p in portraits])
-    for turn in TURNS:
-        turned = [p.of(TURNED).turned(turn) for p in portraits]
-        yield f"turned by {turn}°", measure(detector, turned, turn)
+    for angle in ANGLES:
+        rotated = [p.of(ROTATED).rotated(angle) for p in portraits]
+        yield f"rotated by {angle}°", measure(detector, rotated, angle)
     for size in (16, 40):
         yield f"{MOSAIC**2} faces of {size} px", measure_mosaic(detector, portraits, size)
 
@@ -154,10 +168,14 @@ def rows(detector: YuNetDetector, portraits: Sequence[Portrait]) -> Iterator[tup
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.detector",
-        description="How many faces the runtime's detector finds, by size and turn.",
+        description="Measure the face detector's recall and speed by face size and rotation.",
     )
-    parser.add_argument("--faces", metavar="DIR", help="portraits (default: drawn faces)")
-    parser.add_argument("--landmarks", default="", metavar="FILE", help="of all portraits")
+    parser.add_argument(
+        "--faces", metavar="DIR", help="portraits with landmarks (default: synthetic faces)"
+    )
+    parser.add_argument(
+        "--landmarks", default="", metavar="FILE", help="landmarks of all portraits"
+    )
     parser.add_argument("--count", type=int, default=100, metavar="N", help="default: %(default)s")
     parser.add_argument("--detector", type=Path, metavar="FILE", help="another YuNet model")
     options = parser.parse_args(arguments)
@@ -169,8 +187,8 @@ def main(arguments: list[str]) -> int:
         images, points = draw_faces(20200614, options.count)
         portraits = [Portrait.around(*pair) for pair in zip(images, points, strict=True)]
     detector = YuNetDetector(options.detector)
-    table = ["| faces | found | false | ms | turned wrongly by |", "|---|---:|---:|---:|---:|"]
-    total = len(SIZES) + len(TURNS) + 2
+    table = ["| faces | detected | false | ms | rotation error |", "|---|---:|---:|---:|---:|"]
+    total = len(SIZES) + len(ANGLES) + 2
     for name, found in Progress(rows(detector, portraits), total=total, unit="row", leave=False):
         off = "" if np.isnan(found.off) else f"{found.off:.0f}°"
         table.append(

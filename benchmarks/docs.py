@@ -1,7 +1,7 @@
-"""`python -m benchmarks.docs`: the pages that are made from what they tell of.
+"""`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md`: between `<!-- results: FILE TABLE -->` and `<!-- end -->` stands what
-  `report.tables` makes of `benchmarks/results/FILE.json`, and below it the machine and command.
+- `docs/results.md`: the text between `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced
+  by a table of `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
 - `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
 """
@@ -41,16 +41,16 @@ MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 
 
 def filled(text: str) -> str:
-    """A text with all its tables made anew.
+    """A page's text with all its result tables generated again.
 
     Raises:
-        UserError: a results file or a table that is named is not there.
+        UserError: a marker names an unknown table, or a results file that cannot be read.
     """
 
     def made(found: re.Match[str]) -> str:
         opening, file, table, closing = found.groups()
         if table not in TABLES:
-            raise UserError(f"docs/results.md: no table {table!r}; there are {', '.join(TABLES)}")
+            raise UserError(f"docs/results.md: no table {table!r}; use {', '.join(TABLES)}")
         shown = results.read(RESULTS / f"{file}.json")
         machine = shown.machine
         source = (
@@ -63,7 +63,7 @@ def filled(text: str) -> str:
 
 
 def command_reference() -> str:
-    """Every command's help, as it is printed on a terminal of 88 columns."""
+    """Every command's help, as printed on a terminal with 88 columns."""
     parts = ["# Command line\n\n" + MADE.rstrip()]
     environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1"}
     for command in COMMANDS:
@@ -76,7 +76,7 @@ def command_reference() -> str:
 
 
 def recipe_reference() -> str:
-    """Every field of a recipe: its default and what it means."""
+    """Every field of a recipe with its default and meaning."""
     from train import recipe
     from train.model.network import NetworkConfig
 
@@ -105,7 +105,7 @@ def recipe_reference() -> str:
 
 
 def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
-    """Names and meanings of a docstring's section Attributes."""
+    """Names and meanings in the Attributes section of a docstring."""
     _, _, section = docstring.partition("Attributes:\n")
     for found in re.finditer(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
         meaning = " ".join(found[2].split())
@@ -114,7 +114,7 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
 
 
 def pages() -> dict[Path, str]:
-    """The pages as they ought to be."""
+    """The up-to-date text of every generated page, by path."""
     shown = DOCS / "results.md"
     return {
         shown: filled(shown.read_text(encoding="utf-8")),
@@ -126,7 +126,7 @@ def pages() -> dict[Path, str]:
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.docs",
-        description="Make the pages anew that are made from results, commands and recipes.",
+        description="Generate the pages that show results, commands and recipes.",
     )
     parser.parse_args(arguments)
     for path, text in pages().items():

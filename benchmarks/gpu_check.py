@@ -1,13 +1,13 @@
-"""`python -m benchmarks.gpu_check`, or `make gpu-check`: everything said about GPUs, run on one.
+"""`python -m benchmarks.gpu_check`, or `make gpu-check`: check all GPU features on a machine.
 
-For a machine with an NVIDIA GPU and no network. What it lacks is brought along in a folder of
-wheels (tensorrt-rtx, onnxruntime-gpu) and sources (PyCUDA, built there by its own compiler).
-Stages are processes of their own, each with its share of the time: what cannot be installed or
-does not run is written down with its exact message, and the rest goes on. What comes out:
+For a machine with an NVIDIA GPU and without a network. Missing packages are installed from a folder
+of wheels (tensorrt-rtx, onnxruntime-gpu) and sources (PyCUDA, compiled on the machine).
+Every stage is a separate process with a timeout. If one fails, its error message is recorded and
+the next stage runs. Output:
 
-    summary.md, summary.json   every stage: how it ended, how long it took, and its answer
-    log.txt                    all that the stages printed
-    compact.json, full.json    results as of `python -m benchmarks`; compact/, full/ their reports
+    summary.md, summary.json   status, duration and last lines of every stage
+    log.txt                    everything that the stages printed
+    compact.json, full.json    results of `python -m benchmarks`; compact/ and full/ are reports
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,27 +24,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from benchmarks.gpu_parts import PARTS, RUNS
 from benchmarks.report.tables import table
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
+from export import disable_telemetry
 
 PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-CAPABILITIES = ("8.0", "current")  # beside the default
-RUNS = 10_000
+CAPABILITIES = ("8.0", "current")  # in addition to the default
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
 @dataclass
 class Stage:
-    """A stage that has run.
+    """The result of a stage.
 
     Attributes:
-        name: what it did.
+        name: the stage's name.
         status: "passed", "failed" or "skipped".
-        seconds: that it took.
-        said: its last lines; where it failed, why.
+        seconds: its duration.
+        said: its answer or error message, or its last lines of output.
     """
 
     name: str
@@ -56,14 +56,15 @@ class Stage:
 
 @dataclass
 class Check:
-    """A check under way.
+    """A running check.
 
     Attributes:
-        out: where results go.
-        work: where engines and installed packages go; kept, so that a second check is quicker.
-        wheels: what was brought along, if anything.
-        checkpoint: of the compact network.
-        deadline: when it should be over, by `time.monotonic`.
+        out: folder for results.
+        work: folder for engines and installed packages; kept, so that a second check is faster.
+        wheels: folder of packages to install, or None.
+        checkpoint: the compact network's checkpoint.
+        deadline: when the check must end, in `time.monotonic` seconds.
+        stages: the results so far.
     """
 
     out: Path
@@ -75,13 +76,24 @@ class Check:
 
     @property
     def site(self) -> Path:
+        """The folder that packages are installed to."""
         return self.work.resolve() / "site"
 
     def python(self, name: str, arguments: Sequence[object], seconds: float) -> bool:
-        """A stage that is `python -m …`; whether it passed."""
+        """Run `python -m …` as a stage; see `command`."""
         return self.command(name, [sys.executable, "-m", *map(str, arguments)], seconds)
 
     def command(self, name: str, command: Sequence[str], seconds: float) -> bool:
+        """Run a command as a stage.
+
+        Args:
+            name: the stage's name.
+            command: program and arguments.
+            seconds: timeout; the whole check's deadline may shorten it.
+
+        Returns:
+            whether it passed: it ended in time with status 0.
+        """
         left = min(seconds, self.deadline - time.monotonic())
         if left < 5:
             self.note(name, SKIPPED, "no time left")
@@ -100,7 +112,7 @@ class Check:
                     status = PASSED if process.returncode == 0 else FAILED
                     text += "" if process.returncode == 0 else f"\nstatus {process.returncode}\n"
                 except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+                    os.killpg(process.pid, signal.SIGKILL)  # the whole process group
                     text, _ = process.communicate()
                     text += f"\nstopped after {left:.0f} s\n"
         except OSError as error:
@@ -108,12 +120,12 @@ class Check:
         with (self.out / "log.txt").open("a") as log:
             log.write(f"\n===== {name}: {' '.join(command)}\n{text}")
         lines = [line for line in text.strip().splitlines() if line.strip()]
-        told = [line for line in lines if line.startswith(("error", "answer: "))] or lines[-2:]
-        self.note(name, status, " ".join(told[-2:]), time.monotonic() - began)
+        shown = [line for line in lines if line.startswith(("error", "answer: "))] or lines[-2:]
+        self.note(name, status, " ".join(shown[-2:]), time.monotonic() - began)
         return status == PASSED
 
     def note(self, name: str, status: str, said: str, seconds: float = 0.0) -> None:
-        """Keep how a stage ended, in files that are whole after each."""
+        """Record a stage's result and rewrite the summary files, so that they are complete."""
         self.stages.append(Stage(name, status, round(seconds, 1), said[:500]))
         print(f"[{name}] {status}: {said[:200]}", file=sys.stderr, flush=True)
         rows = [
@@ -126,20 +138,21 @@ class Check:
 
 
 def machine(check: Check) -> None:
+    """Record the driver, the GPU and the versions of the libraries."""
     check.command("driver", ["nvidia-smi"], 30)
     check.python("machine", ["benchmarks.gpu_check", "--part", "machine"], 60)
 
 
 def install(check: Check) -> None:
-    """Each file on its own: one that fails does not take the others along. Sources come last."""
+    """Install each file separately, so that one failure does not stop the others; sources last."""
     if check.wheels is None:
-        check.note("install", SKIPPED, "nothing was brought along (--wheels DIR)")
+        check.note("install", SKIPPED, "no packages to install (--wheels DIR)")
         return
     files = [*sorted(check.wheels.glob("*.whl")), *sorted(check.wheels.glob("*.tar.gz"))]
     for package in PACKAGES:
         if not any(file.name.lower().startswith(package) for file in files):
             check.note(f"install {package}", SKIPPED, f"not in {check.wheels}")
-    # Their wheels ask for what the machine's image has in other versions: --no-deps.
+    # --no-deps: the wheels require other versions of packages that the machine has.
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade"]
     pip += ["--no-build-isolation", "--target", str(check.site)]
     for file in files:
@@ -147,6 +160,7 @@ def install(check: Check) -> None:
 
 
 def engines(check: Check) -> None:
+    """Export the compact network in every precision, and the full-size one in fp32 and fp16."""
     part = ["benchmarks.gpu_check", "--part"]
     for precision in PRECISIONS:
         path = check.work / f"compact-{precision}.onnx"
@@ -160,6 +174,7 @@ def engines(check: Check) -> None:
 
 
 def plans(check: Check) -> None:
+    """Build a plan from every ONNX file, and the compact fp32 one for other GPUs."""
     build = ["export.tensorrt", "--flavour", "auto", "--max-batch", 256]
     for source in sorted(check.work.glob("*.onnx")):
         check.python(
@@ -173,7 +188,7 @@ def plans(check: Check) -> None:
 
 
 def load(check: Check) -> None:
-    """Does each engine run here, and give PyTorch's faces? The runtime's own check."""
+    """Load each engine; the runtime verifies it against PyTorch's reference outputs."""
     for path in [*sorted(check.work.glob("*.trt")), *sorted(check.work.glob("*.onnx"))]:
         part = ["benchmarks.gpu_check", "--part", "load", path]
         if check.python(f"run {path.name}", part, 60):
@@ -183,10 +198,12 @@ def load(check: Check) -> None:
 
 
 def tests(check: Check) -> None:
+    """Run the tests that need a GPU."""
     check.python("tests marked gpu", ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"], 120)
 
 
 def endurance(check: Check) -> None:
+    """Run one engine many times from several threads; see `part_endure`."""
     path = next(iter(_running(check, "compact", ".trt", ".onnx")), None)
     if path is None:
         check.note(f"{RUNS} runs", SKIPPED, "no engine runs on the GPU here")
@@ -196,6 +213,7 @@ def endurance(check: Check) -> None:
 
 
 def measure(check: Check) -> None:
+    """Run the benchmark on the engines that load here, and write its report."""
     for size, checkpoint, batches, faces in (
         ("compact", check.checkpoint, (1, 4, 16, 64, 256), 200),
         ("full", check.work / "full.pth", (1, 8, 64), 16),
@@ -221,148 +239,40 @@ STAGES: dict[str, Callable[[Check], None]] = {
 
 
 def _loaded(path: Path) -> Path:
+    """The marker file of an engine that was loaded and verified."""
     return path.with_name(f".{path.name}.runs")
 
 
 def _running(check: Check, size: str, *suffixes: str) -> list[Path]:
-    """Engines of a size that have run here, plans first."""
+    """Engines of a size that were loaded here, in the order of the suffixes."""
     found = [path for end in suffixes for path in sorted(check.work.glob(f"{size}*{end}"))]
     return [path for path in found if _loaded(path).exists()]
 
 
-# What a stage's own process does
-
-
-def part_machine() -> None:
-    import torch
-
-    from benchmarks.measure import machine as here
-
-    print(json.dumps(asdict(here.machine("benchmarks.gpu_check")), indent=1))
-    if not torch.cuda.is_available():
-        raise UserError("PyTorch sees no GPU")
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    print(f"answer: {name}, compute capability {capability[0]}.{capability[1]}")
-
-
-def part_random(path: str) -> None:
-    import torch
-
-    from train.checkpoint import save_checkpoint
-    from train.model.network import DIC, NetworkConfig
-
-    torch.manual_seed(0)
-    save_checkpoint(Path(path), DIC(NetworkConfig()), {"recipe": "none: random weights"})
-
-
-def part_export(checkpoint: str, path: str) -> None:
-    from benchmarks.contenders.builds import built
-    from export.choices import Choices, Precision
-    from export.graph.interface import Io, Signature
-    from train.checkpoint import load_checkpoint
-
-    found = load_checkpoint(Path(checkpoint))
-    trained = "random" not in str(found.provenance.get("recipe"))
-    # Random weights make heatmaps of noise, whose peaks jump: there faces alone are compared.
-    signature = Signature(Io.IMAGE, found.network.config.steps, trained)
-    precision = Precision(Path(path).stem.rpartition("-")[2])
-    built(found, signature, Choices(precision=precision), Path(path))
-
-
-def part_load(path: str) -> None:
-    import logging
-
-    from runtime.engines.load import load_engine
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    with load_engine(path, "cuda") as engine:
-        print(f"answer: runs by {engine.backend} on {engine.device}, as PyTorch does")
-
-
-def part_endure(path: str) -> None:
-    """Many runs of changing batches from four threads; results against the first, memory."""
-    import numpy as np
-    import torch
-
-    from runtime.engines.load import load_engine
-
-    def memory() -> tuple[float, float]:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        free, total = torch.cuda.mem_get_info()
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, (total - free) / 1e6
-
-    with load_engine(path, "cuda") as engine:
-        given = engine.inputs[0].name
-        batches = [b for b in (1, 2, 8, 32) if b <= (engine.max_batch or b)]
-        rng = np.random.default_rng(0)
-        images = {b: rng.integers(0, 256, (b, 16, 16, 3), np.uint8) for b in batches}
-        wanted = {b: engine.run({given: image})["face"] for b, image in images.items()}
-        wrong: list[str] = []
-
-        def work(seed: int, runs: int) -> None:
-            order = np.random.default_rng(seed).choice(batches, runs)
-            try:
-                for n, b in enumerate(order):
-                    face = engine.run({given: images[b]})["face"]
-                    if n % 50 == 0 and np.abs(face.astype(int) - wanted[b]).max() > 1:
-                        wrong.append(f"run {n} of thread {seed}: other faces")
-            except Exception as error:
-                wrong.append(f"thread {seed}: {error}")
-
-        def all_threads(runs: int) -> None:
-            threads = [threading.Thread(target=work, args=(n, runs // 4)) for n in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-        all_threads(RUNS // 10)
-        before = memory()
-        all_threads(RUNS)
-        after = memory()
-    grown = [b - a for a, b in zip(before, after, strict=True)]
-    said = f"host {grown[0]:+.1f} MB, GPU {grown[1]:+.1f} MB over {RUNS} runs"
-    print(f"answer: {said}; {wrong or 'all right'}")
-    if wrong or max(grown) > 20:
-        raise UserError(f"grew by {grown} MB; {'; '.join(wrong) or 'a leak'}")
-
-
-def part_report(path: str) -> None:
-    """A report in a process of its own: its libraries may be missing where the figures are not."""
-    from benchmarks.report import results
-    from benchmarks.report.pages import write_report
-
-    found = Path(path)
-    write_report(results.read(found), None, found.with_suffix(""))
-
-
-PARTS: dict[str, Callable[..., None]] = {
-    "machine": part_machine,
-    "random": part_random,
-    "export": part_export,
-    "load": part_load,
-    "endure": part_endure,
-    "report": part_report,
-}
-
-
 def main(arguments: list[str]) -> int:
-    parser = Parser(prog="python -m benchmarks.gpu_check", description=__doc__.split("\n")[0])
+    parser = Parser(
+        prog="python -m benchmarks.gpu_check", description="Check all GPU features on this machine."
+    )
     add = parser.add_argument
     add("--out", type=Path, default=Path("build/gpu-check/out"), metavar="DIR")
     add("--work", type=Path, default=Path("build/gpu-check/work"), metavar="DIR")
-    add("--wheels", type=Path, metavar="DIR", help="packages that were brought along")
-    add("--checkpoint", type=Path, metavar="CKPT", help="of the compact network (default: shipped)")
-    add("--minutes", type=float, default=8.0, help="for all of it (default: %(default)s)")
+    add("--wheels", type=Path, metavar="DIR", help="packages to install before the check")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="CKPT",
+        help="the compact network (default: the shipped one)",
+    )
+    add("--minutes", type=float, default=8.0, help="for the whole check (default: %(default)s)")
     add("--only", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
-    add("--part", nargs="+", help="what a stage's own process does")
+    add("--part", nargs="+", help="run the part of a stage (internal)")
     options = parser.parse_args(arguments)
     if options.part:
         name, *rest = options.part
         PARTS[name](*rest)
         return DONE
     if options.wheels and not options.wheels.is_dir():
-        raise UserError(f"{options.wheels}: is no folder")
+        raise UserError(f"{options.wheels}: is not a folder; give a folder of packages")
     from train.checkpoint import SHIPPED_WEIGHTS
 
     for folder in (options.out, options.work):
@@ -379,6 +289,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _status(stages: Sequence[Stage]) -> int:
+    """The exit status: 0 if all stages passed, 1 if some did, 2 if none did."""
     passed = {stage.status == PASSED for stage in stages}
     if passed == {True}:
         return DONE
@@ -386,10 +297,10 @@ def _status(stages: Sequence[Stage]) -> int:
 
 
 def cli() -> NoReturn:
-    from dic.console import UserError as TrainError
     from dic.engine_file import EngineError
 
-    run(main, "benchmarks", EngineError, TrainError)
+    disable_telemetry()
+    run(main, "benchmarks", EngineError)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.pipeline`: what the runtime costs around an engine.
+"""`python -m benchmarks.pipeline`: measure the overhead of the runtime around an engine.
 
-Aligned faces a second by the command, start-up and all, beside the bare engine's, in turns; how
-long `--help` and a first face take; and what memory does over many runs.
+Aligned faces per second of the `runtime.infer` command, start-up included, and of the bare engine,
+in interleaved rounds; the time of `--help` and of a first face; and memory over many runs.
 """
 
 from __future__ import annotations
@@ -38,20 +38,25 @@ from train.data.synthetic import draw_faces
 JSON_VERSION = 2
 SEED = 5
 BATCH = 8
-RECORDS = 10  # of the memory, over the runs
+RECORDS = 10  # memory readings, spread over the runs
 
 
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.pipeline",
-        description="What the runtime costs around an engine: throughput, start, memory.",
+        description="Measure the runtime's overhead around an engine: throughput, start, memory.",
     )
     parser.add_argument("--engine", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--faces", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=10_000, help="0 leaves out the memory")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=10_000,
+        help="runs over which memory is measured; 0: none (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     options = parser.parse_args(arguments)
     if min(options.faces, options.rounds) < 1 or options.runs < 0:
         parser.error("--faces and --rounds must be at least 1, --runs at least 0")
@@ -61,7 +66,10 @@ def main(arguments: list[str]) -> int:
         load_engine(options.engine, options.device, lanes=cores()) as shared,
     ):
         if engine.metadata.io != "image" or (engine.max_batch or BATCH) < BATCH:
-            raise UserError(f"{engine.path}: give one with --io image and batches of {BATCH}")
+            raise UserError(
+                f"{engine.path}: cannot be measured; give an engine exported with --io image that "
+                f"takes batches of {BATCH}"
+            )
         speed = _throughput(engine, shared, options)
         memory = _memory(engine, options.runs) if options.runs else []
     print(_report(speed, memory, options))
@@ -79,11 +87,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _throughput(engine: Engine, shared: Engine, options: Namespace) -> dict[str, list[float]]:
-    """Seconds of each round, by what was done.
+    """Seconds of each round, by task.
 
     Args:
-        engine: with all cores for one run; runs batches.
-        shared: with a lane for each core; runs single faces, as the command does.
+        engine: uses all cores for one run; gets batches.
+        shared: has one lane per core; gets single faces, like the command.
     """
     count, rounds = options.faces, options.rounds
     images, _ = draw_faces(SEED, count)
@@ -125,7 +133,7 @@ def _run(command: list[str]) -> None:
 
 
 def _memory(engine: Engine, runs: int) -> list[float]:
-    """Resident megabytes, after warming up and over the runs."""
+    """Resident memory in megabytes, `RECORDS` readings over the runs after a warm-up."""
     lq = np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8)
     found = []
     for n in Progress(range(runs + 1), desc="memory", unit="run"):
@@ -141,9 +149,9 @@ def _report(speed: dict[str, list[float]], memory: list[float], options: Namespa
     count = options.faces
     medians = {what: float(np.median(taken)) for what, taken in speed.items()}
     labels = {
-        "batches": f"bare engine, batches of {BATCH} on all cores",
-        "lanes": "bare engine, a lane for each core",
-        "command": "runtime.infer, whole",
+        "batches": f"bare engine, batches of {BATCH}, all cores",
+        "lanes": "bare engine, one lane per core",
+        "command": "runtime.infer, all faces",
         "first face": "runtime.infer, one face",
         "help": "runtime.infer --help",
     }
@@ -163,7 +171,7 @@ def _report(speed: dict[str, list[float]], memory: list[float], options: Namespa
 
 
 def _share(bare: list[float], taken: list[float]) -> str:
-    """How much of a bare engine's throughput was reached, the median over the rounds."""
+    """The share of a bare engine's throughput that was reached, median over the rounds."""
     return f"{100 * statistics.median(statistics.ratios(bare, taken)):.0f} %"
 
 

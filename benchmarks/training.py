@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: iterations a second beside a plain eager training loop."""
+"""`python -m benchmarks.training`: training speed compared with a plain eager loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from benchmarks.measure.machine import machine
 from benchmarks.report.tables import table
 from dic.console import Parser, run
-from dic.console import UserError as TrainError
 from dic.files import write_whole
 from dic.progress import Progress
 from train.data.datasets import load_data
@@ -31,7 +30,7 @@ from train.recipe import Recipe, load_recipe
 PLAIN = "plain eager loop, fp32"
 JSON_VERSION = 2
 WARM_UPS = 3
-FACES = 200  # to train on; more would only take longer to draw
+FACES = 200  # training faces; more would only take longer to generate
 
 Iterate = Callable[[], None]
 
@@ -39,16 +38,18 @@ Iterate = Callable[[], None]
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.training",
-        description="Training speed of a recipe beside a plain eager loop, in turns in one run.",
+        description="Compare a recipe's training speed with a plain loop, in interleaved rounds.",
     )
     parser.add_argument("--recipe", default="dic-synthetic", help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="fields of the recipe to change"
+    )
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    # Synthetic faces whatever the recipe's: what is timed is the arithmetic.
+    # Always synthetic faces: the arithmetic is timed, not the disk.
     data = ["data.kind=synthetic", "data.validation=1", f"data.count={FACES}"]
     settings = [*data, *options.overrides]
     recipe = load_recipe(options.recipe, settings)
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(recipe: Recipe, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every timed iteration of every contender, loading of its batch included."""
+    """Seconds of every timed iteration by loop, loading of the batch included."""
     training, _ = load_data(recipe.data, recipe.network.landmarks)
     pairs = FacePairs.training(training, recipe)
     contenders = {PLAIN: plain_loop(recipe, pairs)}
@@ -86,7 +87,7 @@ def measure(recipe: Recipe, rounds: int) -> dict[str, list[float]]:
 
 
 def projects_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
-    """What `python -m train` does in an iteration."""
+    """One iteration of `python -m train`."""
     state = start(recipe, launch(recipe))
     batches = examples(state, pairs)
 
@@ -99,7 +100,7 @@ def projects_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
 
 
 def plain_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
-    """The same network, losses and optimiser in the loop that one writes first."""
+    """One iteration of a plain loop with the same network, losses and optimiser."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     network = DIC(recipe.network).to(device)
@@ -120,19 +121,20 @@ def plain_loop(recipe: Recipe, pairs: FacePairs) -> Iterate:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()  # every loop shows its loss
+        loss.item()  # waits for the GPU, as logging a loss does
         _finish()
 
     return iterate
 
 
 def _finish() -> None:
-    """What a GPU has still to do belongs to the iteration that asked for it."""
+    """Wait for the GPU, so that its work counts for the iteration that started it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def speed_table(times: dict[str, list[float]], rounds: int) -> str:
+    """A Markdown table of the median speed of each loop, relative to the plain one."""
     medians = {name: float(np.median(taken)) for name, taken in times.items()}
     cells = [
         (name, f"{medians[PLAIN] / median:.2f}×", f"{1000 * median:.0f}", f"{1 / median:.2f}")
@@ -143,7 +145,7 @@ def speed_table(times: dict[str, list[float]], rounds: int) -> str:
 
 
 def cli() -> NoReturn:
-    run(main, "benchmarks", TrainError)
+    run(main, "benchmarks")
 
 
 if __name__ == "__main__":

@@ -128,12 +128,12 @@ def _check_external(path: Path, model: onnx.ModelProto) -> None:
             end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
             needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
     for location, size in needed.items():
-        beside = path.parent / location
-        if not beside.is_file():
-            raise UserError(f"{beside}: No such file; it holds the weights of {path.name}")
-        if beside.stat().st_size < size:
+        weights = path.parent / location
+        if not weights.is_file():
+            raise UserError(f"{weights}: No such file; it holds the weights of {path.name}")
+        if weights.stat().st_size < size:
             raise UserError(
-                f"{beside}: damaged: shorter than the {size:,} bytes of weights that "
+                f"{weights}: damaged: shorter than the {size:,} bytes of weights that "
                 f"{path.name} refers to; export it again"
             )
 
@@ -153,21 +153,21 @@ def dtype_name(number: int) -> str:
 
 
 def _plan(path: Path, kind: Kind) -> EngineFile:
-    beside = sidecar(path)
-    if not beside.is_file():
+    description = sidecar(path)
+    if not description.is_file():
         return EngineFile(path, kind, {}, (), (), None)
     try:
-        metadata = json.loads(beside.read_text(encoding="utf-8"))
+        metadata = json.loads(description.read_text(encoding="utf-8"))
         inputs, outputs = (
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
         expected = metadata["plan"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{beside}: damaged ({error}); build the plan again") from error
+        raise UserError(f"{description}: damaged ({error}); build the plan again") from error
     if expected != hashlib.sha256(path.read_bytes()).hexdigest():
         raise UserError(
-            f"{beside}: belongs to another plan than {path.name} (SHA-256 differs); "
+            f"{description}: belongs to another plan than {path.name} (SHA-256 differs); "
             "build the plan again"
         )
     return EngineFile(path, kind, metadata, inputs, outputs, None)

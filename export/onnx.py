@@ -60,10 +60,10 @@ def main(arguments: list[str]) -> int:
         )
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     agreement = export(checkpoint, signature, output, choices)
-    beside = output.with_name(f"{output.name}.data") if choices.external_data else None
-    size = (output.stat().st_size + (beside.stat().st_size if beside else 0)) / 1e6
-    named = f"{output} and {beside.name}" if beside else output
-    say(f"wrote {named} ({size:.1f} MB); compared with PyTorch: {agreement}")
+    weights = output.with_name(f"{output.name}.data") if choices.external_data else None
+    size = (output.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6
+    written = f"{output} and {weights.name}" if weights else output
+    say(f"wrote {written} ({size:.1f} MB); compared with PyTorch: {agreement}")
     return 0
 
 

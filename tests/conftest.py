@@ -4,6 +4,8 @@ import os
 
 # Two test processes share two cores, and tiny networks gain nothing by threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The commands set this before they import ONNX Runtime; tests import it without them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import subprocess
 import sys

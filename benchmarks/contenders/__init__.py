@@ -1,1 +1,1 @@
-"""What is measured: engines, PyTorch, and what others make of the same network."""
+"""The contenders: the PyTorch reference, engines, and peers."""

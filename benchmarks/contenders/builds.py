@@ -1,4 +1,4 @@
-"""Engines that a run builds for itself, of the checkpoint that it measures against."""
+"""Engines that a benchmark run exports from its reference checkpoint."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from train.checkpoint import Checkpoint
 
 
 def built(checkpoint: Checkpoint, signature: Signature, choices: Choices, path: Path) -> Path:
-    """Write an engine as `export.onnx` does, but held against PyTorch on fewer faces.
+    """Export an engine like `export.onnx`, but checked on fewer faces.
 
-    The run that it is for compares all that it computes anyway.
+    The benchmark compares all of the engine's results with PyTorch anyway.
+
+    Returns:
+        `path`.
 
     Raises:
-        GateError: it disagrees with PyTorch.
+        GateError: the graph disagrees with PyTorch.
     """
     model = build(checkpoint.network, signature, choices)
     pictures = synthetic(SEED, SAMPLES).with_extremes()
     known = reference(checkpoint.network, pictures, signature.steps)
-    found = check(model, known, signature, choices.precision, choices.tolerance)
-    stamp(model, checkpoint, signature, choices, Checked(*found, known), known)
+    checked = Checked(*check(model, known, signature, choices.precision, choices.tolerance), known)
+    stamp(model, checkpoint, signature, choices, checked, known)
     write(model, path)
     return path
 
 
 def plain_export(checkpoint: Checkpoint, landmarks: bool, path: Path) -> Path:
-    """The network as it is, in fp32: what others' runtimes are measured on."""
+    """Export the network as it is, in fp32, for the peers that run ONNX files.
+
+    Returns:
+        `path`.
+    """
     signature = Signature(Io.IMAGE, checkpoint.network.config.steps, landmarks)
     choices = Choices(target=Target.GPU, precision=Precision.FP32)
     return built(checkpoint, signature, choices, path)

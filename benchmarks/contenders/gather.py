@@ -1,5 +1,7 @@
-"""Who is measured: PyTorch as it is (the reference), engines, and what others make of the same
-network (peers). All take pictures and give an engine's outputs, so all can be compared.
+"""Collect the contenders of a run.
+
+They are PyTorch eager (the reference), engines, and peers, which are other ways to run the same
+network. All map pictures to an engine's outputs, so that their results can be compared.
 """
 
 from __future__ import annotations
@@ -37,19 +39,19 @@ Run = Callable[[Faces], Outputs]
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who restores faces.
+    """A way to restore faces.
 
     Attributes:
         name: in tables and files; the same in every run, so that runs can be compared.
-        run: (B, 16, 16, 3) uint8 RGB to an engine's outputs: `face` (B, 128, 128, 3) uint8, and
-            where it gives them `landmarks` and `scores`.
-        backend: what computes it, for people to read.
+        run: maps (B, 16, 16, 3) uint8 RGB to an engine's outputs: `face` (B, 128, 128, 3) uint8,
+            and `landmarks` (B, K, 2) and `scores` (B, K) if it computes them.
+        backend: library and version, for display.
         device: "cpu" or "cuda:N".
-        precision: what it computes in.
+        precision: the precision it computes in.
         peer: measured for comparison only.
-        engine: what runs it, if it is one.
-        run_there: on a GPU, the same from a PyTorch tensor there with results left there; None on a
-            CPU, and of engines with `--io tensor`.
+        engine: the loaded engine; None for PyTorch.
+        run_there: `run` on a PyTorch tensor on the GPU, with the results left there; None on CPUs
+            and for engines with tensor I/O.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Contender:
 
     @property
     def max_batch(self) -> int | None:
-        """Most faces a run; None where any number will do."""
+        """The largest batch; None if there is no limit."""
         return self.engine.max_batch if self.engine else None
 
 
@@ -75,10 +77,11 @@ def pytorch(
     convert: Callable[[Any], Any] = lambda module: module,
     precision: str = "fp32",
 ) -> Contender:
-    """The PyTorch network, which is left where it is, as an engine; as a peer under another name.
+    """A copy of the PyTorch network as a contender; a peer if `name` is not `REFERENCE`.
 
     Args:
-        convert: makes something else of the module, such as a compiled one.
+        landmarks: output landmarks and scores too.
+        convert: applied to the module, for example to compile it.
     """
     signature = Signature(Io.IMAGE, network.config.steps, landmarks)
     module = convert(wrap(copy.deepcopy(network), signature).to(device))
@@ -104,7 +107,7 @@ def pytorch(
 
 
 def as_engine(engine: Engine) -> Run:
-    """An engine of either face: what `--io tensor` leaves to its caller is done here."""
+    """A contender's `run` for an engine; with tensor I/O it normalises, rounds and decodes."""
     if engine.metadata.io == "image":
         return lambda image: engine.run({"image": image})
     last = engine.metadata.steps - 1
@@ -124,15 +127,19 @@ def as_engine(engine: Engine) -> Run:
 def engine_contender(
     path: Path, device: str, opened: ExitStack, name: str = "", peer: bool = False
 ) -> Contender:
-    """An engine file, as the runtime runs it: on a CPU few faces on all cores, and as many as cores
-    or more one a core (`load_engine(lanes=…)`, as `runtime.infer` does with many pictures).
+    """Load an engine file and run it as the runtime does.
+
+    On a CPU, a batch with at least as many faces as cores runs with one face per core
+    (`load_engine(lanes=…)`, like many pictures in `runtime.infer`); smaller batches use all cores.
 
     Args:
-        peer: somebody else's: always all cores for one run.
-        opened: closes what is loaded.
+        device: as for `load_engine`.
+        opened: the stack that closes the engine.
+        name: defaults to the file's name.
+        peer: a peer; it always uses all cores for one run.
 
     Raises:
-        EngineError: it cannot be loaded there.
+        EngineError: the engine cannot be loaded on the device.
     """
     engine = opened.enter_context(load_engine(path, device))
     one = several = as_engine(engine)
@@ -155,33 +162,39 @@ def engine_contender(
 def gather(
     checkpoint: Checkpoint, paths: Sequence[Path], device: str, with_peers: bool, opened: ExitStack
 ) -> tuple[list[Contender], dict[str, str]]:
-    """The reference first, then engines, then peers.
+    """Load all contenders: the reference first, then engines, then peers.
+
+    On a GPU this switches off PyTorch's TF32 for the process, so that fp32 is fp32.
 
     Args:
-        opened: closes what is loaded, and removes what is built.
+        checkpoint: the reference.
+        paths: engine files.
+        device: as for `load_engine`.
+        with_peers: include peers.
+        opened: the stack that closes engines and removes temporary files.
 
     Returns:
-        them, and for each peer that is missing why.
+        the contenders, and the reason for each peer that is missing, by name.
 
     Raises:
-        UserError: two engines are called alike, or were made for another number of steps.
+        UserError: two engines have the same file name, or an engine has another number of steps.
         EngineError: an engine cannot be loaded.
     """
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
-        raise UserError("two engines have the same name; results go by names, so rename one")
+        raise UserError("--engine: two files have the same name; results use names, so rename one")
     engines = []
     for path in paths:
         engine = engine_contender(path, device, opened)
         assert engine.engine is not None
         made_for, taken = engine.engine.metadata.steps, checkpoint.network.config.steps
-        if made_for not in (0, taken):  # a plan alone does not know
+        if made_for not in (0, taken):  # 0: a plan without metadata
             raise UserError(
-                f"{path}: unrolls {made_for} steps, the reference takes {taken}; --steps {made_for}"
+                f"{path}: has {made_for} steps and the reference {taken}; use --steps {made_for}"
             )
         engines.append(engine)
     where = engines[0].device
-    if where != "cpu":  # fp32 means fp32 for everybody: TF32 has 10 bits of mantissa
+    if where != "cpu":  # TF32 has 10 bits of mantissa, float32 23
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     landmarks = any(e.engine is not None and e.engine.metadata.landmarks > 0 for e in engines)
     found = [pytorch(checkpoint.network, landmarks, where), *engines]
@@ -190,7 +203,7 @@ def gather(
         print(f"preparing {name}", file=sys.stderr)
         try:
             found.append(make())
-        except Exception as error:  # compilers and other people's libraries raise what they like
+        except Exception as error:  # compilers and libraries raise exceptions of any type
             lines = str(error).strip().splitlines()
             missing[name] = (lines[0] if lines else type(error).__name__)[:200]
             print(f"{name} is left out: {missing[name]}", file=sys.stderr)
@@ -200,14 +213,14 @@ def gather(
 def _peers(
     checkpoint: Checkpoint, landmarks: bool, device: str, opened: ExitStack
 ) -> Iterator[tuple[str, Callable[[], Contender]]]:
-    """What else runs this network on such a device: names, and what makes each.
+    """Names of the peers on a device, and functions that create them.
 
-    Making one raises what its library raises where it does not work here.
+    A function raises its library's exception if the peer does not work on this machine.
     """
 
     def in_pytorch(name: str, convert: Callable[[Any], Any], precision: str) -> Contender:
         found = pytorch(checkpoint.network, landmarks, device, name, convert, precision)
-        found.run(np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8))  # it fails here if it fails
+        found.run(np.zeros((1, LQ_SIZE, LQ_SIZE, 3), np.uint8))  # so that an error shows here
         return found
 
     def channels_last(module: Any) -> Any:
@@ -217,8 +230,8 @@ def _peers(
         return _Autocast(channels_last(module), torch.float16)
 
     def compiled(module: Any, **options: Any) -> Any:
-        # Of static shapes, the fastest: compiled anew for each batch, in the run that warms up.
-        # Without these, some batches on it would run eagerly under the compiler's name.
+        # Static shapes are fastest; each batch size is compiled in its warm-up run. By default the
+        # compiler falls back to eager execution after 8 sizes, which would be measured as compiled.
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         return torch.compile(module, dynamic=False, **options)
@@ -257,6 +270,8 @@ def _peers(
 
 
 class _Autocast(torch.nn.Module):
+    """A module under autocast."""
+
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.module, self.dtype = module, dtype

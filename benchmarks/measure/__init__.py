@@ -1,1 +1,1 @@
-"""Measuring: latency, accuracy, footprint, operators, the machine and its limits."""
+"""Measurements: latency, accuracy, start and memory, operators, the machine and its limits."""

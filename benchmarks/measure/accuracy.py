@@ -1,4 +1,4 @@
-"""Accuracy of engines against ground truth and against the PyTorch reference."""
+"""Accuracy of contenders against the ground truth and against the PyTorch reference."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from train.data.pairs import denormalise
 from train.metrics import nme, ssim
 from train.model.network import DIC
 
-FLOOR = "bicubic"
-CHUNK = 8
-LARGEST = 255
-SHOWN = 6  # faces that are kept for the report
+BICUBIC = "bicubic"  # enlargement, the baseline
+CHUNK = 8  # faces per run
+WHITE = 255
+SHOWN = 6  # faces in the report
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Means over the faces, by the protocol of `train.metrics` (uint8 RGB, 8 pixels cropped).
+    """Means over the faces, with the protocol of `train.metrics` (uint8 RGB, 8 pixels cropped).
 
     Attributes:
-        name: of the contender; of the reference after fewer steps with their number.
-        step: after how many steps; 0 of bicubic enlargement.
+        name: the contender's; for the reference after fewer steps, with the step's number.
+        step: number of steps; 0 for bicubic enlargement.
         psnr: dB against the ground truth.
-        ssim: against the ground truth.
-        nme: landmark error over the distance between the eyes; None without landmarks.
-        differences: of all numbers of all faces, how many differ from the reference's by 0, 1, 2…
-            grey levels; empty where that says nothing.
+        ssim: against the ground truth, -1..1.
+        nme: landmark error divided by the distance between the eyes; None without landmarks.
+        differences: a histogram: how many channel values of all faces differ from the reference's
+            by 0, 1, 2, … grey levels. Empty for the reference and bicubic enlargement.
     """
 
     name: str
@@ -51,22 +51,28 @@ class Accuracy:
 
     @property
     def largest(self) -> int | None:
-        """The largest difference from the reference, grey levels."""
+        """The largest difference from the reference, grey levels; None if not compared."""
         return len(self.differences) - 1 if self.differences else None
 
     @property
     def reference_psnr(self) -> float | None:
-        """dB of the faces against the reference's; inf where all are equal."""
+        """PSNR against the reference's faces, dB, uncropped; inf if all are equal, None if not
+        compared.
+        """
         if not self.differences:
             return None
         counts = np.array(self.differences, np.float64)
         mse = float((counts * np.arange(len(counts)) ** 2).sum() / counts.sum())
-        return float("inf") if mse == 0 else 10 * float(np.log10(LARGEST**2 / mse))
+        return float("inf") if mse == 0 else 10 * float(np.log10(WHITE**2 / mse))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Some faces as each makes them, to be looked at: name → (SHOWN, 128, 128, 3) uint8 RGB."""
+    """Faces to show in the report.
+
+    Attributes:
+        columns: name → (SHOWN, 128, 128, 3) uint8 RGB, the same faces restored by each contender.
+    """
 
     columns: dict[str, Faces]
 
@@ -74,21 +80,22 @@ class Strip:
 def measure_accuracy(
     network: DIC, device: str, contenders: Sequence[Contender], faces: FaceSet
 ) -> tuple[list[Accuracy], Strip]:
-    """Restore faces with the reference, of which every step is kept, and with every contender.
+    """Restore faces with the reference, keeping every step, and with every contender.
 
     Args:
-        contenders: without the reference.
+        network: the reference; copied to `device`.
+        contenders: all but the reference.
 
     Returns:
-        the bicubic floor, the reference after each step, and the contenders in their order; and
-        pictures of them.
+        rows for bicubic enlargement, the reference after each step, and the contenders in their
+        order; and faces to show.
     """
     count = network.config.steps
     network = copy.deepcopy(network).to(device)
-    floor = np.stack([_bicubic(small) for small in faces.lq])
+    bicubic = np.stack([_bicubic(small) for small in faces.lq])
     shown = slice(SHOWN)
-    columns = {"input": _nearest(faces.lq[shown]), FLOOR: floor[shown]}
-    rows = [_score(FLOOR, 0, {"face": floor}, faces)]
+    columns = {"input": _nearest(faces.lq[shown]), BICUBIC: bicubic[shown]}
+    rows = [_score(BICUBIC, 0, {"face": bicubic}, faces)]
     with Progress(total=(1 + len(contenders)) * len(faces), desc="accuracy", unit="face") as bar:
         parts: list[list[Outputs]] = [[] for _ in range(count)]
         for start in range(0, len(faces), CHUNK):
@@ -101,7 +108,7 @@ def measure_accuracy(
             name = REFERENCE if step == count else f"{REFERENCE}, after step {step}"
             rows.append(_score(name, step, found, faces))
             columns[f"step {step}"] = found["face"][shown]
-        truth = steps[-1]["face"]
+        reference = steps[-1]["face"]
         for one in contenders:
             chunk = min(CHUNK, one.max_batch or CHUNK)
             run = []
@@ -109,7 +116,7 @@ def measure_accuracy(
                 run.append(one.run(faces.lq[start : start + chunk]))
                 bar.update(len(run[-1]["face"]))
             found = _joined(run)
-            rows.append(_score(one.name, count, found, faces, truth))
+            rows.append(_score(one.name, count, found, faces, reference))
             columns[one.name] = found["face"][shown]
     columns["truth"] = faces.gt[shown]
     return rows, Strip(columns)
@@ -117,7 +124,7 @@ def measure_accuracy(
 
 @torch.inference_mode()
 def _by_step(network: DIC, device: str, lq: Faces) -> Iterator[Outputs]:
-    """What PyTorch gives after each step."""
+    """PyTorch's outputs after each step."""
     given = network(torch.from_numpy(normalise(lq)).to(device))
     for sr, heatmap in zip(given.sr, given.heatmaps, strict=True):
         points, scores = decode(heatmap.float().cpu().numpy())

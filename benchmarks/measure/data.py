@@ -1,4 +1,4 @@
-"""What accuracy is measured on: drawn faces that no recipe trains on, or a folder of real ones."""
+"""Faces for measuring accuracy: synthetic ones that no recipe trains on, or a data set."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from train.data.pairs import shrink
 from train.data.pictures import cut, read_picture
 from train.data.synthetic import draw_faces
 
-SEED = 20200614  # of no training set: recipes count their seeds from 0
+SEED = 20200614  # not a training seed: recipes count theirs from 0
 
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Faces with their truth.
+    """Faces with ground truth.
 
     Attributes:
         gt: (N, 128, 128, 3) uint8 RGB.
         lq: (N, 16, 16, 3) uint8 RGB, `gt` shrunk as for training.
-        points: (N, K, 2) landmarks, pixels of `gt`; None where they are not known.
-        source: where they come from, for people to read.
+        points: (N, K, 2) landmarks, (x, y) pixels of `gt`; None if they are not known.
+        source: a description of where the faces come from.
     """
 
     gt: NDArray[np.uint8]
@@ -40,22 +40,23 @@ class FaceSet:
 
 
 def synthetic(count: int, seed: int = SEED) -> FaceSet:
+    """Synthetic faces with 68 landmarks."""
     gt, points = draw_faces(seed, count)
     return FaceSet(gt, _shrunk(gt), points, f"{count} synthetic faces, seed {seed}")
 
 
 def from_files(source: str, landmarks: str, count: int | None) -> FaceSet:
-    """The faces of a data set as `train` reads it: a folder of aligned pictures, or tar shards.
+    """The faces of a data set in a form that `train` reads: a folder of pictures, or tar shards.
 
-    NME needs landmarks of every face; without them it is left out. Faces that cannot be read are
-    named and left out.
+    `points` is None unless every face has landmarks. Faces that cannot be read are skipped with a
+    message.
 
     Args:
-        landmarks: a file with all landmarks; empty to find them beside the pictures.
-        count: the first so many; all without it.
+        landmarks: a file with all landmarks; empty to read those next to the pictures.
+        count: use the first `count` faces; None for all.
 
     Raises:
-        UserError: no faces there.
+        UserError: there are no faces, or none can be read.
     """
     entries = find_faces(source, landmarks)[:count]
     gt: list[NDArray[np.uint8]] = []
@@ -69,15 +70,15 @@ def from_files(source: str, landmarks: str, count: int | None) -> FaceSet:
                 box, marks = annotation.box, annotation.landmarks
             height, width = image.shape[:2]
             if box is None and height != width:
-                raise ValueError(f"{width}×{height} is not square, and it has no box to cut by")
+                raise ValueError(f"{width}×{height} is not square and has no face box")
             face, marks = cut(image, marks, box or (0, 0, width, height))
-        except Exception as error:  # damaged pictures raise what they like
-            print(f"left out: {entry.name}: {error or type(error).__name__}", file=sys.stderr)
+        except Exception as error:  # decoders have no common exception for damaged files
+            print(f"skipped: {entry.name}: {error or type(error).__name__}", file=sys.stderr)
             continue
         gt.append(face)
         points.append(marks)
     if not gt:
-        raise UserError(f"{source}: no faces that can be read")
+        raise UserError(f"{source}: no faces that can be read; see the messages above")
     faces = np.stack(gt)
     known = len({len(marks) for marks in points}) == 1 and len(points[0]) > 0
     name = f"{len(faces)} faces of {Path(source).name}"

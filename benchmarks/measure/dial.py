@@ -1,4 +1,4 @@
-"""Steps as a dial: what each further step gains in quality, and costs in time."""
+"""Quality and latency by number of steps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from train.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Setting:
-    """The network unrolled for fewer steps, or all.
+    """The network unrolled for a number of steps.
 
     Attributes:
-        steps: how many.
-        milliseconds: of every timed run, of one face.
-        psnr: dB after so many steps.
-        ssim: likewise.
-        nme: likewise; None without landmarks.
+        steps: the number.
+        milliseconds: of every timed run of one face.
+        psnr: see `Accuracy`, as ssim and nme.
+        ssim: against the ground truth.
+        nme: None without landmarks.
     """
 
     steps: int
@@ -45,18 +45,22 @@ def measure_dial(
     rounds: int,
     seconds: float,
 ) -> list[Setting]:
-    """Export the network for each number of steps, and time one face in turns.
+    """Export the network for each number of steps, and time one face in interleaved rounds.
 
     Args:
-        metadata: of an engine whose target, precision and landmarks are taken.
-        device: as a user names it.
-        rows: the reference's accuracy after each step (`measure_accuracy`), which an engine's of a
-            lower precision differs from by as little as its export's gate allows.
-        rounds: as of `measure_latency`.
-        seconds: likewise.
+        metadata: an engine's; target, precision and landmarks of the exports are the same.
+        device: as for `load_engine`.
+        rows: the reference's accuracy after each step (`measure_accuracy`). It stands for the
+            engine's: the gate bounds the difference.
+        rounds: as for `measure_latency`.
+        seconds: as for `measure_latency`.
+
+    Returns:
+        one setting per number of steps, in ascending order.
 
     Raises:
-        UserError: an export fails its gate.
+        UserError: an export disagrees with PyTorch.
+        EngineError: an export cannot be loaded.
     """
     choices = Choices(Target(metadata.target), Precision(metadata.precision))
     with ExitStack() as opened:

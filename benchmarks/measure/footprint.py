@@ -1,8 +1,8 @@
-"""What a contender costs besides time: from the start of its process to its first face, and memory.
+"""Start-up time, from the start of a process to its first face, and peak memory.
 
-Each is a process of its own, `python -m benchmarks.measure.footprint engine FILE DEVICE` or
-`… pytorch CHECKPOINT DEVICE`: it says "first" after its first face, and what memory
-it has had at most after a batch of eight.
+Each contender runs in a process of its own, `python -m benchmarks.measure.footprint engine FILE
+DEVICE` or `… pytorch CHECKPOINT DEVICE`. It prints "first" after its first face, and its peak
+memory in megabytes after a batch of eight.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ FIRST = "first"
 
 @dataclass(frozen=True)
 class Footprint:
-    """A contender's process.
+    """Measurements of a contender's process, one of each kind per start.
 
     Attributes:
-        name: of the contender.
-        first_face: seconds of each start, from `python` to the first face.
-        host_megabytes: resident at most, up to a batch of eight, of each start.
-        gpu_megabytes: of the GPU's memory then, its context among it; empty on the CPU.
+        name: the contender's.
+        first_face: seconds from starting `python` to the first face.
+        host_megabytes: peak resident memory, up to a batch of eight.
+        gpu_megabytes: GPU memory after that batch, CUDA context included; empty on the CPU.
     """
 
     name: str
@@ -42,17 +42,19 @@ class Footprint:
 
     @property
     def median(self) -> float:
+        """The median of `first_face`, seconds."""
         return statistics.median(self.first_face)
 
 
 def measure_footprints(sources: dict[str, tuple[str, Path, str]], rounds: int) -> list[Footprint]:
-    """Start each in turns.
+    """Start every contender once per round.
 
     Args:
-        sources: name → ("engine" or "pytorch", its file, the device as a user names it).
+        sources: name → ("engine" or "pytorch", its file, its device as for `load_engine`).
+        rounds: number of starts.
 
     Raises:
-        UserError: one fails.
+        UserError: a process fails.
     """
     found = {name: Footprint(name, [], [], []) for name in sources}
     with Progress(total=rounds * len(sources), desc="starts", unit="start") as bar:
@@ -64,11 +66,16 @@ def measure_footprints(sources: dict[str, tuple[str, Path, str]], rounds: int) -
 
 
 def _start(into: Footprint, what: Sequence[str]) -> None:
+    """Start a process once and append its measurements.
+
+    Args:
+        what: kind, file and device.
+    """
     command = [sys.executable, "-m", "benchmarks.measure.footprint", *what]
     before = _used_on_gpu(what[-1])
     began = time.perf_counter()
     with (
-        tempfile.TemporaryFile("w+") as errors,  # a pipe would fill, and stop who writes into it
+        tempfile.TemporaryFile("w+") as errors,  # a pipe could fill up and block the process
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -84,12 +91,12 @@ def _start(into: Footprint, what: Sequence[str]) -> None:
         seconds = time.perf_counter() - began
         peak = process.stdout.readline().strip()
         after = _used_on_gpu(what[-1])
-        process.stdin.close()  # which it waits for
+        process.stdin.close()  # the process waits for this before it ends
         if said != FIRST or not peak:
             process.wait()
             errors.seek(0)
             lines = errors.read().strip().splitlines()
-            raise UserError(f"{into.name}: did not start: {lines[-1] if lines else 'no word'}")
+            raise UserError(f"{into.name}: did not start: {lines[-1] if lines else 'no message'}")
     into.first_face.append(seconds)
     into.host_megabytes.append(float(peak))
     if before is not None and after is not None:
@@ -97,7 +104,7 @@ def _start(into: Footprint, what: Sequence[str]) -> None:
 
 
 def _used_on_gpu(device: str) -> int | None:
-    """Bytes of a GPU's memory in use by all processes; None where there is none."""
+    """Bytes of GPU memory in use by all processes; None without a GPU."""
     import torch
 
     if device in ("cpu", "openvino") or not torch.cuda.is_available():
@@ -107,6 +114,7 @@ def _used_on_gpu(device: str) -> int | None:
 
 
 def _child(kind: str, path: str, device: str) -> None:
+    """The measured process."""
     import numpy as np
 
     rng = np.random.default_rng()
@@ -140,7 +148,7 @@ def _child(kind: str, path: str, device: str) -> None:
 
 
 def _peak() -> float:
-    """Megabytes of this process's memory, resident at most."""
+    """Peak resident memory of this process, megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return round(kilobytes * 1024 / 1e6)

@@ -1,4 +1,4 @@
-"""Latency of engines beside the PyTorch reference, measured in turns in one run."""
+"""Latency of all contenders, measured in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from dic.progress import Progress
 from dic.sizes import LQ_SIZE
 
 WARM_UPS = 2
-FEWEST = 3  # rounds, however long they take
-# Idle worker threads of one runtime spin for a while and take the cores from the next: in bare
-# turns PyTorch looked half as fast as alone (benchmarks/NOTES.md). So each turn on a CPU lets them
-# fall asleep, and wakes its own by a run that is not timed; what takes longer than LONG wakes them
-# itself. A GPU's clocks fall while it idles: there, untimed runs fill as long a time instead.
+FEWEST = 3  # rounds, even if --seconds is over
+# Idle worker threads of a runtime spin for a while and slow the next contender down: measured right
+# after another one, PyTorch looked half as fast as alone (benchmarks/NOTES.md). On a CPU each timed
+# run therefore follows a pause, in which other threads go to sleep, and an untimed run, which wakes
+# the contender's own; runs longer than LONG do not need it. A GPU's clocks drop while it idles, so
+# there untimed runs take the place of the pause.
 SETTLE = 0.05  # seconds
 LONG = 1.0  # seconds
-# Half precisions and integers are not compared to the grey level; a mistake is off by many.
-APART = {"fp32": 1, "fp16": 8, "bf16": 24, "int8": 128, "unknown": 128}
+# Largest allowed difference from the reference, grey levels, by precision. Half precisions and int8
+# differ by more than rounding; an error in a network gives far larger differences.
+LARGEST_DIFFERENCE = {"fp32": 1, "fp16": 8, "bf16": 24, "int8": 128, "unknown": 128}
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,13 @@ class Latency:
     """One contender at one batch size.
 
     Attributes:
-        name: of the contender.
-        batch: faces a run.
-        milliseconds: of every timed run, in the order of the rounds, from pictures in the
-            computer's memory to faces there.
-        speed: of each round, how many times as fast as the reference.
-        gpu_milliseconds: on a GPU, of as many runs from pictures there to results there, between
-            two CUDA events; empty elsewhere.
+        name: the contender's.
+        batch: faces per run.
+        milliseconds: of every timed run, in the order of the rounds, from pictures in host memory
+            to faces in host memory.
+        speed: in each round, the reference's time divided by this one.
+        gpu_milliseconds: of as many runs with inputs and outputs in GPU memory, between two CUDA
+            events; empty on CPUs.
     """
 
     name: str
@@ -50,31 +52,42 @@ class Latency:
 
     @property
     def median(self) -> float:
+        """Milliseconds."""
         return statistics.median(self.milliseconds)
 
     @property
     def interval(self) -> Interval | None:
+        """The median's 95 % confidence interval, milliseconds."""
         return statistics.interval(self.milliseconds)
 
     @property
     def faces_a_second(self) -> float:
+        """Throughput at the median time."""
         return 1000 * self.batch / self.median
 
 
 @dataclass
-class _Turns:
-    """The contenders at one batch size, while they are measured."""
+class _Rounds:
+    """The measurement of all contenders at one batch size.
+
+    Attributes:
+        able: the contenders that have not failed.
+        same: compare the faces with the first contender's.
+        times: milliseconds of the timed runs, by name.
+        slow: names of contenders that need no untimed run; complete after the warm-up.
+        left_out: contenders that failed, and why.
+    """
 
     able: list[Contender]
     batch: int
     same: bool
     times: dict[str, list[float]] = field(default_factory=dict)
     gpu_times: dict[str, list[float]] = field(default_factory=dict)
-    slow: set[str] = field(default_factory=set)  # once all of them have warmed up
+    slow: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
 
     def round(self, image: Faces, number: int) -> None:
-        """Everybody once, each round another first; kept once they have warmed up.
+        """Run every contender once, starting with another one each round; warm-ups are not kept.
 
         Raises:
             UserError: an engine's faces differ from the reference's.
@@ -101,6 +114,7 @@ class _Turns:
             self._compare(faces)
 
     def _prepare(self, one: Contender, image: Faces) -> None:
+        """Bring the processor into the same state before every timed run; see `SETTLE`."""
         if one.device == "cpu":
             time.sleep(SETTLE)
             if one.name not in self.slow:
@@ -114,7 +128,7 @@ class _Turns:
         first = self.able[0].name
         for one in [one for one in self.able if one.name in faces]:
             off = int(np.abs(faces[one.name].astype(int) - faces[first]).max())
-            if off > APART[one.precision]:
+            if off > LARGEST_DIFFERENCE[one.precision]:
                 why = f"differs from {first} by {off} grey levels on the same input"
                 if not one.peer:
                     raise UserError(f"{one.name} {why}")
@@ -134,23 +148,26 @@ def measure_latency(
     seed: int = 0,
     same: bool = True,
 ) -> tuple[list[Latency], list[str]]:
-    """Time every contender once a round, in turns, on fresh random pictures.
+    """Time every contender once per round, on new random pictures in every round.
 
-    In turns, so that what slows the machine for a while slows all of them. The results of each
-    round are compared: an engine that is fast and wrong is none, and a peer is left out.
+    Interleaving makes a temporary slowdown of the machine affect all contenders alike. The faces of
+    each round are compared: a wrong engine is an error, and a wrong peer is left out.
 
     Args:
-        contenders: the first is the reference. Where it fails, a batch size is left out.
-        rounds: how often, at most.
-        seconds: for a batch size, warm-ups not counted; when they are used up no further round
-            begins, but for the first three. 0 is no limit.
-        same: all should give the same faces.
+        contenders: the first is the reference. A batch size at which it fails is left out.
+        batches: batch sizes.
+        rounds: maximum number of timed rounds.
+        seconds: time per batch size, warm-ups excluded, after which no round begins except for the
+            first `FEWEST`; 0 for no limit.
+        seed: of the random pictures.
+        same: whether all contenders should give the same faces.
 
     Returns:
-        the latencies, and what was left out and why.
+        the latencies, and a line for each contender and batch that was left out, with the reason.
 
     Raises:
-        UserError: an engine's faces differ from the first's by more than its precision explains.
+        UserError: an engine's faces differ from the reference's by more than its
+                precision allows (`LARGEST_DIFFERENCE`).
     """
     rng = np.random.default_rng(seed)
     found: list[Latency] = []
@@ -158,9 +175,9 @@ def measure_latency(
     with Progress(total=len(batches) * (rounds + WARM_UPS), desc="latency", unit="round") as bar:
         for batch in batches:
             able = [one for one in contenders if batch <= (one.max_batch or batch)]
-            turns = _Turns(able, batch, same)
+            measured = _Rounds(able, batch, same)
             left_out += [
-                f"{one.name}, batch {batch}: takes {one.max_batch} at most"
+                f"{one.name}, batch {batch}: its largest batch is {one.max_batch}"
                 for one in contenders
                 if one not in able
             ]
@@ -169,27 +186,27 @@ def measure_latency(
                 if number == WARM_UPS:
                     began = time.monotonic()
                 late = bool(seconds) and time.monotonic() - began > seconds
-                if contenders[0] not in turns.able or (late and number >= WARM_UPS + FEWEST):
+                if contenders[0] not in measured.able or (late and number >= WARM_UPS + FEWEST):
                     bar.update(rounds + WARM_UPS - number)
                     break
                 image = rng.integers(0, 256, (batch, LQ_SIZE, LQ_SIZE, 3), dtype=np.uint8)
-                turns.round(image, number)
+                measured.round(image, number)
                 bar.update()
-            left_out += turns.left_out
-            base = turns.times.get(contenders[0].name)
-            for one in turns.able if base else ():
-                taken = turns.times[one.name]
+            left_out += measured.left_out
+            base = measured.times.get(contenders[0].name)
+            for one in measured.able if base else ():
+                taken = measured.times[one.name]
                 speed = statistics.ratios(base or [], taken)
-                gpu = turns.gpu_times[one.name]
+                gpu = measured.gpu_times[one.name]
                 found.append(Latency(one.name, batch, taken, speed, gpu))
     return found, left_out
 
 
 def between_events(one: Contender, image: Faces) -> list[float]:
-    """Milliseconds of a run on a GPU that copies nothing to it or from it; none on a CPU.
+    """Time a run with inputs and outputs in GPU memory, in milliseconds; empty on a CPU.
 
-    PyTorch queues its work on the current stream, where the events are. Engines have streams of
-    their own and return when those have finished: the second event then follows at once.
+    PyTorch queues its work on the current stream, between the two events. Engines use streams of
+    their own and return when these have finished, so the second event follows immediately.
     """
     if one.run_there is None:
         return []

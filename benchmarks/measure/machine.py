@@ -1,4 +1,4 @@
-"""What the figures were measured on: without it they are worth nothing."""
+"""A description of the machine, stored with every result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime.engines.contract import cores
 
-BUSY = 0.25  # of the processors, from which on other work spoils latencies
+BUSY = 0.25  # share of the processors in use by other work, above which latencies are unreliable
 PACKAGES = (
     *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"),
     *("pycuda", "numpy", "opencv-python-headless"),
@@ -22,20 +22,20 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as it was when something was measured.
+    """A machine at the time of a measurement.
 
     Attributes:
-        system: operating system and its version.
-        processor: as it names itself.
-        cores: that this process may use.
-        features: of the processor's instructions those that decide how fast networks run.
-        megahertz: clocks of the cores just then; none where the system does not tell.
-        gpus: name, driver, clocks and limits of each, as `nvidia-smi` tells.
-        busy: share of the processors that other work took before measuring, 0..1.
-        versions: of the libraries that ran, and of Python.
-        commit: of this project, with a + where files had changed; empty where there is no git.
-        date: when, as year-month-day.
-        command: that repeats it.
+        system: operating system and version.
+        processor: its name as reported by the system.
+        cores: number of cores that this process may use.
+        features: those instruction sets of the processor that networks run faster with.
+        megahertz: current clock of each core; empty if the system does not report it.
+        gpus: name, driver, clocks and limits of each GPU, from `nvidia-smi`.
+        busy: share of the processors that other work used before the measurement, 0..1.
+        versions: of Python and the libraries, by package.
+        commit: of this project, with a "+" if files had changed; empty without git.
+        date: year-month-day.
+        command: the command that repeats the measurement.
     """
 
     system: str
@@ -52,10 +52,10 @@ class Machine:
 
 
 def machine(program: str = "benchmarks") -> Machine:
-    """This one. Takes half a second, in which it looks how busy it is, and warns.
+    """Describe this machine. Takes half a second, to measure how busy it is; see `warn_if_busy`.
 
     Args:
-        program: whose command line is kept (`python -m program …`).
+        program: the module of the command, as in `python -m program …`.
     """
     return Machine(
         system=platform.platform(),
@@ -73,12 +73,12 @@ def machine(program: str = "benchmarks") -> Machine:
 
 
 def warn_if_busy() -> float:
-    """The share of the processors that other work takes just now, 0..1; a word where it is much."""
+    """The share of the processors in use now, 0..1; prints a warning if it is over `BUSY`."""
 
     def taken() -> tuple[int, int]:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
         ticks = list(map(int, fields))
-        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the two are idle and waiting
+        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # without idle and I/O wait
 
     try:
         busy, total = taken()
@@ -89,14 +89,14 @@ def warn_if_busy() -> float:
     share = (busy_later - busy) / max(1, total_later - total)
     if share > BUSY:
         print(
-            f"warning: other work takes {share:.0%} of this machine; latencies will tell little",
+            f"warning: other work uses {share:.0%} of the processors; latencies are unreliable",
             file=sys.stderr,
         )
     return round(share, 3)
 
 
 def _cpuinfo(field: str) -> list[str]:
-    """A field of every core, as Linux tells it."""
+    """A field of /proc/cpuinfo for every core; empty if there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -108,7 +108,7 @@ def _processor() -> str:
     names = _cpuinfo("model name")
     if not names:
         return platform.processor()
-    # Virtual machines hide the name; family and model still tell the generation.
+    # Virtual machines hide the name; family and model identify the generation.
     family, model = _cpuinfo("cpu family")[:1], _cpuinfo("model\t")[:1]
     return f"{names[0]} (family {family[0]}, model {model[0]})" if family and model else names[0]
 
@@ -139,7 +139,7 @@ def _commit() -> str:
 
 
 def _lines(command: list[str]) -> list[str]:
-    """What a command prints; nothing where it is not there or fails."""
+    """The lines that a command prints; empty if it is not installed or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Where an engine's time goes, by operator: ONNX Runtime's own profile of it."""
+"""An engine's time by operator, from ONNX Runtime's profiler."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ RUNS = 5
 
 @dataclass(frozen=True)
 class Operator:
-    """Nodes of one kind and size, over one run.
+    """All nodes of one kind and size in one run.
 
     Attributes:
-        kind: the operator, and of convolutions kernel, channels and groups.
-        calls: nodes.
-        milliseconds: of all of them; profiling itself takes a few microseconds a node.
-        gflop: 10⁹ operations of all of them, counted for convolutions and matrix products.
-        gigabytes: what they read and write, each tensor once.
+        kind: the operator, for convolutions with kernel, channels and groups.
+        calls: number of nodes.
+        milliseconds: their total time; profiling adds a few microseconds per node.
+        gflop: their total of 10⁹ floating-point operations; only convolutions and matrix products
+            are counted.
+        gigabytes: 10⁹ bytes read and written, each tensor once.
     """
 
     kind: str
@@ -37,20 +38,27 @@ class Operator:
 
     @property
     def rate(self) -> float:
-        """10⁹ operations a second."""
+        """10⁹ operations per second."""
         return 1000 * self.gflop / self.milliseconds
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations per byte."""
         return self.gflop / self.gigabytes if self.gigabytes else 0.0
 
 
 def profile(path: Path, providers: list[str], batch: int = 1) -> list[Operator]:
-    """Run an ONNX engine a few times under ONNX Runtime's profiler; the longest operators first.
+    """Profile an ONNX file with random inputs.
+
+    Args:
+        providers: ONNX Runtime's execution providers.
+        batch: faces per run.
+
+    Returns:
+        the operators, means over `RUNS` runs; those that take longest first.
 
     Raises:
-        UserError: ONNX Runtime does not run it.
+        UserError: ONNX Runtime cannot load the file.
     """
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -59,8 +67,10 @@ def profile(path: Path, providers: list[str], batch: int = 1) -> list[Operator]:
         options.log_severity_level = 4
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # its exceptions have no common base of their own
-            raise UserError(f"{path}: cannot be profiled: {error}") from error
+        except Exception as error:  # its exceptions have no common base class
+            raise UserError(
+                f"{path}: ONNX Runtime cannot load it for profiling: {error}"
+            ) from error
         rng = np.random.default_rng(0)
         for _ in range(RUNS + 1):
             session.run(None, {i.name: _random(rng, i, batch) for i in session.get_inputs()})
@@ -69,7 +79,7 @@ def profile(path: Path, providers: list[str], batch: int = 1) -> list[Operator]:
 
 
 def summed(events: list[dict[str, Any]], runs: int) -> list[Operator]:
-    """ONNX Runtime's events as operators; those of the first of `runs + 1` are left out."""
+    """Sum ONNX Runtime's events of `runs + 1` runs by operator, without the first run."""
     nodes = [
         e for e in events if e.get("cat") == "Node" and str(e["name"]).endswith("_kernel_time")
     ]
@@ -91,7 +101,7 @@ def summed(events: list[dict[str, Any]], runs: int) -> list[Operator]:
 
 
 def _described(args: Mapping[str, Any]) -> tuple[str, float]:
-    """A node's kind and its operations."""
+    """A node's kind and its floating-point operations."""
     name = str(args["op_name"])
     shapes, out = (_shapes(args.get(f"{side}_type_shape", [])) for side in ("input", "output"))
     if "Conv" in name and len(shapes) > 1 and len(shapes[1]) == 4 and out:

@@ -1,9 +1,9 @@
-"""What the machine could do at most, measured in the same run, and each contender's share of it.
+"""The machine's limits, measured in the same run, and each contender's share of them.
 
-The roofline (Williams et al., CACM 2009): a computation of F operations that moves B bytes takes
-at least max(F / rate, B / bandwidth). A whole DIC network moves little (its weights once, a few
-kilobytes of faces), so its limit is the rate; its single operators move their inputs and outputs,
-and some are bound by that.
+The roofline model (Williams et al., CACM 2009): a computation of F operations that moves B bytes
+takes at least max(F / rate, B / bandwidth). A whole DIC network moves few bytes (its weights once,
+a few kilobytes of faces), so the rate limits it. Its single operators read and write their inputs
+and outputs, and some are limited by bandwidth.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from train.model.network import DIC
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SIZES = {"cpu": (768, 1024, 1536, 2048), "cuda": (4096, 8192)}
-COPIED = {"cpu": 2**27, "cuda": 2**31}  # bytes, far beyond the caches
+COPIED = {"cpu": 2**27, "cuda": 2**31}  # bytes, far more than the caches hold
 REPEATS = 7
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a machine reaches at most.
+    """A machine's limits.
 
     Attributes:
         device: "cpu" or "cuda:N".
-        gflops: by precision, 10⁹ operations a second of the best matrix product (PyTorch's, a
-            multiplication and its addition are two); fp32 without TF32. int8 is not measured.
-        bandwidth: 10⁹ bytes a second of copying, read and written bytes together.
-        network: 10⁹ operations a face of the network as it is.
+        gflops: by precision, 10⁹ operations per second of PyTorch's fastest matrix product (a
+            multiply-add counts as two); fp32 without TF32. int8 is not measured.
+        bandwidth: 10⁹ bytes per second of copying, counting bytes read and written.
+        network: 10⁹ operations per face of the network, not packed.
     """
 
     device: str
@@ -43,8 +43,16 @@ class Limits:
     network: float
 
     def share(self, row: Latency, device: str, precision: str) -> float | None:
-        """Of the machine's rate, what a contender's useful operations a second are; None where that
-        rate was not measured.
+        """A contender's operations per second as a share of the machine's rate.
+
+        Args:
+            row: the contender's latency.
+            device: its device.
+            precision: its precision.
+
+        Returns:
+            the share, 0..1; slightly above 1 if a convolution beats the matrix product. None if the
+            rate was not measured.
         """
         rate = self.gflops.get(precision)
         if rate is None or device != self.device:
@@ -55,11 +63,12 @@ class Limits:
 def measure_limits(
     network: DIC, landmarks: bool, device: str, precisions: Sequence[str] = ("fp32",)
 ) -> Limits:
-    """Multiply and copy for a few seconds.
+    """Measure matrix products and copies, which takes a few seconds.
 
     Args:
-        landmarks: whether the last landmark pass is part of the work.
-        precisions: which to measure; fp32 always is.
+        landmarks: whether the last landmark pass counts as part of the network.
+        device: "cpu" or "cuda:N".
+        precisions: the precisions to measure besides fp32.
     """
     kind = device.partition(":")[0]
     wanted = [name for name in DTYPES if name in ("fp32", *precisions)]
@@ -71,10 +80,13 @@ def measure_limits(
 
 
 def operations(network: DIC, landmarks: bool) -> float:
-    """10⁹ operations of a face, counted by PyTorch while it computes one.
+    """10⁹ operations per face, counted by PyTorch while it runs; needs no export.
 
-    Where no landmarks are asked for, the last landmark pass is of no use, and is not counted
-    (PyTorch eager computes it all the same).
+    `export.graph.flops` counts those of an ONNX graph; a test holds the two equal.
+
+    Args:
+        landmarks: whether the last landmark pass counts. Only landmarks need it, although PyTorch
+            eager always computes it.
     """
     lq = torch.zeros(1, 3, LQ_SIZE, LQ_SIZE, device=network.components.device)
     whole, unused = FlopCounterMode(display=False), FlopCounterMode(display=False)
@@ -89,6 +101,7 @@ def operations(network: DIC, landmarks: bool) -> float:
 
 
 def _multiplied(size: int, dtype: torch.dtype, device: str) -> float:
+    """10⁹ operations per second of a product of two (size, size) matrices."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     allowed = torch.backends.cuda.matmul.allow_tf32
@@ -100,13 +113,14 @@ def _multiplied(size: int, dtype: torch.dtype, device: str) -> float:
 
 
 def _copied(size: int, device: str) -> float:
+    """10⁹ bytes per second of copying `size` bytes, read and written."""
     a = torch.ones(size, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     return 2 * size / _seconds(lambda: b.copy_(a), device) / 1e9
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
-    """The quickest of some runs: a limit is what is possible, not what is usual."""
+    """The fastest of some runs, because a limit is the best that is possible."""
     found = []
     for _ in range(REPEATS + 1):
         _wait(device)

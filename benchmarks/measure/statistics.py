@@ -1,4 +1,4 @@
-"""What a handful of noisy measurements tells, and what it does not."""
+"""Statistics of a few noisy measurements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
-# Fewer runs than these have no interval of the median (of 5, even the extremes hold it in 94 % of
-# all cases only), and no percentile: p99 of 30 is their largest.
+# Fewest values for a 95 % interval of the median: of 5 values, even the smallest and the largest
+# enclose it with 94 % only.
 FOR_INTERVAL = 6
 Interval = tuple[float, float]
 
@@ -20,8 +20,10 @@ def median(values: Sequence[float]) -> float:
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """A percentile, interpolated between neighbours as NumPy does; None where so few values have
-    none: with less than one value expected beyond it, it is just the largest.
+    """A percentile, interpolated as by NumPy.
+
+    Returns:
+        None if fewer than one value is expected above it: it would be the largest value.
     """
     if len(values) * (100 - percent) < 100:
         return None
@@ -29,10 +31,13 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """Where the median lies with 95 % confidence, whatever the distribution; None of too few.
+    """The median's 95 % confidence interval, for any distribution.
 
-    Of order statistics, by the binomial distribution (SciPy's `quantile_test`; Conover, Practical
-    Nonparametric Statistics, 3.2).
+    It is bounded by order statistics, chosen by the binomial distribution (SciPy's `quantile_test`;
+    Conover, Practical Nonparametric Statistics, 3.2).
+
+    Returns:
+        None for fewer than `FOR_INTERVAL` values.
     """
     if len(values) < FOR_INTERVAL:
         return None
@@ -45,18 +50,18 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def ratios(base: Sequence[float], other: Sequence[float]) -> list[float]:
-    """How many times as fast as `base`, round by round: what slows a round slows both."""
+    """`base` / `other`, the speed-up of each round; a slow round affects both."""
     return [b / o for b, o in zip(base, other, strict=True)]
 
 
 def lower(new: Sequence[float], old: Sequence[float], threshold: float) -> bool:
-    """Whether values have become lower, by more than `threshold` and more than their noise.
+    """Whether the median has dropped by more than `threshold` and by more than noise.
 
-    Noise: the intervals of the two medians touch. With too few values for an interval all of
-    them count, from the lowest to the highest.
+    The difference counts as noise if the medians' 95 % intervals overlap. With too few values for
+    an interval, the range from the smallest to the largest is used instead.
 
     Args:
-        threshold: as a share, 0.05 for 5 %.
+        threshold: a share, 0.05 for 5 %.
     """
     if median(new) >= median(old) * (1 - threshold):
         return False
@@ -64,4 +69,5 @@ def lower(new: Sequence[float], old: Sequence[float], threshold: float) -> bool:
 
 
 def _range(values: Sequence[float]) -> Interval:
+    """The median's interval, or the range of all values if there are too few."""
     return interval(values) or (min(values), max(values))

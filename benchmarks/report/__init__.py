@@ -1,1 +1,1 @@
-"""Results: as data, tables, pictures, pages, and beside older ones."""
+"""Results as data, tables, plots and pages, and their comparison with older ones."""

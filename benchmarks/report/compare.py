@@ -1,4 +1,4 @@
-"""Has it become worse? Two results files, and what differs beyond noise."""
+"""Compare two results and list what has become worse beyond noise."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ class _Named(Protocol):
 
 Row = TypeVar("Row", bound=_Named)
 
-THRESHOLD = 0.05  # of speed
-PSNR_LOST = 0.02  # dB, what the export's gate allows half precisions
-NME_GROWN = 0.001
-MEMORY_GROWN = 1.10
+THRESHOLD = 0.05  # accepted loss of speed, as a share
+PSNR_LOSS = 0.02  # accepted, dB; the gate's limit for half precisions
+NME_INCREASE = 0.001  # accepted
+MEMORY_FACTOR = 1.10  # accepted
 
 
 def regressions(new: Results, old: Results, threshold: float = THRESHOLD) -> list[str]:
-    """What has become worse, a line each.
+    """Describe everything that has become worse, one line each.
 
-    Speeds are compared as ratios to PyTorch in the same round: two runs rarely see the same
-    machine. A ratio has become lower where it did so by more than `threshold` and the 95 %
-    intervals of the two medians are apart. Of equal data, accuracy must not fall.
+    Speeds are ratios to PyTorch in the same round, because two runs rarely happen under the same
+    conditions. A ratio is worse if it dropped by more than `threshold` and the 95 % intervals of
+    the two medians do not overlap (`statistics.lower`). Accuracy is compared on equal faces only.
+
+    Args:
+        threshold: accepted loss of speed, 0.05 for 5 %.
     """
     found = []
     for row, earlier in _pairs(
@@ -43,18 +46,21 @@ def regressions(new: Results, old: Results, threshold: float = THRESHOLD) -> lis
         if not (print_.host_megabytes and was.host_megabytes):
             continue
         now, then = (statistics.median(one.host_megabytes) for one in (print_, was))
-        if now > then * MEMORY_GROWN:
-            found.append(f"{print_.name}: {now:.0f} MB at most, was {then:.0f}")
+        if now > then * MEMORY_FACTOR:
+            found.append(f"{print_.name}: {now:.0f} MB peak memory, was {then:.0f}")
     if new.faces == old.faces:
         known = {row.name: row for row in old.accuracy}
         for score in new.accuracy:
             before = known.get(score.name)
             if before is None:
                 continue
-            if score.psnr < before.psnr - PSNR_LOST:
+            if score.psnr < before.psnr - PSNR_LOSS:
                 found.append(f"{score.name}: {score.psnr:.2f} dB, was {before.psnr:.2f}")
-            now, then = score.nme or 0.0, before.nme or 0.0  # none counts for nothing
-            if before.nme is not None and now > then + NME_GROWN:
+            now, then = (
+                score.nme or 0.0,
+                before.nme or 0.0,
+            )  # a missing NME is not worse
+            if before.nme is not None and now > then + NME_INCREASE:
                 found.append(f"{score.name}: NME {now:.2%}, was {then:.2%}")
     return found
 
@@ -66,7 +72,9 @@ def _pairs(
     before: Sequence[Row],
     key: Callable[[Row], object],
 ) -> list[tuple[Row, Row]]:
-    """Rows of the engines of both runs that were run alike: on such a device, by such a backend."""
+    """Pairs of new and old rows of those engines that both runs measured on the same backend and
+    device.
+    """
     alike = {one.name: one for one in new.contenders if not one.peer and one.name != REFERENCE}
     alike = {name: one for name, one in alike.items() if one in old.contenders}
     known = {key(row): row for row in before}
@@ -74,7 +82,7 @@ def _pairs(
 
 
 def differences(new: Results, old: Results) -> list[str]:
-    """What else differs between two runs, and may be why their figures do; a line each."""
+    """Differences of the machines, which may explain other differences; one line each."""
     lines = []
     for name in ("processor", "cores", "gpus", "versions"):
         now, then = getattr(new.machine, name), getattr(old.machine, name)
@@ -84,7 +92,7 @@ def differences(new: Results, old: Results) -> list[str]:
 
 
 def compared(new: Results, old: Results) -> int:
-    """How many figures of two runs can be compared at all."""
+    """The number of figures that two runs have in common."""
     rows = _pairs(new, old, new.latency, old.latency, lambda row: (row.name, row.batch))
     prints = _pairs(new, old, new.footprints, old.footprints, lambda row: row.name)
     scores = {row.name for row in new.accuracy} if new.faces == old.faces else set()

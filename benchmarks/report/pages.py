@@ -1,4 +1,4 @@
-"""A run as something to read: Markdown with its pictures, and one HTML page that holds them."""
+"""Reports: Markdown with PNG files, and a single HTML page that contains the pictures."""
 
 from __future__ import annotations
 
@@ -29,65 +29,78 @@ code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere }
 
 
 def write_report(results: Results, strip: Strip | None, folder: Path) -> None:
-    """Write `report.html` (on its own), `report.md` with its PNG files, and `results.json`.
+    """Write `report.html` (self-contained), `report.md` with its PNG files, and `results.json`.
+
+    Args:
+        strip: faces to show, or None.
+        folder: created if necessary.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: a file cannot be written.
     """
     from benchmarks.report.plots import pictures
 
-    drawn = pictures(results, strip)
-    text = "\n\n".join(_parts(results, set(drawn))) + "\n"
-    page = _page(text, drawn)
-    files: dict[Path, bytes] = {folder / name: png for name, png in drawn.items()}
+    plots = pictures(results, strip)
+    text = "\n\n".join(_parts(results, set(plots))) + "\n"
+    page = _page(text, plots)
+    files: dict[Path, bytes] = {folder / name: png for name, png in plots.items()}
     files[folder / "report.md"] = text.encode()
     files[folder / "report.html"] = page.encode()
     files[folder / "results.json"] = dumps(results)
     write_together(files)
 
 
-def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
-    """The report in Markdown, a part at a time."""
+def _parts(results: Results, plots: set[str]) -> Iterator[str]:
+    """The paragraphs of the Markdown report.
+
+    Args:
+        plots: the names of the plots that exist.
+    """
 
     def picture(name: str, what: str) -> Iterator[str]:
-        if name in drawn:
+        if name in plots:
             yield f"![{what}]({name})"
 
-    machine = results.machine
-    yield "# What is gained and lost against PyTorch"
+    yield "# Comparison with PyTorch"
     yield summary(results)
     if results.latency:
         yield "## Latency"
         yield tables.latency(results)
         yield from (f"- {note}" for note in tables.latency_notes(results))
-        yield from picture("latency.png", "Faces a second by batch")
-        if "latency.png" in drawn:
-            yield "Bars: 95 % intervals of the medians; of fewer than 6 runs, slowest to fastest."
+        yield from picture("latency.png", "Faces per second by batch size")
+        if "latency.png" in plots:
+            yield "Bars: 95 % intervals of the medians; for fewer than 6 runs, slowest to fastest."
     if results.footprints:
         yield "## Start and memory"
         yield tables.footprints(results)
     if results.operators:
-        yield "## Where the time goes"
+        yield "## Time by operator"
         for name, found in results.operators.items():
-            yield f"`{name}`, one face, by ONNX Runtime's profiler:"
+            yield f"`{name}`, one face, measured with ONNX Runtime's profiler:"
             yield tables.operators(found)
-        yield from picture("roofline.png", "Operators under the machine's limits")
-        if "roofline.png" in drawn:
-            yield "A point is a kind of operator; its area is its share of the engine's time."
+        yield from picture("roofline.png", "Operators and the machine's limits")
+        if "roofline.png" in plots:
+            yield "Each point is a kind of operator; its area is its share of the engine's time."
     if results.accuracy:
         yield "## Accuracy"
         yield (
-            f"On {results.faces}; uint8 RGB, 8 pixels cropped at every edge, SSIM of an 11×11 "
-            "Gaussian window; NME over the distance between the eyes."
+            f"On {results.faces}; uint8 RGB, 8 pixels cropped at every edge, SSIM with an 11×11 "
+            "Gaussian window; NME is relative to the distance between the eyes."
         )
         yield tables.accuracy(results)
-        yield from picture("errors.png", "Grey levels off PyTorch's")
+        yield from picture("errors.png", "Differences from PyTorch in grey levels")
         yield from picture("faces.png", "Faces")
     if results.dial:
-        yield "## Steps as a dial"
+        yield "## Quality by number of steps"
         yield tables.dial(results)
         yield from picture("steps.png", "Quality against latency")
-    yield "## How it was measured"
+    yield from _conditions(results)
+
+
+def _conditions(results: Results) -> Iterator[str]:
+    """The paragraphs on the machine, the contenders and what was left out."""
+    machine = results.machine
+    yield "## Measurement conditions"
     yield f"`{machine.command}`"
     facts = {
         "date": machine.date,
@@ -95,7 +108,7 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
         "processor": f"{machine.processor}, {machine.cores} cores, {' '.join(machine.features)}",
         "clocks": ", ".join(f"{clock} MHz" for clock in machine.megahertz) or "unknown",
         "GPUs": "; ".join(machine.gpus) or "none",
-        "other work": f"{machine.busy:.0%} of the processors before the run",
+        "other work": f"used {machine.busy:.0%} of the processors before the run",
         "system": machine.system,
         "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
         "reference": f"{results.reference.get('file')}, SHA-256 {results.reference.get('sha256')}",
@@ -108,33 +121,33 @@ def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
 
 
 def summary(results: Results) -> str:
-    """The answer in a few lines."""
+    """The main result of each engine, one line each."""
     lines = []
     for one in results.contenders[1:]:
         if one.peer:
             continue
-        said = [
+        ratios = [
             f"{statistics.median(row.speed):.2f}× at batch {row.batch}"
             for row in results.latency
             if row.name == one.name
         ]
-        speed = f"{', '.join(said)} as fast as {REFERENCE}" if said else ""
+        speed = f"{', '.join(ratios)} as fast as {REFERENCE}" if ratios else ""
         lost = ""
         rows = {row.name: row for row in results.accuracy}
         if one.name in rows and REFERENCE in rows:
-            mine, theirs = rows[one.name], rows[REFERENCE]
-            decibels = round(theirs.psnr - mine.psnr, 4) + 0.0  # -0.0 reads oddly
-            lost = f"{decibels:.4f} dB lost, {mine.largest} grey levels off at most"
+            engine, eager = rows[one.name], rows[REFERENCE]
+            decibels = round(eager.psnr - engine.psnr, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+            lost = f"PSNR loss {decibels:.4f} dB, largest difference {engine.largest} grey levels"
         lines.append(
             f"- **{one.name}** ({one.precision}): " + "; ".join(filter(None, [speed, lost]))
         )
     return "\n".join(lines)
 
 
-def _page(text: str, drawn: dict[str, bytes]) -> str:
-    """The Markdown as one HTML page, its pictures within."""
+def _page(text: str, plots: dict[str, bytes]) -> str:
+    """The Markdown text as an HTML page with embedded pictures."""
     body = markdown.markdown(text, extensions=["tables"])
-    for name, png in drawn.items():
+    for name, png in plots.items():
         data = base64.b64encode(png).decode()
         body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{data}"')
     title = html.escape(re.search(r"# (.*)", text)[1])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Results as pictures (Matplotlib, without a screen)."""
+"""Plots of results, as PNG. Figures are made without pyplot, so no display is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,18 +15,16 @@ from benchmarks.measure import statistics
 from benchmarks.measure.accuracy import Strip
 from benchmarks.report.results import Results
 
-matplotlib.use("Agg")
-
-WIDTH, DPI = 8.0, 120  # inches, and pixels an inch
-# Okabe and Ito's colours, which people who see fewer tell apart too; grey is for peers.
+WIDTH, DPI = 8.0, 120  # inches, and pixels per inch
+# Okabe and Ito's palette, safe for colour-blind readers; peers are grey.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREYS = ("#555555", "#888888", "#aaaaaa", "#c4c4c4")
 MARKERS = "osD^vPX*"
-LEVELS = 8  # grey levels in the histogram; what is off by more is in the last bar
+LEVELS = 8  # bars of the histogram; the last one holds all larger differences
 
 
 def pictures(results: Results, strip: Strip | None) -> dict[str, bytes]:
-    """The PNG files of a run, by name; only of what was measured."""
+    """The PNG files of the measured parts, by file name."""
     found: dict[str, bytes] = {}
     if results.latency:
         found["latency.png"] = _drawn(lambda axes: latency(axes, results), (WIDTH, 4.5))
@@ -52,26 +49,27 @@ def _drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> bytes:
 
 
 def _png(figure: Figure) -> bytes:
-    held = io.BytesIO()
-    figure.savefig(held, format="png")
-    return held.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
-def _looks(results: Results) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for each contender, the same in all pictures."""
-    looks: dict[str, dict[str, Any]] = {}
+def _styles(results: Results) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each contender, the same in all plots."""
+    styles: dict[str, dict[str, Any]] = {}
     colours, greys = iter(COLOURS * 9), iter(GREYS * 9)
     for n, one in enumerate(results.contenders):
         colour = next(greys) if one.peer else next(colours)
-        looks[one.name] = {"color": colour, "marker": MARKERS[n % len(MARKERS)]}
-    return looks
+        styles[one.name] = {"color": colour, "marker": MARKERS[n % len(MARKERS)]}
+    return styles
 
 
 def latency(axes: Axes, results: Results) -> None:
-    """Faces a second by batch, and the machine's limits. Bars are the median's 95 % intervals; of
-    too few runs, from the slowest to the fastest.
+    """Faces per second by batch size, and the machine's limits.
+
+    Bars are the medians' 95 % intervals; for too few runs, from the slowest to the fastest.
     """
-    looks = _looks(results)
+    styles = _styles(results)
     for name in dict.fromkeys(row.name for row in results.latency):
         rows = [row for row in results.latency if row.name == name]
         batches = [row.batch for row in rows]
@@ -84,7 +82,7 @@ def latency(axes: Axes, results: Results) -> None:
         style = "--" if peer else "-"
         axes.errorbar(
             batches, rates, yerr=bars, capsize=3, label=name, linestyle=style, markersize=5,
-            linewidth=1.2 if peer else 2, **looks[name],
+            linewidth=1.2 if peer else 2, **styles[name],
         )  # fmt: skip
     if results.limits:
         used = {one.precision for one in results.contenders}
@@ -104,14 +102,14 @@ def latency(axes: Axes, results: Results) -> None:
     axes.minorticks_off()
     ticks = _ticks(axes.get_ylim())
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("batch, faces a run")
-    axes.set_ylabel("faces a second")
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("faces per second")
     axes.grid(axis="y", color="#eeeeee")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _ticks(limits: tuple[float, float]) -> list[float]:
-    """Round numbers between two limits, few enough to be read."""
+    """A few round numbers between two limits."""
     low, high = limits
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -123,10 +121,10 @@ def _ticks(limits: tuple[float, float]) -> list[float]:
 
 
 def roofline(axes: Axes, results: Results) -> None:
-    """Operators under the machine's limits; a point's area is its share of the engine's time."""
+    """Operators and the machine's limits; a point's area is its share of the engine's time."""
     limits = results.limits
     assert limits is not None
-    looks = _looks(results)
+    styles = _styles(results)
     seen = [one for found in results.operators.values() for one in found if one.intensity > 0]
     low = min(one.intensity for one in seen) / 2
     high = max(one.intensity for one in seen) * 2
@@ -148,7 +146,7 @@ def roofline(axes: Axes, results: Results) -> None:
             [one.intensity for one in shown],
             [one.rate for one in shown],
             s=[3000 * one.milliseconds / total for one in shown],
-            alpha=0.45, linewidths=0.5, edgecolors="white", label=name, **looks.get(name, {}),
+            alpha=0.45, linewidths=0.5, edgecolors="white", label=name, **styles.get(name, {}),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -156,7 +154,7 @@ def roofline(axes: Axes, results: Results) -> None:
         one.rate for one in seen if one.milliseconds > 0.001 * sum(o.milliseconds for o in seen)
     ]
     axes.set_ylim(min(rates) / 2, max([*limits.gflops.values(), *rates]) * 1.6)
-    axes.set_xlabel("operations a byte")
+    axes.set_xlabel("operations per byte")
     axes.set_ylabel("GFLOP/s")
     legend = axes.legend(frameon=False, fontsize=8, loc="lower right")
     for handle in legend.legend_handles:
@@ -165,7 +163,7 @@ def roofline(axes: Axes, results: Results) -> None:
 
 
 def dial(axes: Axes, results: Results) -> None:
-    """PSNR against latency, a point for each number of steps."""
+    """PSNR and latency, one point for each number of steps."""
     times = [statistics.median(one.milliseconds) for one in results.dial]
     quality = [one.psnr for one in results.dial]
     axes.plot(times, quality, "-o", color=COLOURS[1], linewidth=2)
@@ -179,14 +177,14 @@ def dial(axes: Axes, results: Results) -> None:
             "bicubic", (0, floor), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
         )
     axes.set_xlim(0, max(times) * 1.15)
-    axes.set_xlabel("milliseconds a face")
+    axes.set_xlabel("milliseconds per face")
     axes.set_ylabel("PSNR, dB")
     axes.grid(color="#eeeeee")
 
 
 def errors(axes: Axes, results: Results) -> None:
-    """By how many grey levels numbers differ from the reference's, as shares."""
-    looks = _looks(results)
+    """A histogram of the differences from the reference in grey levels."""
+    styles = _styles(results)
     rows = [row for row in results.accuracy if row.differences]
     width = 0.8 / len(rows)
     floor = 1.0
@@ -197,18 +195,18 @@ def errors(axes: Axes, results: Results) -> None:
         shares = folded / counts.sum()
         floor = min(floor, float(shares[shares > 0].min()))
         at = np.arange(LEVELS + 1) + (n - (len(rows) - 1) / 2) * width
-        axes.bar(at, shares, width, label=row.name, color=looks[row.name]["color"])
+        axes.bar(at, shares, width, label=row.name, color=styles[row.name]["color"])
     axes.set_yscale("log")
     axes.set_ylim(floor / 3, 2)
     labels = [*map(str, range(LEVELS)), f"≥ {LEVELS}"]
     axes.set_xticks(range(LEVELS + 1), labels)
-    axes.set_xlabel("grey levels off PyTorch's")
-    axes.set_ylabel("share of all numbers")
+    axes.set_xlabel("difference from PyTorch, grey levels")
+    axes.set_ylabel("share of all values")
     axes.legend(frameon=False, fontsize=8)
 
 
 def faces(strip: Strip) -> bytes:
-    """A row a face, a column for each that made it."""
+    """One row per face, one column per contender."""
     names = list(strip.columns)
     count = len(strip.columns[names[0]])
     figure = Figure(figsize=(1.25 * len(names), 1.25 * count + 0.5), dpi=DPI, layout="constrained")
@@ -224,5 +222,5 @@ def faces(strip: Strip) -> bytes:
 
 
 def _wrapped(name: str) -> str:
-    """A title that is no wider than a face."""
+    """A title broken into lines that fit the width of a face."""
     return "\n".join(textwrap.wrap(name, 18))

@@ -1,7 +1,7 @@
-"""What a run has measured, as data: the one form that tables, plots, reports and comparisons read.
+"""The results of a run as data, which tables, plots, reports and comparisons read.
 
-A results file is JSON of `Results`; its fields are explained at the classes. `version` changes
-when a field changes its meaning or goes; files of another version are refused by name.
+A results file is `Results` as JSON; the classes document the fields. `version` changes when a field
+is removed or changes its meaning, and files of another version are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Named:
-    """A contender, without what runs it; see `benchmarks.contenders.contenders.Contender`."""
+    """A contender's description; see `benchmarks.contenders.gather.Contender`."""
 
     name: str
     backend: str
@@ -38,24 +38,24 @@ class Named:
 
 @dataclass(frozen=True)
 class Results:
-    """A run.
+    """The results of a run; parts that were not measured are empty.
 
     Attributes:
-        version: of this form.
-        machine: what it ran on, and the command.
-        reference: the checkpoint's name, SHA-256 and what its training said of itself.
+        version: of the file format.
+        machine: the machine and the command.
+        reference: the checkpoint's name, SHA-256, number of parameters and training metadata.
         contenders: the reference first.
-        landmarks: whether any engine gives them. Where none does, the last landmark pass is not
-            counted in `limits`; PyTorch eager computes it all the same.
-        missing: what could not be measured, or was left out, and why; a line each.
-        latency: a row for each contender and batch.
-        footprints: start and memory.
-        limits: of the machine; None where not measured.
-        operators: by engine.
-        accuracy: a row for each contender, and for the reference's steps.
-        faces: what accuracy was measured on.
-        dial: quality and time by steps.
-        published: figures of others, not measured here; name → (PSNR, SSIM).
+        landmarks: whether any engine outputs landmarks. If none does, `limits` does not count the
+            last landmark pass, although PyTorch eager computes it.
+        missing: what was left out or could not be measured, with the reason; one line each.
+        latency: a row per contender and batch size.
+        footprints: start-up time and memory, a row per contender.
+        limits: the machine's; None if not measured.
+        operators: time by operator, by engine.
+        accuracy: a row per contender and per step of the reference.
+        faces: a description of the faces that accuracy was measured on.
+        dial: quality and latency by number of steps.
+        published: figures from publications, not measured; name → (PSNR in dB, SSIM).
     """
 
     version: int
@@ -74,6 +74,7 @@ class Results:
     published: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def contender(self, name: str) -> Named:
+        """The description of a contender."""
         return next(one for one in self.contenders if one.name == name)
 
 
@@ -81,19 +82,24 @@ _FORM = TypeAdapter(Results)
 
 
 def dumps(results: Results) -> bytes:
+    """Results as JSON, UTF-8."""
     return _FORM.dump_json(results, indent=1) + b"\n"
 
 
 def write(results: Results, path: Path) -> None:
-    """Write a results file, whole or not at all."""
+    """Write a results file, all of it or nothing.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_whole(path, dumps(results))
 
 
 def read(path: Path) -> Results:
-    """A results file.
+    """Read a results file.
 
     Raises:
-        UserError: unreadable, no results file, or of another version.
+        UserError: the file is unreadable, not a results file, or of another version.
     """
     try:
         text = path.read_bytes()
@@ -103,7 +109,7 @@ def read(path: Path) -> Results:
         version = TypeAdapter(dict[str, Any]).validate_json(text).get("version")
         if version != VERSION:
             raise UserError(
-                f"{path}: results of version {version}; this one reads {VERSION}: measure anew"
+                f"{path}: results of version {version}, only {VERSION} can be read; measure again"
             )
         return _FORM.validate_json(text)
     except ValidationError as error:

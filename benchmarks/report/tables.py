@@ -1,4 +1,4 @@
-"""Results as Markdown tables, padded so that they read as plain text too."""
+"""Results as Markdown tables, padded to be readable as plain text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.measure.operators import Operator
 from benchmarks.measure.statistics import FOR_INTERVAL, Interval
 from benchmarks.report.results import Results
 
-OPERATORS = 12  # lines of a profile; the rest is summed
+OPERATORS = 12  # rows of a profile; the rest is summed in one row
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """A Markdown table; the first column is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -29,9 +29,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latency(results: Results) -> str:
-    """Ratios against the reference first, then milliseconds and faces a second; and what of the
-    machine's rate that is.
-    """
+    """Latency by batch size: ratio to the reference, times, throughput and share of the limit."""
     rows = results.latency
     on_gpu = any(row.gpu_milliseconds for row in rows)
     cells = []
@@ -52,48 +50,48 @@ def latency(results: Results) -> str:
             ]
         )
     head = ["", "batch", "speed", "95 %", "ms", "p90", "p99"]
-    head += [*(["ms within GPU"] if on_gpu else []), "faces/s", "of limit"]
+    head += [*(["ms on GPU"] if on_gpu else []), "faces/s", "of limit"]
     return table(head, cells)
 
 
 def latency_notes(results: Results) -> list[str]:
-    """What the latency table does not say itself."""
+    """Explanations of the latency table, one paragraph each."""
     runs = [len(row.milliseconds) for row in results.latency]
     several = f"{min(runs)} to {max(runs)}" if min(runs) < max(runs) else f"{runs[0]}"
     notes = [
-        f"Medians of {several} runs each, all contenders in turns on fresh random pictures, whose "
-        "results were compared; *speed* is the median over the rounds of how many times as fast as "
-        f"{REFERENCE} in the same round."
+        f"Medians of {several} runs, interleaved, on new random pictures in every round; results "
+        f"are compared. *Speed* is the median over the rounds of the ratio to {REFERENCE} in the "
+        "same round."
     ]
     notes += _beside_peers(results)
     if not results.landmarks:
         notes.append(
-            "The engines give faces only, and leave the last landmark pass out; "
-            f"{REFERENCE} computes it all the same."
+            "The engines output faces only and omit the last landmark pass, which "
+            f"{REFERENCE} computes."
         )
     if any(
         row.batch > 1 and results.contender(row.name).device == "cpu" for row in results.latency
     ):
         notes.append(
-            "On the CPU engines run as many faces as cores, or more, one a core (`load_engine` "
-            "with `lanes`); peers run a batch as it is."
+            "On CPUs, engines run batches of at least as many faces as cores with one face per "
+            "core (`lanes` of `load_engine`); peers run the batch as a whole."
         )
     if min(runs) < FOR_INTERVAL:
-        notes.append(f"Fewer than {FOR_INTERVAL} runs have no 95 % interval.")
-    notes.append("p90 takes 10 runs and p99 takes 100; of fewer there are none.")
+        notes.append(f"No 95 % interval for fewer than {FOR_INTERVAL} runs.")
+    notes.append("p90 needs 10 runs, p99 needs 100.")
     if results.limits:
         rates = ", ".join(f"{rate:.0f} in {name}" for name, rate in results.limits.gflops.items())
         notes.append(
-            f"*Of limit*: {results.limits.network:.3g} GFLOP a face at the GFLOP/s of the best "
-            f"matrix product of this run ({rates}; copying {results.limits.bandwidth:.0f} GB/s). "
-            "A convolution may beat a matrix product by a little, and what is rewritten may need "
-            "fewer operations than are counted."
+            f"*Of limit*: {results.limits.network:.3g} GFLOP per face, relative to the GFLOP/s of "
+            f"the fastest matrix product in this run ({rates}; copying "
+            f"{results.limits.bandwidth:.0f} GB/s). A convolution may be slightly faster than a "
+            "matrix product, and a rewritten network may need fewer operations than counted."
         )
     return notes
 
 
 def _beside_peers(results: Results) -> list[str]:
-    """How many times as fast as the fastest peer each engine is, round by round."""
+    """The speed of each engine relative to the fastest peer, median over the rounds."""
     lines = []
     for batch in sorted({row.batch for row in results.latency}):
         rows = [row for row in results.latency if row.batch == batch]
@@ -126,6 +124,7 @@ def _gpu(row: Latency) -> str:
 
 
 def accuracy(results: Results) -> str:
+    """Accuracy by contender; the difference is in grey levels."""
     cells = []
     for row in results.accuracy:
         agreement = row.reference_psnr
@@ -141,11 +140,12 @@ def accuracy(results: Results) -> str:
         )
     for name, (psnr, ssim) in results.published.items():
         cells.append([f"{name} (published, not measured here)", f"{psnr}", f"{ssim}", "", "", ""])
-    head = ("", "PSNR dB", "SSIM", "NME %", "max. levels off", "dB to PyTorch")
+    head = ("", "PSNR dB", "SSIM", "NME %", "max. difference", "dB to PyTorch")
     return table(head, cells)
 
 
 def footprints(results: Results) -> str:
+    """Start-up time and peak memory by contender."""
     on_gpu = any(row.gpu_megabytes for row in results.footprints)
     cells = [
         [
@@ -157,11 +157,12 @@ def footprints(results: Results) -> str:
         for row in results.footprints
     ]
     starts = len(results.footprints[0].first_face)
-    head = ["", f"start to first face, s, median of {starts}", "memory at most, MB"]
+    head = ["", f"start to first face, s, median of {starts}", "peak memory, MB"]
     return table([*head, *(["GPU memory, MB"] if on_gpu else [])], cells)
 
 
 def operators(found: Sequence[Operator]) -> str:
+    """Time by operator; the rows of the rest are summed."""
     total = sum(one.milliseconds for one in found)
     cells = [_operator(one, total) for one in found[:OPERATORS]]
     rest = found[OPERATORS:]
@@ -191,6 +192,7 @@ def _operator(one: Operator, total: float) -> list[str]:
 
 
 def dial(results: Results) -> str:
+    """Quality and latency by number of steps."""
     cells, before = [], None
     for one in results.dial:
         gain = "" if before is None else f"{one.psnr - before:+.2f}"
@@ -209,5 +211,5 @@ def dial(results: Results) -> str:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """A number with the verb or noun that goes with it: 1 is, 3 are, none is."""
+    """A number and its verb or noun: "1 is", "3 are", "none is"."""
     return f"{count or 'none'} {one if count < 2 else several}"

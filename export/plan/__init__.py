@@ -1,1 +1,1 @@
-"""TensorRT plans: the two libraries that build them, and the building."""
+"""Build TensorRT plans with TensorRT or TensorRT-RTX."""

@@ -1,4 +1,4 @@
-"""Building: an ONNX file parsed and compiled into a plan, with progress, and stopped by Ctrl-C."""
+"""Build a plan from an ONNX file, with a progress bar; Ctrl-C stops the build."""
 
 from __future__ import annotations
 
@@ -17,34 +17,38 @@ MIB = 2**20
 
 
 class PlanBuilder:
-    """Parses an ONNX file and builds a plan of it.
+    """Parses an ONNX file and builds a plan.
 
     Args:
-        flavour: which library.
-        source: the ONNX file; external weights are found beside it.
-        choices: what to build for.
+        flavour: the library that builds.
+        source: the ONNX file; external weights are read from the same folder.
+        choices: build options.
 
     Attributes:
-        timings: the timing cache after a build, where one was asked for.
+        timings: the serialised timing cache after a build, if `choices.timing_cache` is set.
     """
 
     def __init__(self, flavour: Flavour, source: Path, choices: PlanChoices) -> None:
         self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
         self.timings = memoryview(b"")
         self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.stopped = False
         self.logger = self._logger()
 
     def say(self, line: str) -> None:
+        """Print a line to standard error without disturbing the progress bar."""
         self.bar.say(line)
 
     def build(self) -> memoryview:
-        """The plan.
+        """Build the plan.
+
+        Returns:
+            the serialised plan.
 
         Raises:
-            UserError: the graph cannot be parsed or built; says which node and why.
-            KeyboardInterrupt: the user stopped it.
+            UserError: the graph cannot be parsed or built; names the node and the reason.
+            KeyboardInterrupt: Ctrl-C stopped the build.
         """
         try:
             with self._interruptible():
@@ -56,13 +60,13 @@ class PlanBuilder:
         if self.stopped:
             raise KeyboardInterrupt
         if plan is None:
-            reason = self.complaints[0] if self.complaints else "it gives no reason (see -v)"
-            hint = "; --workspace may be too small" if self.choices.workspace else ""
+            reason = self.errors[0] if self.errors else "no reason given (-v shows the log)"
+            hint = "; try a larger --workspace" if self.choices.workspace else ""
             raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}{hint}")
         return memoryview(plan)
 
     def _build(self) -> Any:
-        """What the library returns: the plan, or None."""
+        """Parse and build; the library's return value, a plan or None."""
         trt, choices = self.trt, self.choices
         builder = trt.Builder(self.logger)
         network = builder.create_network(self.flavour.creation_flags)
@@ -78,7 +82,7 @@ class PlanBuilder:
         config.add_optimization_profile(profile)
         self._configure(config)
         config.progress_monitor = self._monitor()
-        self.complaints.clear()
+        self.errors.clear()
         plan = builder.build_serialized_network(network, config)
         if choices.timing_cache and plan is not None:
             self.timings = memoryview(config.get_timing_cache().serialize())
@@ -91,14 +95,19 @@ class PlanBuilder:
         if choices.optimization_level is not None:
             config.builder_optimization_level = choices.optimization_level
         (config.set_flag if choices.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers keep their names
+        config.profiling_verbosity = (
+            trt.ProfilingVerbosity.DETAILED
+        )  # so that profiles show layer names
         if choices.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if choices.hardware_compatible:
             name = choices.hardware_compatible.upper()
             levels = trt.HardwareCompatibilityLevel.__members__
-            if name not in levels:  # of early 10.x
-                raise UserError(f"--hardware-compatible: {self.flavour.version} has no {name}")
+            if name not in levels:  # missing in early 10.x
+                raise UserError(
+                    f"--hardware-compatible: {self.flavour.label} {self.flavour.version} has no "
+                    f"{name}; upgrade it"
+                )
             config.hardware_compatibility_level = levels[name]
         if choices.compute_capability:
             named = [self.flavour.capability(wanted) for wanted in choices.compute_capability]
@@ -111,37 +120,37 @@ class PlanBuilder:
             if cache is None or not config.set_timing_cache(cache, False):
                 raise UserError(
                     f"{choices.timing_cache}: not a timing cache of this TensorRT and GPU; "
-                    "remove it or name another"
+                    "remove it or give another"
                 )
 
     def _parse_error(self, parser: Any) -> str:
-        """The parser's first complaint: node, operator and reason, in one line."""
+        """The parser's first error: node, operator and reason, in one line."""
         if not parser.num_errors:
-            return "the parser gives no reason"
+            return f"{self.flavour.label} cannot parse it: no reason given (-v shows the log)"
         error = parser.get_error(0)
         reason = " ".join(str(error.desc()).split())
         node = error.node_name() if hasattr(error, "node_name") else ""
         operator = error.node_operator() if hasattr(error, "node_operator") else ""
         where = f"node {node} ({operator}): " if node else ""
-        return f"{self.flavour.label} cannot read it: {where}{reason[:300]}"
+        return f"{self.flavour.label} cannot parse it: {where}{reason[:300]}"
 
     def _logger(self) -> Any:
-        """A logger that keeps errors for our one line, and shows the rest where asked to."""
-        keep, show, severities = self.complaints, self.choices.verbose, self.trt.ILogger.Severity
+        """A TensorRT logger that collects errors, and prints everything with --verbose."""
+        collected, show, severities = self.errors, self.choices.verbose, self.trt.ILogger.Severity
         bar = self.bar
 
         class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
             def log(self, severity: Any, message: str) -> None:
                 line = " ".join(message.split())
                 if severity in (severities.INTERNAL_ERROR, severities.ERROR):
-                    keep.append(line[:300])
+                    collected.append(line[:300])
                 if show:
                     bar.say(f"{severity.name.lower()}: {line}")
 
         return Logger()
 
     def _monitor(self) -> Any:
-        """The library's progress on our bar. It must not raise: the library would not know."""
+        """A monitor that updates the progress bar. It must not raise: TensorRT ignores that."""
         outer = self
 
         class Monitor(self.trt.IProgressMonitor):  # type: ignore[misc,name-defined]
@@ -168,17 +177,17 @@ class PlanBuilder:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C stops the build at its next step, where the library lets go.
+        """Make Ctrl-C stop the build at the monitor's next step.
 
-        Python's own exception could be raised in a callback, where the library would swallow it.
+        Python's KeyboardInterrupt could be raised in a callback, where TensorRT would discard it.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread hears signals
+            yield  # only the main thread receives signals
             return
 
         def stop(*_: object) -> None:
             self.stopped = True
-            signal.signal(signal.SIGINT, before)  # who presses it twice is in a hurry
+            signal.signal(signal.SIGINT, before)  # a second Ctrl-C interrupts at once
 
         before = signal.signal(signal.SIGINT, stop)
         try:

@@ -1,10 +1,11 @@
-"""TensorRT and TensorRT-RTX: one API under two names, and all that differs between them here.
+"""TensorRT and TensorRT-RTX: two libraries with one API, and the differences between them.
 
-tensorrt       10.x and 11.x. Plans for the GPU that builds them, or for others where the
-compatibility options say so; a timing cache.
-tensorrt_rtx   Builds on machines without a GPU, for compute capabilities 8.0 and later or those
-named; compiles for the GPU at hand when a plan is loaded, where the runtime
-cache makes up for the timing cache that it does not have.
+tensorrt: versions 10.x and 11.x. Plans run on the GPU that builds them, or on others with the
+compatibility options. Has a timing cache.
+
+tensorrt_rtx: builds on machines without a GPU, for compute capabilities 8.0 and later or for given
+ones. Kernels are compiled when a plan is loaded; a runtime cache takes the place of the timing
+cache.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ INSTALLED_BY = {
 
 @dataclass(frozen=True)
 class PlanChoices:
-    """What a plan is built for; the command's options, with its defaults.
+    """Build options: the command's, with the same defaults.
 
     Attributes:
-        batch: smallest, most frequent and largest of the optimisation profile.
-        workspace: GPU memory that a layer may use for itself, MiB.
-        optimization_level: 0 to 5; None for the builder's own.
-        compute_capability: such as "8.6", or "current" (TensorRT-RTX).
+        batch: the optimisation profile's smallest, optimal and largest batch.
+        workspace: limit on a layer's workspace, MiB of GPU memory; None for the builder's default.
+        optimization_level: 0 to 5; None for the builder's default.
+        tf32: allow TF32 in float32 layers.
+        timing_cache: file of kernel timings to read and write (TensorRT).
+        version_compatible: build plans for later TensorRT versions too (TensorRT).
+        hardware_compatible: "ampere_plus" or "same_compute_capability", for other GPUs (TensorRT).
+        compute_capability: such as "8.6", or "current"; empty for the default (TensorRT-RTX).
+        verbose: print the builder's log.
     """
 
     batch: tuple[int, int, int] = (1, 8, 32)
@@ -48,11 +54,11 @@ class PlanChoices:
 
 @dataclass(frozen=True)
 class Flavour:
-    """One of the two, imported.
+    """An imported builder library.
 
     Attributes:
-        module: its name, the value of `--flavour`.
-        label: for people to read.
+        module: the module's name, also the value of `--flavour`.
+        label: the name to display.
         trt: the module.
     """
 
@@ -70,32 +76,35 @@ class Flavour:
 
     @property
     def creation_flags(self) -> int:
-        """Strongly typed networks; what knows no others may not know the flag."""
+        """Flags for strongly typed networks; 0 in versions that have no other and no such flag."""
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
 
     def refuse(self, choices: PlanChoices) -> None:
-        """Raise UserError for choices that this flavour does not have."""
-        lacking: dict[str, object]
+        """Raise UserError if an option is set that this flavour does not have."""
+        unsupported: dict[str, object]
         if self.is_rtx:
-            lacking = {
+            unsupported = {
                 "--timing-cache": choices.timing_cache,
                 "--version-compatible": choices.version_compatible,
                 "--hardware-compatible": choices.hardware_compatible,
             }
-            instead = "its plans are portable, and its runtime keeps a cache"
+            instead = "leave it out: its plans are portable, and its runtime has a cache"
         else:
-            lacking = {"--compute-capability": choices.compute_capability}
-            instead = "see --hardware-compatible"
-        for option, given in lacking.items():
+            unsupported = {"--compute-capability": choices.compute_capability}
+            instead = "use --hardware-compatible"
+        for option, given in unsupported.items():
             if given:
-                raise UserError(f"{option}: {self.label} does not have it; {instead}")
+                raise UserError(f"{option}: not an option of {self.label}; {instead}")
 
     def capability(self, wanted: str) -> Any:
-        """The compute capability of a name such as 8.9 or current.
+        """TensorRT-RTX's constant for a compute capability.
+
+        Args:
+            wanted: such as "8.9", or "current".
 
         Raises:
-            UserError: it cannot be built for; lists those that can.
+            UserError: the library cannot build for it; lists those that it can build for.
         """
         known = {
             name: value
@@ -104,21 +113,22 @@ class Flavour:
         }
         name = "CURRENT" if wanted == "current" else f"SM{wanted.replace('.', '')}"
         if name not in known:
-            said = ", ".join(
+            supported = ", ".join(
                 "current" if n == "CURRENT" else f"{n[2:-1]}.{n[-1]}" for n in sorted(known)
             )
-            raise UserError(f"--compute-capability {wanted}: {self.label} builds for {said}")
+            raise UserError(f"--compute-capability {wanted}: {self.label} builds for {supported}")
         return known[name]
 
 
 def pick(choice: str, builds: bool = True) -> Flavour:
-    """Import the flavour of a name, or under "auto" the first that works here.
+    """Import a flavour.
 
     Args:
-        builds: whether it needs its builder, or only its runtime.
+        choice: "tensorrt", "tensorrt_rtx", or "auto" for the first of them that works here.
+        builds: whether the builder is needed; otherwise the runtime suffices.
 
     Raises:
-        UserError: none works; says why.
+        UserError: none works; gives the reasons.
     """
     reasons = []
     for module in list(MODULES) if choice == "auto" else [choice]:

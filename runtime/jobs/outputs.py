@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.faces.crop import Crop, cut, scaled
 from runtime.faces.restore import Face
 from runtime.pictures.files import Picture
+from runtime.pictures.sheet import captioned, joined, tile
 
 Bytes = NDArray[np.uint8]
 
@@ -131,32 +132,10 @@ def comparison(result: Result) -> Bytes:
     for face in result.faces:
         before = cut(result.original, face.crop)
         tiles = [
-            ("input", _tile(before, cv2.INTER_NEAREST)),
-            ("bicubic", _tile(before, cv2.INTER_CUBIC)),
-            *((f"step {n}", _tile(step)) for n, step in enumerate(face.steps, start=1)),
-            ("result", _tile(cut(image, result.place(face)))),
+            ("input", tile(before, cv2.INTER_NEAREST)),
+            ("bicubic", tile(before, cv2.INTER_CUBIC)),
+            *((f"step {n}", tile(step)) for n, step in enumerate(face.steps, start=1)),
+            ("result", tile(cut(image, result.place(face)))),
         ]
-        columns = [np.concatenate((_caption(text), tile)) for text, tile in tiles]
-        rows.append(_joined(columns, axis=1))
-    return _joined(rows, axis=0)
-
-
-def _tile(image: Bytes, way: int = cv2.INTER_CUBIC) -> Bytes:
-    way = cv2.INTER_AREA if image.shape[0] > TILE else way
-    return np.asarray(cv2.resize(image, (TILE, TILE), interpolation=way), np.uint8)
-
-
-def _caption(text: str) -> Bytes:
-    strip = np.full((CAPTION, TILE, 3), 255, np.uint8)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(strip, text, (4, CAPTION - 9), font, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip
-
-
-def _joined(parts: Sequence[Bytes], axis: int) -> Bytes:
-    """Parts side by side (axis 1) or stacked (axis 0), separated by white gaps."""
-    shape = list(parts[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, 255, np.uint8)
-    spaced = [piece for part in parts for piece in (gap, part)][1:]
-    return np.concatenate(spaced, axis=axis)
+        rows.append(joined([captioned(text, pixels) for text, pixels in tiles], axis=1))
+    return joined(rows, axis=0)

@@ -1,4 +1,4 @@
-"""The harness: its arithmetic, and what its commands leave behind; never how fast a machine is."""
+"""The benchmark: its arithmetic, and the output of its commands; never the speed of a machine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run_of(*rows: Latency, scores: tuple[Accuracy, ...] = ()) -> Results:
 # Statistics
 
 
-def test_percentiles_are_numpys_and_none_of_too_few() -> None:
+def test_percentiles_are_numpys_and_need_enough_values() -> None:
     values = list(np.random.default_rng(0).random(200))
     assert statistics.percentile(values, 90) == pytest.approx(np.percentile(values, 90))
     assert statistics.percentile(values[:100], 99) == pytest.approx(np.percentile(values[:100], 99))
@@ -70,14 +70,14 @@ def test_percentiles_are_numpys_and_none_of_too_few() -> None:
     assert statistics.median([3.0, 1.0, 2.0]) == 2.0
 
 
-def test_intervals_of_the_median_are_the_tables() -> None:
-    """Conover's table of the sign test: of 10, order statistics 2 and 9 (97.9 %); of 6, 1 and 6."""
+def test_intervals_of_the_median_match_a_published_table() -> None:
+    """Conover's table of the sign test: of 10 values, 2nd and 9th (97.9 %); of 6, 1st and 6th."""
     assert statistics.interval([float(n) for n in range(1, 11)]) == (2.0, 9.0)
     assert statistics.interval([5.0, 3.0, 1.0, 6.0, 2.0, 4.0]) == (1.0, 6.0)
     assert statistics.interval([1.0] * 5) is None
 
 
-def test_intervals_hold_the_median_as_often_as_they_promise() -> None:
+def test_intervals_have_their_confidence() -> None:
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(300):
@@ -86,18 +86,18 @@ def test_intervals_hold_the_median_as_often_as_they_promise() -> None:
     assert held / 300 >= 0.93, f"held {held / 300:.1%}"
 
 
-def test_ratios_go_round_by_round() -> None:
+def test_ratios_are_taken_round_by_round() -> None:
     assert statistics.ratios([10.0, 20.0], [5.0, 5.0]) == [2.0, 4.0]
 
 
-def test_lower_is_beyond_threshold_and_noise() -> None:
+def test_lower_needs_more_than_threshold_and_noise() -> None:
     old = [2.0, 2.1, 1.9, 2.05, 1.95, 2.0, 2.02]
     slower = [value * 0.7 for value in old]
     assert statistics.lower(slower, old, 0.05)
     assert not statistics.lower(old, slower, 0.05)
     assert not statistics.lower([value * 0.97 for value in old], old, 0.05), "within the threshold"
     noisy = [0.5, 3.0, 1.4, 2.2, 1.2, 2.6, 1.5]
-    assert not statistics.lower(noisy, old, 0.05), "lower in the middle, and as high at its ends"
+    assert not statistics.lower(noisy, old, 0.05), "the median is lower, but the intervals overlap"
 
 
 # Latency
@@ -106,11 +106,11 @@ def test_lower_is_beyond_threshold_and_noise() -> None:
 def test_contenders_take_turns_and_warm_up() -> None:
     calls: list[str] = []
 
-    def told(name: str) -> Callable[[Faces], Faces]:
+    def recorded(name: str) -> Callable[[Faces], Faces]:
         return lambda image: (calls.append(name), image)[1]
 
     rows, left_out = measure_latency(
-        [contender("a", told("a")), contender("b", told("b"))], [1, 2], rounds=3
+        [contender("a", recorded("a")), contender("b", recorded("b"))], [1, 2], rounds=3
     )
     assert [(row.name, row.batch, len(row.milliseconds)) for row in rows] == [
         ("a", 1, 3),
@@ -119,21 +119,20 @@ def test_contenders_take_turns_and_warm_up() -> None:
         ("b", 2, 3),
     ]
     assert left_out == []
-    # An untimed and a timed run each, in 2 rounds to warm up and 3 that count, each round another
-    # first.
+    # One untimed and one timed run each, in 2 warm-up and 3 timed rounds; the order alternates.
     assert "".join(calls) == "aabbbbaaaabbbbaaaabb" * 2
     assert all(s > 0 for row in rows for s in row.speed)
     assert rows[0].speed == [1.0, 1.0, 1.0]
 
 
-def test_pictures_are_drawn_fresh() -> None:
+def test_every_round_has_new_pictures() -> None:
     seen: list[bytes] = []
     measure_latency([contender("a", lambda x: (seen.append(x.tobytes()), x)[1])], [1], rounds=3)
     assert len(set(seen)) == 5
     assert all(len(set(picture)) > 100 for picture in seen)
 
 
-def test_a_fast_but_wrong_contender_is_no_contender() -> None:
+def test_a_wrong_engine_is_an_error() -> None:
     right = contender("right", lambda image: image)
     wrong = contender("wrong", lambda image: image ^ 2)
     with pytest.raises(UserError, match="wrong differs from right by 2"):
@@ -142,7 +141,7 @@ def test_a_fast_but_wrong_contender_is_no_contender() -> None:
     measure_latency([right, wrong], [1], rounds=1, same=False)
 
 
-def test_what_fails_is_left_out_with_a_word() -> None:
+def test_a_failing_contender_is_left_out_with_the_reason() -> None:
     def fails(image: Faces) -> Faces:
         if len(image) > 1:
             raise EngineError("out of\nmemory")
@@ -154,10 +153,10 @@ def test_what_fails_is_left_out_with_a_word() -> None:
     assert left_out == ["unable, batch 2: out of memory"]
     rows, left_out = measure_latency([unable, able], [1, 2], rounds=1)
     assert [(row.name, row.batch) for row in rows] == [("unable", 1), ("able", 1)]
-    assert left_out == ["unable, batch 2: out of memory"], "without a reference no batch of 2"
+    assert left_out == ["unable, batch 2: out of memory"], "the reference fails at a batch of 2"
 
 
-def test_a_wrong_peer_is_left_out_and_the_rest_goes_on() -> None:
+def test_a_wrong_peer_is_left_out() -> None:
     right = contender("right", lambda image: image)
     wrong = contender("wrong", lambda image: image ^ 4, peer=True)
     rows, left_out = measure_latency([right, wrong], [1], rounds=2)
@@ -165,7 +164,7 @@ def test_a_wrong_peer_is_left_out_and_the_rest_goes_on() -> None:
     assert "wrong, batch 1: differs from right by 4 grey levels" in left_out[0]
 
 
-def test_what_is_slow_takes_no_untimed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_contenders_have_no_untimed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measure.latency.LONG", 0.01)
     calls: list[str] = []
 
@@ -175,11 +174,11 @@ def test_what_is_slow_takes_no_untimed_run(monkeypatch: pytest.MonkeyPatch) -> N
         return image
 
     (row,), _ = measure_latency([contender("slow", slow)], [1], rounds=3)
-    assert len(calls) == 2 + 1 + 3, "one untimed run, before it was known to be slow"
+    assert len(calls) == 2 + 1 + 3, "one untimed run, before the first measured time"
     assert len(row.milliseconds) == 3
 
 
-def test_time_that_is_used_up_ends_the_rounds() -> None:
+def test_a_time_limit_ends_the_rounds() -> None:
     slow = contender("slow", lambda image: (time.sleep(0.02), image)[1])
     (row,), _ = measure_latency([slow], [1], rounds=50, seconds=0.001)
     assert len(row.milliseconds) == FEWEST
@@ -197,7 +196,7 @@ def test_shares_of_the_limit() -> None:
     assert limits.share(row, "cuda:0", "fp32") is None
 
 
-def test_operations_are_the_graphs() -> None:
+def test_operations_equal_the_graphs() -> None:
     network = DIC(TINY).eval()
     for landmarks in (True, False):
         signature = Signature(Io.IMAGE, TINY.steps, landmarks)
@@ -235,7 +234,7 @@ def test_an_engine_is_profiled(tiny_engine: Path) -> None:
     assert sum(one.calls for one in found) > 20
     times = [one.milliseconds for one in found]
     assert times == sorted(times, reverse=True)
-    with pytest.raises(UserError, match="cannot be profiled"):
+    with pytest.raises(UserError, match="cannot load it for profiling"):
         operators.profile(DATA / "dic_small_original.pth", ["CPUExecutionProvider"])
 
 
@@ -259,7 +258,9 @@ def test_starts_are_whole_processes(
 # Accuracy
 
 
-def test_accuracy_sees_the_truth(tiny_checkpoint: Path, tiny_engine: Path) -> None:
+def test_accuracy_against_ground_truth_and_reference(
+    tiny_checkpoint: Path, tiny_engine: Path
+) -> None:
     network = load_checkpoint(tiny_checkpoint).network
     faces = data.synthetic(10)
     with load_engine(tiny_engine) as engine:
@@ -299,7 +300,7 @@ def test_differences_are_counted(tiny_checkpoint: Path) -> None:
     assert off.nme is None
 
 
-def test_scores_are_the_released_evaluations() -> None:
+def test_psnr_equals_the_released_evaluations() -> None:
     example = np.load(DATA / "metrics_example.npz")
     assert psnr(example["pred"], example["gt"]) == pytest.approx(float(example["psnr"]), abs=1e-4)
 
@@ -343,10 +344,10 @@ def test_ratios_are_against_the_reference_of_the_same_batch() -> None:
     assert [line[3] for line in lines] == ["2.00×", "4.00×"]
     assert [line[5] for line in lines] == ["5.0", "10.0"]
     assert [line[8] for line in lines] == ["200.0", "400.0"]
-    assert any("have no 95 % interval" in note for note in tables.latency_notes(found))
+    assert any("No 95 % interval" in note for note in tables.latency_notes(found))
 
 
-def test_engines_are_set_beside_the_fastest_peer() -> None:
+def test_engines_are_compared_with_the_fastest_peer() -> None:
     base = [10.0] * 3
     found = run_of(
         latency(REFERENCE, 1, base, base),
@@ -391,12 +392,12 @@ def test_planted_regressions_are_found() -> None:
     (line,) = compare.regressions(planted(nme=0.04), old)
     assert "NME 4.00%, was 3.00%" in line
     elsewhere = replace(planted(slower=3.0), contenders=[])
-    assert compare.regressions(elsewhere, old) == [], "run by something else"
+    assert compare.regressions(elsewhere, old) == [], "the old engines are not among the new ones"
     assert compare.differences(old, old) == []
     moved = replace(old, machine=replace(MACHINE, cores=4))
     assert compare.differences(moved, old) == ["cores: 4, was 2"]
     other = replace(planted(psnr=20.0), faces="others")
-    assert compare.regressions(other, old) == [], "other faces have other figures"
+    assert compare.regressions(other, old) == [], "accuracy on other faces is not compared"
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
@@ -426,13 +427,13 @@ one_process = pytest.mark.xdist_group("whole")  # the run below is made once
 def whole(
     tiny_checkpoint: Path, tiny_engine: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A run of everything: its folder, and what it printed."""
+    """A run of all parts: its folder, and its standard output."""
     import subprocess
     import sys
 
     folder = tmp_path_factory.mktemp("run")
     line = [sys.executable, "-m", "benchmarks", "all", "--engine", str(tiny_engine)]
-    # ONNX Runtime's CPU provider has a profile; OpenVINO, which auto takes, has another.
+    # Only ONNX Runtime's CPU provider has a profiler; auto would choose OpenVINO.
     line += ["--device", "cpu"]
     line += ["--reference", str(tiny_checkpoint), "--batch", "1", "3", "--rounds", "3"]
     line += ["--faces", "4", "--starts", "1", "--report", str(folder / "report")]
@@ -443,8 +444,8 @@ def whole(
 
 
 @one_process
-def test_everything_is_measured(whole: tuple[Path, str]) -> None:
-    folder, told = whole
+def test_all_parts_are_measured(whole: tuple[Path, str]) -> None:
+    folder, output = whole
     found = results.read(folder / "run.json")
     assert [(row.name, row.batch) for row in found.latency] == [
         (REFERENCE, 1),
@@ -461,12 +462,18 @@ def test_everything_is_measured(whole: tuple[Path, str]) -> None:
     assert found.dial[1].psnr == found.accuracy[2].psnr
     assert "benchmarks all" in found.machine.command
     assert found.machine.versions["torch"]
-    for title in ("Latency", "Start and memory", "Operators", "Accuracy", "Steps as a dial"):
-        assert f"\n{title}" in told
+    for title in (
+        "Latency",
+        "Start and memory",
+        "Operators",
+        "Accuracy",
+        "Quality by number of steps",
+    ):
+        assert f"\n{title}" in output
 
 
 @one_process
-def test_the_report_stands_on_its_own(whole: tuple[Path, str]) -> None:
+def test_the_report_is_self_contained(whole: tuple[Path, str]) -> None:
     report = whole[0] / "report"
     page = (report / "report.html").read_text()
     pictures = {path.name for path in report.glob("*.png")}
@@ -486,7 +493,7 @@ def test_the_report_stands_on_its_own(whole: tuple[Path, str]) -> None:
 
 
 @one_process
-def test_a_slowdown_is_told_by_the_status(
+def test_a_slowdown_sets_the_exit_status(
     whole: tuple[Path, str],
     command: Command,
     tiny_checkpoint: Path,
@@ -510,7 +517,7 @@ def test_a_slowdown_is_told_by_the_status(
 def test_peers_give_the_same_faces(
     command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
-    """torch.compile may be missing: it needs a compiler, and fails on networks as small as this."""
+    """torch.compile may be missing: it needs a compiler, and fails on networks this small."""
     out = tmp_path / "results.json"
     common = ("--engine", tiny_engine, "--reference", tiny_checkpoint, "--peers")
     done = command("benchmarks", "accuracy", *common, "--faces", 3, "--json", out)
@@ -527,7 +534,7 @@ def test_peers_give_the_same_faces(
     assert "torch.compile" in peers or "torch.compile" in missing
 
 
-def test_engines_of_either_face_are_measured(
+def test_tensor_engines_are_measured(
     command: Command, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     tensor = tmp_path / "tensor.onnx"
@@ -539,7 +546,7 @@ def test_engines_of_either_face_are_measured(
     assert row.nme is not None
 
 
-def test_training_speed_is_measured_beside_a_plain_loop(command: Command, tmp_path: Path) -> None:
+def test_training_speed_is_compared_with_a_plain_loop(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     run = ["benchmarks.training", "--recipe", "synthetic-demo", "--rounds", 2, "--json", out]
     done = command(*run, *TINY_RUN, "data.count=4", "precision=bf16")
@@ -568,10 +575,10 @@ def test_command_errors_are_one_line(
     other.write_bytes(tiny_engine.read_bytes())
     cases = [
         (["speed", *engine, *checkpoint], "choose from"),
-        (["all", *engine], "--reference CKPT is needed"),
+        (["all", *engine], "needs --reference CKPT"),
         (["all", *engine, *checkpoint, "--rounds", "0"], "at least 1"),
         (["all", *engine, *checkpoint, "--seconds", "nan"], "at least 0"),
-        (["all", *engine, *checkpoint, "--published"], "go with --data"),
+        (["all", *engine, *checkpoint, "--published"], "need --data"),
         (["all", *engine, "--reference", tmp_path / "no.pth"], "No such file"),
         (["all", "--engine", tmp_path / "no.onnx", *checkpoint], "No such file"),
         (["all", *engine, "--reference", DATA / "dic_small_original.pth"], "steps"),
@@ -593,8 +600,8 @@ def test_the_demo_command(command: Command, tiny_engine: Path, tmp_path: Path) -
 
 
 @pytest.mark.gpu
-def test_events_hold_the_work_of_a_gpu(tiny_checkpoint: Path, tiny_engine: Path) -> None:
-    """A network's time within the GPU grows with its batch, and is part of the whole time."""
+def test_events_enclose_the_work_of_a_gpu(tiny_checkpoint: Path, tiny_engine: Path) -> None:
+    """The time on the GPU grows with the batch size, and is part of the total time."""
     network = load_checkpoint(tiny_checkpoint).network
     one = pytorch(network, device="cuda:0")
     (small, large), _ = measure_latency([one], [1, 2048], rounds=5)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.detector`: what counts as found, and the table."""
+"""`python -m benchmarks.detector`: which detections count, and the table."""
 
 from __future__ import annotations
 
@@ -14,36 +14,34 @@ from runtime.faces.detect import YuNetDetector
 Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
-class Nothing(YuNetDetector):
-    """Finds a square in the corner of every picture."""
+class AlwaysWrong(YuNetDetector):
+    """Returns a square in the corner of every picture."""
 
     def find(self, image: NDArray[np.uint8]) -> list[Crop]:
         return [Crop(0, 0, 8)]
 
 
-def test_a_face_is_found_where_it_is(faces: Faces) -> None:
+def test_detections_are_counted(faces: Faces) -> None:
     portraits = [Portrait.around(faces[0][i], faces[1][i]) for i in range(12)]
     detector = YuNetDetector()
     upright = measure(detector, [p.of(40) for p in portraits])
     assert upright.recall > 0.9
     assert upright.milliseconds > 0
-    lying = measure(detector, [p.of(60).turned(90) for p in portraits], 90)
+    lying = measure(detector, [p.of(60).rotated(90) for p in portraits], 90)
     assert lying.recall > 0.8
-    assert lying.off < 20, f"turned wrongly by {lying.off:.0f}°"
+    assert lying.off < 20, f"rotation error {lying.off:.0f}°"
     mosaic = measure_mosaic(detector, portraits, 24)
     assert mosaic.recall > 0.9
     assert mosaic.false < 12
-    wrong = measure(Nothing(), [p.of(40) for p in portraits])
+    wrong = measure(AlwaysWrong(), [p.of(40) for p in portraits])
     assert (wrong.recall, wrong.false) == (0, 12)
 
 
 def test_the_command(command: Command, tmp_path: object) -> None:
     done = command("benchmarks.detector", "--count", 3)
     assert done.returncode == 0, done.stderr
-    assert "| turned by 180° |" in done.stdout
-    assert "neither a folder" in one_line_error(
-        command("benchmarks.detector", "--faces", "none"), 2
-    )
+    assert "| rotated by 180° |" in done.stdout
+    assert "no folder" in one_line_error(command("benchmarks.detector", "--faces", "none"), 2)
 
 
 @pytest.mark.parametrize("width", [10, 80])

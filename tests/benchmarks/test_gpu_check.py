@@ -1,4 +1,4 @@
-"""The check of GPUs, as far as it goes without one: it must come home with reasons, not break."""
+"""The GPU check on machines without a GPU: stages fail or are skipped with a reason."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command, one_line_error
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_parts
 from benchmarks.gpu_check import FAILED, PASSED, SKIPPED, Check
 from dic.driver import has_driver
 
-without_gpu = pytest.mark.skipif(has_driver(), reason="of machines without a GPU")
+without_gpu = pytest.mark.skipif(has_driver(), reason="tests machines without a GPU")
 
 
 def stages(out: Path) -> dict[str, dict[str, str]]:
@@ -48,7 +48,7 @@ def test_stages_go_on_after_one_that_fails(
     assert "no NVIDIA driver works here" in (out / "log.txt").read_text()
 
 
-def test_a_stage_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+def test_stages_have_timeouts(tmp_path: Path) -> None:
     import time
 
     check = Check(tmp_path, tmp_path, None, tmp_path / "no.pth", time.monotonic() + 60)
@@ -67,11 +67,11 @@ def test_a_stage_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     assert gpu_check._status([slow, late]) == 2
 
 
-def test_parts_make_what_stages_need(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_export_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from runtime.engines.load import load_engine
 
     path = tmp_path / "compact-fp32.onnx"
-    gpu_check.part_export(str(tiny_checkpoint), str(path))
+    gpu_parts.part_export(str(tiny_checkpoint), str(path))
     with load_engine(path, "cpu") as engine:
         assert engine.metadata.precision == "fp32"
         assert engine.metadata.landmarks == 68
@@ -79,7 +79,7 @@ def test_parts_make_what_stages_need(tiny_checkpoint: Path, tmp_path: Path) -> N
 
 def test_wrong_calls_are_one_line(command: Command, tmp_path: Path) -> None:
     line = ("benchmarks.gpu_check", "--out", tmp_path / "out", "--work", tmp_path / "work")
-    assert "is no folder" in one_line_error(command(*line, "--wheels", tmp_path / "none"), 2)
+    assert "is not a folder" in one_line_error(command(*line, "--wheels", tmp_path / "none"), 2)
     assert "invalid choice" in one_line_error(command(*line, "--only", "all"), 2)
     assert not (tmp_path / "out").exists()
     assert "gpu-check:" in (ROOT / "Makefile").read_text()

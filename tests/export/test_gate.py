@@ -23,7 +23,7 @@ from conftest import DATA, ROOT, TINY, Command, one_line_error
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.gate import FAULTS, drawn, planted
+from benchmarks.gate import FAULTS, random_network, with_fault
 from dic.console import UserError
 from dic.engine_file import EngineError
 from export.choices import Choices, Precision, Target
@@ -376,7 +376,7 @@ def test_exports_pass_without_avx512(cap: str, tmp_path: Path, command: Command)
 
 @pytest.fixture(scope="session")
 def small() -> DIC:
-    network = drawn(1.0, TINY)
+    network = random_network(1.0, TINY)
     with torch.no_grad():  # lower heatmaps, so that the attention weights all components
         network.hour_glass.last[3].weight.mul_(0.01)
     return network
@@ -387,7 +387,7 @@ def test_planted_faults_are_refused_by_step_and_block(fault: str, small: DIC) ->
     """With weights scaled like a trained network's; the message names the planted block."""
     where, plant = FAULTS[fault]
     signature = Signature(Io.IMAGE, 2, True)
-    wrong = unroll(planted(small, plant), signature)
+    wrong = unroll(with_fault(small, plant), signature)
     known = reference(small, synthetic(SEED, 1), signature.steps)
     with pytest.raises(GateError, match=rf"first at (step [12], )?{where}"):
         check(wrong, known, signature, Precision.FP32)
@@ -418,7 +418,7 @@ def test_a_wrong_decode_is_refused(small: DIC) -> None:
 
 def test_noise_for_heatmaps_is_not_refused() -> None:
     """An untrained network's heatmaps have no clear peaks; only faces are compared."""
-    network = drawn(1.0, TINY)
+    network = random_network(1.0, TINY)
     signature = Signature(Io.IMAGE, TINY.steps, True)
     for precision in (Precision.FP32, Precision.FP16):
         known = reference(network, synthetic(SEED, 16).with_extremes(), TINY.steps)

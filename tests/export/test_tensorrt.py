@@ -1,4 +1,4 @@
-"""Plans, built by the real TensorRT-RTX, which needs no GPU for that."""
+"""Plans, built by TensorRT-RTX, which needs no GPU to build."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ RTX = Flavour("tensorrt_rtx", "TensorRT-RTX", trt)
 def test_every_precision_builds(
     precision: Precision, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    io = Io.TENSOR if precision is Precision.FP32 else Io.IMAGE  # images in fp32 are built below
+    io = (
+        Io.TENSOR if precision is Precision.FP32 else Io.IMAGE
+    )  # fp32 with image I/O is built below
     network = load_checkpoint(tiny_checkpoint).network
     path = tmp_path / "x.onnx"
     onnx.save(build(network, Signature(io, 2, True), Choices(precision=precision)), path)
@@ -66,14 +68,14 @@ def test_the_command(command: Command, tmp_path: Path, tiny_engine: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "unverified" in done.stderr
     assert sorted(p.name for p in out.parent.iterdir()) == ["dic.trt", "dic.trt.json"]
-    beside = json.loads((out.parent / "dic.trt.json").read_text())
-    assert beside["verified"] == "no"
-    assert beside["precision"] == "fp32"
-    assert beside["plan"]["batch"] == [1, 4, 4]
-    assert beside["plan"]["compute_capability"] == ["7.5", "12.0"]
-    assert beside["plan"]["flavour"] == "tensorrt_rtx"
+    metadata = json.loads((out.parent / "dic.trt.json").read_text())
+    assert metadata["verified"] == "no"
+    assert metadata["precision"] == "fp32"
+    assert metadata["plan"]["batch"] == [1, 4, 4]
+    assert metadata["plan"]["compute_capability"] == ["7.5", "12.0"]
+    assert metadata["plan"]["flavour"] == "tensorrt_rtx"
     source = read_engine_file(tiny_engine)
-    assert beside["samples"] == source.metadata["samples"]
+    assert metadata["samples"] == source.metadata["samples"]
     assert read_engine_file(out).inputs == source.inputs
     with pytest.raises(EngineError, match="TensorRT-RTX plan"):
         load_engine(out)
@@ -83,7 +85,7 @@ def test_the_command(command: Command, tmp_path: Path, tiny_engine: Path) -> Non
     assert "output: face uint8 [batch, 128, 128, 3]" in facts.stdout
 
 
-def test_lossy_float32_is_held_to_wider_limits(
+def test_tf32_is_verified_with_fp16s_limits(
     command: Command, tmp_path: Path, tiny_engine: Path
 ) -> None:
     limits = {}
@@ -91,8 +93,8 @@ def test_lossy_float32_is_held_to_wider_limits(
         out = tmp_path / "dic.trt"
         done = command("export.tensorrt", tiny_engine, "-o", out, *extra)
         assert done.returncode == 0, done.stderr
-        beside = json.loads((tmp_path / "dic.trt.json").read_text())
-        limits[bool(extra)] = json.loads(beside["export_error"])["limits"]
+        metadata = json.loads((tmp_path / "dic.trt.json").read_text())
+        limits[bool(extra)] = json.loads(metadata["export_error"])["limits"]
     assert 1e-5 < limits[False]["error"] < 1e-3
     assert limits[True] == {"psnr": 0.02, "landmarks": 0.1, "levels": 0.5}
 
@@ -113,7 +115,9 @@ def test_a_parser_error_names_the_node_and_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "odd.onnx"
     node = helper.make_node("Fold", ["x"], ["y"], name="step2/odd/Fold", domain="elsewhere")
     onnx.save(graph_of(node), path)
-    with pytest.raises(UserError, match=r"cannot read it: node step2/odd/Fold \(Fold\): ") as error:
+    with pytest.raises(
+        UserError, match=r"cannot parse it: node step2/odd/Fold \(Fold\): "
+    ) as error:
         PlanBuilder(RTX, path, PlanChoices()).build()
     assert "\n" not in str(error.value)
 
@@ -180,7 +184,7 @@ def test_command_errors_are_one_line(
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of the two files does not fit: neither appears."""
+    """The second of the two files cannot be written: neither is."""
     from export import tensorrt
 
     real = os.fsync
@@ -203,7 +207,7 @@ def test_a_full_disk_leaves_nothing(
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, tiny_engine: Path) -> None:
     out = tmp_path / "out"
     line = [sys.executable, "-m", "export.tensorrt", str(tiny_engine), "-o", str(out / "x.trt")]
-    # For several, so that it does not end before it is interrupted.
+    # Several targets, so that the build is still running when it is interrupted.
     line += ["--compute-capability", "8.0", "8.6", "8.9", "12.0"]
     with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -216,7 +220,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, tiny_engine: Path) 
     assert not out.exists()
 
 
-def test_the_library_stops_where_it_is_asked_to(tiny_engine: Path) -> None:
+def test_the_monitor_stops_the_library(tiny_engine: Path) -> None:
     builder = PlanBuilder(RTX, tiny_engine, PlanChoices())
     builder.stopped = True  # as Ctrl-C sets it
     assert builder._build() is None
@@ -224,8 +228,8 @@ def test_the_library_stops_where_it_is_asked_to(tiny_engine: Path) -> None:
         builder.build()
 
 
-def test_what_the_other_flavour_is_asked_for_exists(tmp_path: Path) -> None:
-    """TensorRT cannot be installed here; its twin has the names that only it is asked for."""
+def test_names_used_with_tensorrt_exist(tmp_path: Path) -> None:
+    """TensorRT cannot be installed here; TensorRT-RTX has the same names."""
     assert {"create_timing_cache", "set_timing_cache", "get_timing_cache"} <= set(
         dir(trt.IBuilderConfig)
     )
@@ -239,8 +243,8 @@ def test_what_the_other_flavour_is_asked_for_exists(tmp_path: Path) -> None:
     full.refuse(PlanChoices(timing_cache=tmp_path, hardware_compatible="ampere_plus"))
 
 
-def test_a_flavour_that_does_not_work_here_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT without a driver, which would end the process."""
+def test_auto_skips_a_flavour_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT without a driver would abort the process."""
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr("export.plan.flavour.has_driver", lambda: False)
     assert pick("auto").is_rtx

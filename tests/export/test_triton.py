@@ -1,4 +1,4 @@
-"""Triton repositories, read back with Triton's own protobuf."""
+"""Triton repositories, parsed with Triton's protobuf definitions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parsed(path: Path) -> Any:
 
 
 def fake_plan(path: Path, batch: list[int]) -> Path:
-    """The header of a TensorRT plan, with what `export.tensorrt` writes beside one."""
+    """The header of a TensorRT plan, with the metadata file that `export.tensorrt` writes."""
     path.write_bytes(b"ftrt" + bytes(100))
     facts = {
         "format_version": "1",
@@ -70,7 +70,7 @@ def test_a_repository_of_an_onnx_file(command: Command, tmp_path: Path, tiny_eng
     assert config.model_warmup[0].inputs["image"].random_data
 
 
-def test_a_plans_profile_decides_the_batches(tmp_path: Path, plan: Path) -> None:
+def test_batch_sizes_come_from_the_plans_profile(tmp_path: Path, plan: Path) -> None:
     arguments = [str(plan), "-o", str(tmp_path / "m"), "--device", "gpu", "--instances", "2"]
     assert main(arguments) == 0
     config = parsed(tmp_path / "m" / "dic" / "config.pbtxt")
@@ -83,7 +83,7 @@ def test_a_plans_profile_decides_the_batches(tmp_path: Path, plan: Path) -> None
     assert (tmp_path / "m" / "dic" / "1" / "model.plan").is_file()
 
 
-def test_versions_stand_side_by_side(
+def test_several_versions_are_kept(
     tmp_path: Path, tiny_engine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = tmp_path / "models"
@@ -98,7 +98,7 @@ def test_versions_stand_side_by_side(
     assert "1 newer versions are there" in capsys.readouterr().err
 
 
-def test_external_weights_travel(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_external_weights_are_copied(tmp_path: Path, tiny_checkpoint: Path) -> None:
     source = tmp_path / "far.onnx"
     signature = Signature(Io.TENSOR, 1, False)
     checkpoint = load_checkpoint(tiny_checkpoint, 1)
