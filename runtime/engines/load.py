@@ -124,9 +124,7 @@ def _onnx(
         try:
             from runtime.engines.openvino import OpenVinoEngine
         except (ImportError, RuntimeError) as error:
-            raise EngineError(
-                f"openvino is installed but cannot be imported ({error}); reinstall it"
-            ) from error
+            raise _not_importable("openvino", error) from error
 
         return _verified(OpenVinoEngine(path, metadata, threads, lanes))
 
@@ -142,9 +140,7 @@ def _onnx(
     try:
         from runtime.engines.onnxruntime import CPU, GPU, OPENVINO, available
     except (ImportError, RuntimeError) as error:
-        raise EngineError(
-            f"onnxruntime is installed but cannot be imported ({error}); reinstall it"
-        ) from error
+        raise _not_importable("onnxruntime", error) from error
 
     if kind in ("auto", "cuda"):
         for provider in available(GPU):
@@ -201,3 +197,7 @@ def _not_installed(reason: str) -> Opener:
         raise NotInstalledError(reason)
 
     return opener
+
+
+def _not_importable(library: str, error: Exception) -> EngineError:
+    return EngineError(f"{library} is installed but cannot be imported ({error}); reinstall it")

@@ -141,8 +141,8 @@ class YuNetDetector:
             return crop
         # Refine by the maximum of a parabola through three scores; the five points alone
         # underestimate the tilt.
-        beside = [self._best(patch, [turn + step])[0] for step in (-self.FINE, self.FINE)]
-        low, high = (0.0 if row is None else float(row[14]) for row in beside)
+        neighbours = [self._best(patch, [turn + step])[0] for step in (-self.FINE, self.FINE)]
+        low, high = (0.0 if row is None else float(row[14]) for row in neighbours)
         bend = 2 * float(best[14]) - low - high
         step = np.clip(self.FINE * (high - low) / (2 * max(bend, 1e-3)), -self.FINE, self.FINE)
         finer, _ = self._best(patch, [turn + float(step)])

@@ -151,9 +151,9 @@ class _Source:
 
 def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
     seen: set[Path] = set()
-    for given in inputs:
-        path = Path(given)
-        if given == "-":
+    for argument in inputs:
+        path = Path(argument)
+        if argument == "-":
             yield _Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
             files = list(_walk(path, output))
@@ -166,15 +166,15 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
                 raise UserError(f"{path}: no pictures or videos in this folder; give another")
             yield from (_Source(p, p.relative_to(path), False) for p in media if p not in seen)
             seen.update(media)
-        elif any(sign in given for sign in PATTERN) and not _exists(path):
-            matches = sorted(map(Path, glob.glob(given, recursive=True)))
+        elif any(sign in argument for sign in PATTERN) and not _exists(path):
+            matches = sorted(map(Path, glob.glob(argument, recursive=True)))
             matches = [p for p in matches if _is_media(p)]
             if not matches:
-                raise UserError(f"{given}: no picture or video matches; check the pattern")
+                raise UserError(f"{argument}: no picture or video matches; check the pattern")
             yield from (_Source(p, Path(p.name), False) for p in matches if p not in seen)
             seen.update(matches)
-        elif "://" in given:
-            raise UserError(f"{given}: URLs are not supported; download the file first")
+        elif "://" in argument:
+            raise UserError(f"{argument}: URLs are not supported; download the file first")
         elif path not in seen:
             seen.add(path)
             yield _Source(path, Path(path.name), True)
@@ -271,16 +271,16 @@ def _check_collisions(jobs: list[Job], read: Sequence[Path]) -> None:
     Raises:
         UserError: names the files.
     """
-    taken: dict[Path, Job] = {}
+    writers: dict[Path, Job] = {}
     for job in jobs:
         for output in job.outputs:
-            if output in taken:
+            if output in writers:
                 raise UserError(
-                    f"{taken[output].name} and {job.name} would both be written to {output}; "
+                    f"{writers[output].name} and {job.name} would both be written to {output}; "
                     "rename one, or restore them separately"
                 )
-            taken[output] = job
-    written = {file_key(output) for output in taken if output != STREAM}
+            writers[output] = job
+    written = {file_key(output) for output in writers if output != STREAM}
     for path in (*(job.source for job in jobs), *read):
         if path != STREAM and file_key(path) in written:
             raise UserError(f"{path}: would be overwritten; choose another output")

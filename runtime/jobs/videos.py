@@ -36,12 +36,12 @@ def video_outcome(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcom
 def _restored(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
     documents: list[tuple[float, list[dict[str, Any]]]] = []
 
-    def seen(seconds: float, faces: list[Face]) -> None:
+    def record(seconds: float, faces: list[Face]) -> None:
         if "landmarks" in job.extras:
             documents.append((seconds, [face_entry(face) for face in faces]))
 
     try:
-        done = restore_video(job.source, job.target, restorer, options, seen)
+        done = restore_video(job.source, job.target, restorer, options, record)
     except NoFaceError as error:
         return _nothing(job, error)
     if "landmarks" in job.extras:

@@ -69,7 +69,7 @@ def restore_video(
     target: Path,
     restorer: Restorer,
     options: PhotoOptions | None = None,
-    seen: Callable[[float, list[Face]], object] | None = None,
+    on_frame: Callable[[float, list[Face]], object] | None = None,
 ) -> RestoredVideo:
     """Detect, track and restore the faces of a video.
 
@@ -80,7 +80,7 @@ def restore_video(
         target: the file to write; its suffix determines the container.
         restorer: with the detector and the engine to use.
         options: the same as for photographs.
-        seen: called for each frame, in order, with its time in seconds and its restored faces.
+        on_frame: called for each frame, in order, with its time in seconds and its restored faces.
 
     Raises:
         NoFaceError: there is no face to restore; nothing is written.
@@ -92,14 +92,8 @@ def restore_video(
     frames, size = len(detected.crops), detected.size
     with closing(Reader(source)) as reader:
         rate = float(reader.rate)
-        tracks = join(detected.crops, rate)
-        small = [track for track in tracks if track.size <= options.max_face]
-        if not small:
-            why = "no face detected"
-            if tracks:
-                why = f"its {len(tracks)} faces are larger than --max-face {options.max_face}"
-            raise NoFaceError(why, size)
-        plan = Plan(small, frames, rate)
+        small = _small_tracks(join(detected.crops, rate), options.max_face, size)
+        tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
         restored = 0
@@ -110,7 +104,9 @@ def restore_video(
             def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Face]]:
                 if not isinstance(item, Frame):
                     return item, []
-                return _restored(restorer, item, plan.seen(item.number), scale, options.background)
+                return _restored(
+                    restorer, item, tracking.in_frame(item.number), scale, options.background
+                )
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
             with bar, closing(writer):
@@ -120,12 +116,23 @@ def restore_video(
                         continue
                     writer.add(item)
                     restored += len(faces)
-                    if seen is not None:
-                        seen(item.seconds, faces)
+                    if on_frame is not None:
+                        on_frame(item.seconds, faces)
                     bar.update()
     return RestoredVideo(
         len(small), restored, frames, size, scale, _remarks(reader, writer, frames)
     )
+
+
+def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> list[Track]:
+    """The tracks of faces up to `max_face` pixels; raises NoFaceError if there are none."""
+    small = [track for track in tracks if track.size <= max_face]
+    if not small:
+        why = "no face detected"
+        if tracks:
+            why = f"its {len(tracks)} faces are larger than --max-face {max_face}"
+        raise NoFaceError(why, size)
+    return small
 
 
 def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
@@ -140,8 +147,8 @@ def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The tracks to restore.
+class Tracking:
+    """The tracks of a video that will be restored.
 
     Attributes:
         tracks: one per face.
@@ -153,7 +160,7 @@ class Plan:
     count: int
     rate: float
 
-    def seen(self, number: int) -> list[Sighting]:
+    def in_frame(self, number: int) -> list[Sighting]:
         """The tracks visible in a frame, by its index."""
         return sightings(self.tracks, number, self.count, self.rate)
 
@@ -201,12 +208,12 @@ def _detect(source: Path, restorer: Restorer) -> Detected:
 
 
 def _restored(
-    restorer: Restorer, frame: Frame, seen: list[Sighting], scale: int, way: Interpolation
+    restorer: Restorer, frame: Frame, visible: list[Sighting], scale: int, way: Interpolation
 ) -> tuple[Frame, list[Face]]:
     """The frame enlarged by `scale` with its faces blended in, and those faces."""
     photo = Picture(frame.pixels)
-    faces = restorer.restore_in(frame.pixels, [s.crop for s in seen], exact=True)
-    weights = [s.weight for s in seen]
+    faces = restorer.restore_in(frame.pixels, [s.crop for s in visible], exact=True)
+    weights = [s.weight for s in visible]
     picture = enlarged(photo, scale, way)
     restorer.blend(picture, frame.pixels, faces, scale, weights)
     return replace(frame, pixels=picture.pixels), faces

@@ -50,14 +50,14 @@ class Writer:
         self.stream = encoded
         self.stream.width, self.stream.height = (side + side % 2 for side in size)
         self.stream.pix_fmt = "yuv420p"
-        context, given = encoded.codec_context, source.stream.codec_context
+        context, original = encoded.codec_context, source.stream.codec_context
         # AVI stores a frame rate instead of timestamps, and MPEG-4 limits time bases to 16 bits.
         self._time_base = 1 / source.rate if name == "mpeg4" else source.time_base
         context.time_base = self._time_base
         if aspect:
             context.sample_aspect_ratio = aspect
         context.colorspace, context.color_range = source.space, ColorRange.MPEG
-        context.color_primaries, context.color_trc = given.color_primaries, given.color_trc
+        context.color_primaries, context.color_trc = original.color_primaries, original.color_trc
         self.left_out: list[str] = []
         self._copied = {}
         for stream in source.container.streams:

@@ -147,15 +147,15 @@ class TensorRTEngine:
 
     def record_verified(self) -> None:
         """Record in the JSON beside the plan the GPU and library that passed verification."""
-        beside = sidecar(self.path)
+        json_file = sidecar(self.path)
         with self._current():
             name = self._cuda.Device(self._index).name()
         try:
-            entries = json.loads(beside.read_text())
+            entries = json.loads(json_file.read_text())
             entries["verified"] = f"{name}, {self.backend}"
-            write_whole(beside, (json.dumps(entries, indent=1) + "\n").encode())
+            write_whole(json_file, (json.dumps(entries, indent=1) + "\n").encode())
         except (OSError, ValueError, UserError) as error:
-            log.info("%s: verified, but not recorded in %s: %s", self.path, beside.name, error)
+            log.info("%s: verified, but not recorded in %s: %s", self.path, json_file.name, error)
 
     def close(self) -> None:
         """Free the engine's GPU memory. No thread may be in `run`."""

@@ -24,19 +24,19 @@ def plan_metadata(
     Raises:
         EngineError: the JSON file is damaged or belongs to another plan.
     """
-    beside = sidecar(path)
+    json_file = sidecar(path)
     try:
-        content = json.loads(beside.read_text())
+        content = json.loads(json_file.read_text())
         whole = dict(content.items())
         digest = whole.get("plan", {}).get("sha256")
     except OSError:
-        log.warning("%s: has no %s beside it; its results are unverified", path, beside.name)
+        log.warning("%s: has no %s beside it; its results are unverified", path, json_file.name)
         return _inferred(path, inputs, outputs)
     except (ValueError, AttributeError) as error:
-        raise EngineError(f"{beside}: is damaged ({error}); build the plan again") from error
+        raise EngineError(f"{json_file}: is damaged ({error}); build the plan again") from error
     if digest != hashlib.sha256(plan).hexdigest():
         raise EngineError(
-            f"{beside}: belongs to another plan than {path.name}; build the plan again"
+            f"{json_file}: belongs to another plan than {path.name}; build the plan again"
         )
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in whole.items()}
     return Metadata.parse(path, _prefixed(texts))
