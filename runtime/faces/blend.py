@@ -24,18 +24,19 @@ FLAGS = {
     Interpolation.LANCZOS: cv2.INTER_LANCZOS4,
 }
 PROJECTION_SIDE = 64  # pixels; largest resolution of the back-projection
-PROJECTION_ROUNDS = 2
+PROJECTION_ROUNDS = 4
 # Comparison of a restored face with the photograph: side in pixels, standard deviation of the
 # blur in those pixels, and the mean differences in grey levels that give weights of 1 and 0.
-COMPARISON_SIDE = 24
+COMPARISON_SIDE = 16
 COMPARISON_BLUR = 0.75
 DIFFERENCE = (6, 20)
 # Distances from the crop's centre, in half sides, where the mask begins to fade and is 0.
-FEATHER = (0.66, 0.98)
+FEATHER = (0.9, 0.99)
+ROUNDNESS = 8  # of the square: exponent of the superellipse
 # Outline of the face: the convex hull of the landmarks, extended upwards by this share of their
 # height. Outside it the mask fades between these distances, in sides of the crop.
-FOREHEAD = 0.35
-FADE = (0.06, 0.2)
+FOREHEAD = 0.5
+FADE = (0.16, 0.4)
 
 
 def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBIC) -> Picture:
@@ -82,7 +83,7 @@ def back_project(face: Bytes, crop: Bytes) -> Bytes:
     full = (face.shape[1], face.shape[0])
     for _ in range(PROJECTION_ROUNDS):
         residual = target - resize(face, (side, side))
-        correction = cv2.resize(residual, full, interpolation=cv2.INTER_CUBIC)
+        correction = cv2.resize(residual, full, interpolation=cv2.INTER_LANCZOS4)
         face = np.clip(np.round(face + correction), 0, 255).astype(np.uint8)
     return face
 
@@ -90,7 +91,7 @@ def back_project(face: Bytes, crop: Bytes) -> Bytes:
 def consistency(face: Bytes, crop: Bytes) -> Weights:
     """Per-pixel consistency of a restored face with the photograph.
 
-    Both are compared at up to 24×24 pixels, slightly more than the network's input. Where they
+    Both are compared at 16×16 pixels, what the network has seen. Where they
     contradict each other, the network invented structure (such as a second jaw line), and the
     enlarged photograph looks better (measured in benchmarks/NOTES.md).
 
@@ -127,7 +128,8 @@ def face_mask(
         (side, side) float32 weights in 0..1.
     """
     across = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
-    square = _fade((across[:, None] ** 4 + across[None, :] ** 4) ** 0.25, *FEATHER)
+    powers = across**ROUNDNESS
+    square = _fade((powers[:, None] + powers[None, :]) ** (1 / ROUNDNESS), *FEATHER)
     if landmarks is None or scores is None or len(landmarks) < 60 or scores.mean() < SURE:
         return square
     low, high = landmarks.min(0), landmarks.max(0)

@@ -19,7 +19,7 @@ from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
 from runtime.faces.blend import back_project, consistency, enlarged, face_mask, paste
-from runtime.faces.crop import Crop, cut, refine
+from runtime.faces.crop import Crop, cut, refine, snapped
 from runtime.faces.detect import Detector, YuNetDetector
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation
 from runtime.pictures.files import Picture
@@ -235,10 +235,11 @@ class Restorer:
         Raises:
             EngineError: the engine failed.
         """
+        crops = crops if exact else [snapped(crop) for crop in crops]
         faces = self._restore([cut(image, crop) for crop in crops], crops)
         for _ in range(0 if exact else self.refine):
             wanted = {
-                i: refine(face.crop, face.landmarks, face.scores, self.face_size)
+                i: snapped(refine(face.crop, face.landmarks, face.scores, self.face_size))
                 for i, face in enumerate(faces)
                 if face.landmarks is not None and face.scores is not None
             }
