@@ -1,4 +1,4 @@
-"""Varied training faces: landmarks stay on the face, targets stay clean, numbers decide all."""
+"""Augmentation and degradation: correct landmarks, undegraded targets, reproducible pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dotted() -> Picture:
     return Picture(image, DOTS, (20, 20, 180, 180))
 
 
-def test_landmarks_move_with_what_they_mark() -> None:
+def test_augmentation_moves_the_landmarks_with_the_image() -> None:
     how = Augment(turn=30, scale=0.2, shift=0.1)
     worst, turns = 0.0, []
     for seed in range(40):
@@ -45,20 +45,20 @@ def test_landmarks_move_with_what_they_mark() -> None:
             found = np.array([(near * columns).sum(), (near * rows).sum()]) / near.sum()
             worst = max(worst, float(np.abs(found - (px, py)).max()))
         turns.append(np.degrees(np.arctan2(*(points[1] - points[0])[::-1])))
-    assert worst < 0.2, f"a dot lies {worst:.2f} px from its landmark"
+    assert worst < 0.2, f"a dot is {worst:.2f} px from its landmark"
     assert min(turns) < -15 < 20 < max(turns)
 
 
-def test_without_variation_the_face_is_the_prepared_one() -> None:
+def test_augmentation_with_zero_ranges_equals_the_plain_crop() -> None:
     picture = dotted()
     image, points = varied(picture, Augment(), np.random.default_rng(0))
     wanted, known = picture.face()
     np.testing.assert_allclose(points, known, atol=1e-4)
     error = np.abs(image.astype(int) - wanted).max()
-    assert error <= 2, f"{error} levels off Pillow's"
+    assert error <= 2, f"differs from Pillow by {error} levels"
 
 
-def test_grey_and_light(faces: Faces) -> None:
+def test_conversion_to_grey_and_random_exposure(faces: Faces) -> None:
     picture = Picture.of((faces[0][0], faces[1][0]))
     grey, _ = varied(picture, Augment(grey=1), np.random.default_rng(0))
     luma = np.asarray(Image.fromarray(faces[0][0]).convert("L")).astype(int)
@@ -71,7 +71,7 @@ def test_grey_and_light(faces: Faces) -> None:
     assert max(means) > 1.2 * min(means)
 
 
-def test_degraded_inputs_are_the_paper_s_where_nothing_is_degraded(faces: Faces) -> None:
+def test_inputs_that_are_not_degraded_are_those_of_the_paper(faces: Faces) -> None:
     rng = np.random.default_rng(0)
     for face in faces[0][:4]:
         np.testing.assert_array_equal(shrink(degraded(face, Degrade(share=0), rng)), shrink(face))
@@ -82,7 +82,7 @@ def test_degraded_inputs_are_the_paper_s_where_nothing_is_degraded(faces: Faces)
     assert 1 < np.mean(off) < 10, f"{np.mean(off):.1f} levels"
 
 
-def test_pairs_are_functions_of_their_key_and_targets_are_clean(faces: Faces) -> None:
+def test_pairs_depend_on_their_key_only_and_targets_are_not_degraded(faces: Faces) -> None:
     recipe = replace(
         load_recipe("synthetic-demo"),
         augment=Augment(turn=10, scale=0.1, colour=0.1),
@@ -106,7 +106,7 @@ def test_drawn_faces_are_mixed_in_and_never_repeat(faces: Faces) -> None:
     assert len(drawn) == 6 + 2 * 4
 
 
-def test_a_margin_is_kept_with_the_face_s_box(tmp_path: Path, faces: Faces) -> None:
+def test_a_margin_is_stored_with_the_box_of_the_face(tmp_path: Path, faces: Faces) -> None:
     source, out, plain = tmp_path / "in", tmp_path / "out", tmp_path / "plain"
     source.mkdir()
     marks = {}
@@ -127,7 +127,7 @@ def test_a_margin_is_kept_with_the_face_s_box(tmp_path: Path, faces: Faces) -> N
         np.testing.assert_allclose(points, known, atol=1e-3)
         left, _, right, _ = wide.picture(i).box
         assert wide.picture(i).image.shape[1] > 1.2 * (right - left)
-    assert prepare([*line, str(out), "--margin", "0.25"]) == 0, "goes on where it was"
+    assert prepare([*line, str(out), "--margin", "0.25"]) == 0, "continues the same data set"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_margin_is_kept_with_the_face_s_box(tmp_path: Path, faces: Faces) -> N
         (["data.train=x", "data.validation=y", "data.drawn=0.5", "network.landmarks=5"], "drawn"),
     ],
 )
-def test_wrong_fields_are_one_line(
+def test_invalid_fields_are_reported_in_one_line(
     command: Command, tmp_path: Path, fields: list[str], message: str
 ) -> None:
     done = command("train", "--recipe", "synthetic-demo", "--out", tmp_path / "out", *fields)
@@ -148,7 +148,7 @@ def test_wrong_fields_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_on_mixed_varied_faces(tmp_path: Path, faces: Faces, command: Command) -> None:
+def test_a_run_on_mixed_and_augmented_faces(tmp_path: Path, faces: Faces, command: Command) -> None:
     for part, some in (("train", range(6)), ("validation", range(6, 8))):
         (tmp_path / part).mkdir()
         for i in some:

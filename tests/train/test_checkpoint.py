@@ -27,7 +27,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True)["state_dict"])
 
 
-def test_layouts_are_told_apart_by_content(tiny_checkpoint: Path) -> None:
+def test_layouts_are_detected_from_the_content(tiny_checkpoint: Path) -> None:
     assert load_checkpoint(SMALL).layout is Layout.MMEDITING
     assert load_checkpoint(ORIGINAL).layout is Layout.ORIGINAL
     assert load_checkpoint(tiny_checkpoint).layout is Layout.TOOLKIT
@@ -48,7 +48,7 @@ def test_full_size_layouts_load(layout: str, tmp_path: Path) -> None:
     assert load_checkpoint(path).network.config == NetworkConfig()
 
 
-def test_own_format_keeps_weights_steps_and_provenance(tmp_path: Path) -> None:
+def test_our_layout_stores_weights_steps_and_provenance(tmp_path: Path) -> None:
     torch.manual_seed(5)
     network = DIC(TINY)
     path = tmp_path / "own.pth"
@@ -77,7 +77,7 @@ def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
     assert torch.equal(loaded.network.conv_first[0].bias, plain["generator.conv_first.0.bias"] + 1)
 
 
-def test_a_ganwrapped_checkpoint_ignores_the_other_networks(tmp_path: Path) -> None:
+def test_other_networks_in_a_gan_checkpoint_are_ignored(tmp_path: Path) -> None:
     held = tensors(SMALL) | {"discriminator.conv.weight": torch.zeros(3)}
     assert load_checkpoint(saved(tmp_path, {"state_dict": held})).layout is Layout.MMEDITING
 
@@ -116,7 +116,7 @@ def test_a_pickle_that_runs_code_is_refused(
     assert not Path("pickle-was-run").exists()
 
 
-def test_unusable_files_say_why_in_one_line(tmp_path: Path) -> None:
+def test_unusable_files_are_reported_in_one_line(tmp_path: Path) -> None:
     whole = SMALL.read_bytes()
     cases = {
         "truncated": (whole[: len(whole) // 2], "damaged"),
@@ -146,14 +146,12 @@ def test_unusable_files_say_why_in_one_line(tmp_path: Path) -> None:
         ({"state_dict": {"hour_glass.first_conv.weight": torch.zeros(3)}}, "is missing"),
     ],
 )
-def test_other_content_says_why(content: Any, why: str, tmp_path: Path) -> None:
+def test_other_content_is_reported(content: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=why):
         load_checkpoint(saved(tmp_path, content))
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "own.pth"
     save_checkpoint(path, DIC(TINY), {})
     before = path.read_bytes()

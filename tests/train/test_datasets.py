@@ -1,4 +1,4 @@
-"""Every kind of data set gives the faces that were put into it."""
+"""Reading of data sets and landmark files, and the training pairs made from them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def table(name: str, content: Callable[[dict[str, NDArray[np.float32]]], bytes])
 
 
 def openface(points: NDArray[np.float32]) -> bytes:
-    """As OpenFace's FaceLandmarkImg writes it: two faces, the surer one second, spaces and all."""
+    """Two faces in the format of OpenFace's FaceLandmarkImg, the more confident one second."""
     k = len(points)
     head = ["face", "confidence", "gaze_0_x", "gaze_0_y", "pose_Tx"]
     head += [f"x_{i}" for i in range(k)] + [f"y_{i}" for i in range(k)]
@@ -141,9 +141,7 @@ FORMATS: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS.keys())
-def test_every_format_gives_back_what_was_written(
-    write: Write, tmp_path: Path, faces: Faces
-) -> None:
+def test_every_format_returns_the_faces_written(write: Write, tmp_path: Path, faces: Faces) -> None:
     write(tmp_path / "data", faces)
     found = open_faces(str(tmp_path / "data"), "", 68)
     assert len(found) == COUNT
@@ -153,7 +151,7 @@ def test_every_format_gives_back_what_was_written(
         np.testing.assert_allclose(points, faces[1][i], atol=1e-3)
 
 
-def test_shards_are_found_by_a_pattern_and_a_table_may_lie_elsewhere(
+def test_shards_match_a_pattern_and_a_table_may_be_elsewhere(
     tmp_path: Path, faces: Faces, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shards(tmp_path / "tars", faces)
@@ -172,8 +170,8 @@ def test_shards_are_found_by_a_pattern_and_a_table_may_lie_elsewhere(
     np.testing.assert_allclose(found[5][1], faces[1][5] + 1, atol=1e-3)
 
 
-def test_the_authors_box_cuts_and_shrinks_as_their_code_does(tmp_path: Path) -> None:
-    """Pillow's bicubic of the cut-out, as in their `_crop_resize`."""
+def test_the_authors_box_is_cropped_as_in_their_code(tmp_path: Path) -> None:
+    """Pillow's bicubic of the crop, as in their `_crop_resize`."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
     points = rng.uniform(60, 240, (68, 2)).astype(np.float32)
@@ -183,11 +181,11 @@ def test_the_authors_box_cuts_and_shrinks_as_their_code_does(tmp_path: Path) -> 
     face, found = open_faces(str(tmp_path), str(tmp_path / "train_info.pkl"), 68)[0]
     expected = Image.fromarray(image[40:240, 50:250]).resize((128, 128), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(face, np.asarray(expected))
-    # Where they scale (p - 50) alone, we keep pixel centres in place: 0.18 pixels' difference.
+    # They scale p - 50 directly; we preserve pixel centres, a difference of 0.18 pixels.
     np.testing.assert_allclose(found, (points - [50, 40]) * 0.64, atol=0.2)
 
 
-def test_a_box_beyond_the_picture_is_continued_with_its_edge() -> None:
+def test_a_box_beyond_the_picture_repeats_edge_pixels() -> None:
     image = np.arange(128 * 128, dtype=np.int64).reshape(128, 128) % 251
     image = np.repeat(image[..., None], 3, 2).astype(np.uint8)
     face, points = cut(image, np.zeros((68, 2), np.float32), (-10, 0, 118, 128))
@@ -196,10 +194,10 @@ def test_a_box_beyond_the_picture_is_continued_with_its_edge() -> None:
     np.testing.assert_allclose(points, np.tile([10, 0], (68, 1)), atol=1e-5)
 
 
-def test_turned_grey_and_deep_pictures_are_read_as_they_look(tmp_path: Path) -> None:
+def test_rotated_grey_and_16_bit_pictures_are_decoded(tmp_path: Path) -> None:
     grey = (np.arange(128 * 128).reshape(128, 128) % 256).astype(np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # hold it turned by 90°
+    exif[0x0112] = 6  # display rotated by 90°
     Image.fromarray(grey).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(grey).convert("RGBA").save(tmp_path / "alpha.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
@@ -241,7 +239,9 @@ class Evil:
         ("a.txt", b"", "the supported formats are .pts"),
     ],
 )
-def test_bad_landmark_files_are_told_in_one_line(name: str, content: bytes, why: str) -> None:
+def test_invalid_landmark_files_are_reported_in_one_line(
+    name: str, content: bytes, why: str
+) -> None:
     with pytest.raises(AnnotationError) as caught:
         read_annotations(name, content)
     assert why in str(caught.value)
@@ -250,7 +250,7 @@ def test_bad_landmark_files_are_told_in_one_line(name: str, content: bytes, why:
     assert not Path("/tmp/evil").exists()
 
 
-def test_one_bad_entry_of_many_is_bad_alone() -> None:
+def test_an_invalid_entry_does_not_affect_the_others() -> None:
     for name, content in (
         ("a.json", b'{"a": [[1, NaN]], "b": [[1, 2]]}'),
         ("a.csv", b"name,x0,y0\na,1,none\nb,1,2\n"),
@@ -271,19 +271,19 @@ def test_numpy_arrays_in_pickles_are_read() -> None:
         assert found["a"].box == (1, 2, 3, 4)
 
 
-def test_a_pickle_cannot_give_an_array_a_type_of_pointers() -> None:
-    """NumPy's own dtype takes any state from a pickle, and then reads memory where it says."""
+def test_a_pickle_cannot_create_an_array_of_object_pointers() -> None:
+    """NumPy's dtype would accept this state, and then interpret numbers as object pointers."""
     crafted = pickle.dumps({"a": np.zeros(1)}).replace(b"\x8c\x02f8", b"\x8c\x02O8")
     with pytest.raises(AnnotationError, match="refused, an array of 'O8'"):
         read_annotations("a.pkl", crafted)
 
 
-def test_pts_counts_from_one() -> None:
+def test_the_origin_of_pts_files_is_one() -> None:
     found = read_annotations("a.pts", b"version: 1\nn_points: 1\n{\n1.0 3.5\n}\n")
     np.testing.assert_array_equal(found[UNNAMED].landmarks, [[0, 2.5]])
 
 
-def test_data_that_is_not_there_is_told_in_one_line(tmp_path: Path, faces: Faces) -> None:
+def test_missing_data_is_reported_in_one_line(tmp_path: Path, faces: Faces) -> None:
     (tmp_path / "empty").mkdir()
     write_pictures(tmp_path / "bare", faces)
     (tmp_path / "other.json").write_text('{"nobody.png": [[1, 2]]}')
@@ -319,7 +319,7 @@ def broken_set(folder: Path, faces: Faces, broken: tuple[int, ...]) -> FacesInFi
     return open_faces(str(folder), "", 68)
 
 
-def test_a_face_that_cannot_be_read_says_why(tmp_path: Path, faces: Faces) -> None:
+def test_an_unreadable_face_is_reported(tmp_path: Path, faces: Faces) -> None:
     found = broken_set(tmp_path, faces, (1, 2))
     for i in (1, 2):
         with pytest.raises(BadFaceError, match=names()[i]):
@@ -331,7 +331,7 @@ def test_a_face_that_cannot_be_read_says_why(tmp_path: Path, faces: Faces) -> No
         found[0]
 
 
-def test_an_unreadable_face_is_skipped_for_the_next(tmp_path: Path, faces: Faces) -> None:
+def test_an_unreadable_face_is_replaced_by_the_next(tmp_path: Path, faces: Faces) -> None:
     pairs = FacePairs(broken_set(tmp_path, faces, (1, 2)))
     assert torch.equal(pairs[0, 1]["gt"], pairs[0, 3]["gt"])
     assert [n in pairs[0, 1]["skipped"] for n in names()[:4]] == [False, True, True, False]
@@ -346,7 +346,7 @@ def files_run(tmp_path: Path, *more: str) -> list[str]:
     return [*no_count, "data.kind=files", "data.workers=2", *data, *more]
 
 
-def test_training_on_files_counts_what_it_skips_and_goes_on_the_same(
+def test_skipped_faces_are_counted_and_a_resumed_run_is_identical(
     tmp_path: Path, faces: Faces, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken_set(tmp_path / "data", faces, (1, 2))
@@ -368,22 +368,20 @@ def test_training_on_files_counts_what_it_skips_and_goes_on_the_same(
         assert torch.equal(tensor, two["parts"]["generator"][name]), name
 
 
-def test_other_faces_are_noticed_on_resume(tmp_path: Path, faces: Faces) -> None:
+def test_resuming_with_other_faces_is_refused(tmp_path: Path, faces: Faces) -> None:
     broken_set(tmp_path / "data", faces, ())
     recipe = load_recipe("synthetic-demo", files_run(tmp_path, "data.workers=0"))
     train(recipe, tmp_path / "run", max_iters=1)
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = [f"data.{part}={tmp_path / 'moved'}" for part in ("train", "validation")]
     recipe = load_recipe("synthetic-demo", files_run(tmp_path, "data.workers=0", *moved))
-    train(recipe, tmp_path / "run", max_iters=2, resume=True)  # the same faces elsewhere
+    train(recipe, tmp_path / "run", max_iters=2, resume=True)  # the same faces in another folder
     (tmp_path / "moved" / "face00.png").unlink()
     with pytest.raises(UserError, match=r"was started with 6 faces, .* now there are 5 faces"):
         train(recipe, tmp_path / "run", resume=True)
 
 
-def test_the_command_tells_what_is_wrong_with_the_data(
-    command: Command, tmp_path: Path, faces: Faces
-) -> None:
+def test_the_command_reports_invalid_data(command: Command, tmp_path: Path, faces: Faces) -> None:
     broken_set(tmp_path / "data", faces, tuple(range(COUNT)))
     run = ["train", "--recipe", "synthetic-demo", "--out", tmp_path / "run"]
     done = command(*run, *files_run(tmp_path, "data.workers=1"))
@@ -393,7 +391,7 @@ def test_the_command_tells_what_is_wrong_with_the_data(
     assert not (tmp_path / "run" / "last.pth").exists()
 
 
-def test_batches_depend_on_the_update_alone() -> None:
+def test_batches_depend_on_the_update_only() -> None:
     def take(count: int, **options: int) -> list[list[tuple[int, int]]]:
         batches = iter(Batches(10, 4, seed=3, **options))
         return [next(batches) for _ in range(count)]
@@ -401,7 +399,7 @@ def test_batches_depend_on_the_update_alone() -> None:
     whole = take(7)
     assert take(4, start=3) == whole[3:]
     first_epoch = [index for batch in whole[:2] for _, index in batch]
-    assert len(set(first_epoch)) == 8, "no face twice in a pass"
+    assert len(set(first_epoch)) == 8, "no face occurs twice in an epoch"
     assert [epoch for batch in whole for epoch, _ in batch] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 4
     two = [take(7, rank=rank, world=2) for rank in (0, 1)]
     assert [a + b for a, b in zip(*two, strict=True)] == whole
@@ -417,7 +415,7 @@ def test_a_mirrored_face_has_its_landmarks_mirrored(faces: Faces) -> None:
     flipped = 0
     for epoch in range(6):
         one, two = pairs[epoch, 0], plain[epoch, 0]
-        assert torch.equal(pairs[epoch, 0]["gt"], one["gt"]), "the same key, the same pair"
+        assert torch.equal(pairs[epoch, 0]["gt"], one["gt"]), "the same key returns the same pair"
         if not torch.equal(one["gt"], two["gt"]):
             flipped += 1
             assert torch.equal(one["gt"], two["gt"].flip(-1))

@@ -15,21 +15,21 @@ from train.data.synthetic.head import Head
 Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
-def test_two_numbers_make_one_face(faces: Faces) -> None:
+def test_seed_and_index_determine_a_face(faces: Faces) -> None:
     again = draw_face(99, 5)
     np.testing.assert_array_equal(again.image, faces[0][5])
     np.testing.assert_array_equal(again.landmarks, faces[1][5])
     assert (draw_face(100, 5).image != again.image).any()
 
 
-def test_workers_draw_the_same(faces: Faces) -> None:
+def test_faces_do_not_depend_on_the_number_of_workers(faces: Faces) -> None:
     images, landmarks = draw_faces(99, 6, start=3, workers=2)
     np.testing.assert_array_equal(images, faces[0][3:9])
     np.testing.assert_array_equal(landmarks, faces[1][3:9])
 
 
-def test_what_is_painted_lies_where_the_landmarks_say() -> None:
-    """Fill the mouth's outline on an empty canvas: its centre of mass is the landmarks'."""
+def test_painted_shapes_are_at_their_landmarks() -> None:
+    """The centre of mass of a filled mouth outline is that of the landmarks' polygon."""
     rng = np.random.default_rng(4)
     for _ in range(20):
         head = Head.random(rng)
@@ -63,9 +63,9 @@ def test_eyes_are_dark_and_lips_red_at_their_landmarks(faces: Faces) -> None:
 
 
 def test_painted_features_are_not_shifted(faces: Faces) -> None:
-    """Of nine shifts of all landmarks, none fits the pictures better than no shift at all.
+    """No shift of the landmarks fits the images better than no shift.
 
-    Measured by how dark the pictures are along the upper lids, where lashes are drawn.
+    Measured by the darkness along the upper lids, where lashes are drawn.
     """
     images, landmarks = faces
 
@@ -82,7 +82,7 @@ def test_painted_features_are_not_shifted(faces: Faces) -> None:
     rows = {dy: np.mean([shifts[dx, dy] for dx in (-2, 0, 2)]) for dy in (-2, 0, 2)}
     assert rows[0] < rows[-2] - 5
     contour = []
-    for dx in (-3, 0, 3):  # across the jaw's flanks the picture changes most at the landmarks
+    for dx in (-3, 0, 3):  # the horizontal gradient is largest at the landmarks of the jaw
         steps = []
         for image, p in zip(images, landmarks, strict=True):
             grey = cv2.GaussianBlur(image.mean(2).astype(np.float32), (0, 0), 1)
@@ -94,22 +94,22 @@ def test_painted_features_are_not_shifted(faces: Faces) -> None:
 
 
 def test_faces_look_like_faces_to_a_detector(faces: Faces) -> None:
-    """And the detector's framing brings back the training crop, 128 pixels at (32, 32)."""
+    """The detector's crops match the training crop, 128 pixels at (32, 32)."""
     detector = YuNetDetector()
     offsets = []
     for image in faces[0]:
         framed = np.pad(image, ((32, 32), (32, 32), (0, 0)), mode="edge")
         for crop in [crop for crop in detector.find(framed) if crop.size > 80][:1]:
             offsets.append((crop.x - 32, crop.y - 32, crop.size - 128))
-    assert len(offsets) >= 0.9 * len(faces[0]), f"only {len(offsets)} of {len(faces[0])} found"
+    assert len(offsets) >= 0.9 * len(faces[0]), f"only {len(offsets)} of {len(faces[0])} detected"
     x, y, size = np.median(offsets, axis=0)
     assert abs(x) <= 5
     assert abs(y) <= 8
     assert abs(size) <= 12, size
 
 
-def test_no_template(faces: Faces) -> None:
-    """Pose, place, colour and expression vary; and the mean face explains little."""
+def test_faces_vary(faces: Faces) -> None:
+    """Pose, position, colour and expression vary; the mean face explains little variance."""
     images, landmarks = faces
     spread = landmarks.std(axis=0)  # (68, 2)
     assert spread[:, 0].min() > 3
@@ -128,7 +128,7 @@ def test_landmarks_stay_inside(faces: Faces) -> None:
     assert inside.mean() > 0.98
 
 
-def test_mirror_moves_the_landmarks_with_the_picture(faces: Faces) -> None:
+def test_mirroring_moves_the_landmarks_with_the_image(faces: Faces) -> None:
     image, points = faces[0][0], faces[1][0]
     flipped, moved = mirror(image, points)
     np.testing.assert_array_equal(flipped, image[:, ::-1])
@@ -138,5 +138,5 @@ def test_mirror_moves_the_landmarks_with_the_picture(faces: Faces) -> None:
         assert y == pytest.approx(points[k, 1])
 
 
-def test_shrinking_a_blank_keeps_it_blank() -> None:
+def test_shrinking_a_uniform_image_keeps_its_colour() -> None:
     assert (shrink(np.full((128, 128, 3), 77, np.uint8)) == 77).all()

@@ -1,4 +1,4 @@
-"""Losses against values computed by hand, and networks that must learn one batch by heart."""
+"""Losses against values computed by hand, and networks that must overfit one batch."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_gan_losses_by_hand(kind: Any, generator: float, critic: float) -> None:
 def test_feature_loss_by_hand() -> None:
     features = LightCNNFeatures()
     for layer in features.modules():
-        if isinstance(layer, nn.Conv2d):  # each layer: the mean of what it sees, whatever it is
+        if isinstance(layer, nn.Conv2d):  # each layer returns the mean of its input channels
             nn.init.zeros_(layer.bias)
             kernel = layer.weight.shape[2]
             weight = torch.zeros_like(layer.weight)
@@ -73,12 +73,12 @@ def test_feature_loss_by_hand() -> None:
     assert feature_loss(features, one, two).item() == pytest.approx(0.2, rel=1e-4)
 
 
-def test_the_critic_judges_each_face_once() -> None:
+def test_the_critic_returns_one_logit_per_face() -> None:
     assert LightCNNCritic()(torch.zeros(2, 3, 128, 128)).shape == (2, 1)
     assert sum(p.numel() for p in LightCNNCritic().parameters()) == AUTHORS_PARAMETERS
 
 
-# Worked out from the layers' table: 5×5 and 3×3 convolutions with their 1×1 partners, two linears.
+# From the table of layers: 5×5 and 3×3 convolutions, their 1×1 convolutions, two linear layers.
 AUTHORS_PARAMETERS = (
     (3 * 25 + 1) * 96
     + (48 + 1) * 96
@@ -95,7 +95,7 @@ AUTHORS_PARAMETERS = (
 
 
 def authors_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """MMEditing's LightCNN names as the authors number them: groups of two convolutions."""
+    """Translate MMEditing's LightCNN names to the authors', which group two convolutions each."""
     groups = {2: "2.conv_a", 3: "2.conv", 5: "4.conv_a", 6: "4.conv"}
     groups |= {8: "6.conv_a", 9: "6.conv", 10: "7.conv_a", 11: "7.conv"}
     renamed = {}
@@ -105,7 +105,7 @@ def authors_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def test_light_cnn_weights_of_both_kinds_load(tmp_path: Path) -> None:
+def test_light_cnn_weights_of_both_layouts_load(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tensors = LightCNNFeatures().state_dict()
     face = torch.rand(1, 3, 128, 128)
@@ -122,7 +122,7 @@ def test_light_cnn_weights_of_both_kinds_load(tmp_path: Path) -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_other_weights_are_no_light_cnn(tmp_path: Path) -> None:
+def test_other_weights_are_refused_as_light_cnn(tmp_path: Path) -> None:
     torch.save(DIC(TINY).state_dict(), tmp_path / "dic.pth")
     with pytest.raises(CheckpointError, match="not those of a nine-layer LightCNN"):
         load_features(tmp_path / "dic.pth")
@@ -149,7 +149,7 @@ def tiny_recipe(*settings: str, gan: Gan | None = None) -> Recipe:
 def learn(
     recipe: Recipe, pairs: FacePairs, iterations: int
 ) -> tuple[State, list[dict[str, float]]]:
-    """Train on all of `pairs` as one batch; the losses of each iteration."""
+    """Train on all of `pairs` as one batch, and return the losses of each iteration."""
     state = start(recipe, launch(recipe))
     batch = torch.utils.data.default_collate([pairs[0, i] for i in range(len(pairs))])
     found = []
@@ -159,7 +159,7 @@ def learn(
     return state, found
 
 
-def test_a_tiny_dic_learns_the_faces_of_one_batch(faces: Faces) -> None:
+def test_a_tiny_dic_overfits_the_faces_of_one_batch(faces: Faces) -> None:
     pairs = FacePairs(FacesInMemory(faces[0][:2], faces[1][:2]))
     state, _ = learn(tiny_recipe("learning_rate=1e-2"), pairs, 200)
     found = validate(state.fabric, state.network, pairs, 0).psnr[-1]
@@ -169,7 +169,7 @@ def test_a_tiny_dic_learns_the_faces_of_one_batch(faces: Faces) -> None:
     assert found > bicubic + 0.5, f"{found:.2f} dB, bicubic {bicubic:.2f} dB"
 
 
-def test_a_small_hourglass_learns_the_landmarks_of_one_batch(faces: Faces) -> None:
+def test_a_small_hourglass_overfits_the_landmarks_of_one_batch(faces: Faces) -> None:
     pairs = FacePairs(FacesInMemory(faces[0][:2], faces[1][:2]))
     recipe = tiny_recipe("network.hourglass_channels=32", "learning_rate=2e-3", "seed=1")
     state, _ = learn(recipe, pairs, 200)
@@ -178,21 +178,23 @@ def test_a_small_hourglass_learns_the_landmarks_of_one_batch(faces: Faces) -> No
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "lsgan", "hinge"])
-def test_a_tiny_dicgan_learns_one_batch(faces: Faces, tmp_path: Path, kind: Any) -> None:
+def test_a_tiny_dicgan_overfits_one_batch(faces: Faces, tmp_path: Path, kind: Any) -> None:
     torch.manual_seed(0)
     features = LightCNNFeatures()
     for parameter in features.parameters():
-        if parameter.dim() > 1:  # PyTorch's own start lets nine layers fade to nothing
+        if (
+            parameter.dim() > 1
+        ):  # with PyTorch's default initialisation, the output of nine layers vanishes
             nn.init.kaiming_normal_(parameter)
     torch.save(features.state_dict(), tmp_path / "features.pth")
     gan = Gan(kind, 5, 1, 1e-4, 0.1, str(tmp_path / "features.pth"), 0.005)
     pairs = FacePairs(FacesInMemory(faces[0][:2], faces[1][:2]))
     state, found = learn(tiny_recipe("learning_rate=5e-3", gan=gan), pairs, 40)
-    assert set(found[4]) == {"pixel", "align"}, "the critic joins after `start` iterations"
+    assert set(found[4]) == {"pixel", "align"}, "there is no critic in the first `start` iterations"
     assert set(found[5]) == {"pixel", "align", "feature", "adversarial", "critic"}
     for name, share in (("feature", 0.92), ("critic", 0.95)):
         early, late = found[5][name], np.mean([losses[name] for losses in found[-3:]])
-        assert late < share * early, f"{name}: {early:.4f} at first, {late:.4f} in the end"
+        assert late < share * early, f"{name}: {early:.4f} at first, {late:.4f} at the end"
     assert all(p.requires_grad for p in state.critic.network.parameters())  # type: ignore[union-attr]
 
 
@@ -209,7 +211,7 @@ def test_the_critic_gets_no_gradient_from_the_generators_update(faces: Faces) ->
     assert all(p.grad is None for p in state.critic.network.parameters())
 
 
-def test_a_frozen_hourglass_stays_and_then_learns(faces: Faces) -> None:
+def test_a_frozen_hourglass_is_updated_only_after_the_freeze(faces: Faces) -> None:
     pairs = FacePairs(FacesInMemory(faces[0][:2], faces[1][:2]))
     recipe = tiny_recipe("freeze_hourglass=2")
     fresh = start(recipe, launch(recipe)).network
@@ -232,7 +234,7 @@ def test_detached_attention_keeps_pixel_gradients_out_of_the_landmark_network() 
         torch.manual_seed(0)
         network = DIC(TINY, detach_attention=detach)
         steps = network(torch.rand(1, 3, 16, 16))
-        # Through the attention alone: the last face sees the first heatmaps only that way.
+        # The last face depends on the first heatmaps through the attention only.
         (gradient,) = torch.autograd.grad(
             steps.sr[-1].sum(), network.hour_glass.last[3].weight, allow_unused=True
         )
@@ -240,7 +242,7 @@ def test_detached_attention_keeps_pixel_gradients_out_of_the_landmark_network() 
 
 
 def test_a_recipe_starts_from_checkpoints(tmp_path: Path) -> None:
-    """A whole DIC, and a landmark network alone, of both known implementations."""
+    """A whole DIC, and only its landmark network, of both released implementations."""
     for path in REFERENCE_CHECKPOINTS:
         recipe = tiny_recipe(*REFERENCE_SIZES, f"start={path}")
         whole = start(recipe, launch(recipe)).network
@@ -265,7 +267,7 @@ def test_a_recipe_starts_from_checkpoints(tmp_path: Path) -> None:
         start(recipe, launch(recipe))
 
 
-def test_faces_begin_as_the_bilinear_enlargement(faces: Faces) -> None:
+def test_an_untrained_network_returns_the_bilinear_enlargement(faces: Faces) -> None:
     recipe = tiny_recipe()
     network = start(recipe, launch(recipe)).network
     pair = FacePairs(FacesInMemory(*faces))[0, 0]

@@ -20,7 +20,7 @@ from train.model.network import DIC, NetworkConfig
         ("dic_small_original.pth", "dic_small_original_expected.npz"),
     ],
 )
-def test_every_step_matches_the_known_implementations(checkpoint: str, expected: str) -> None:
+def test_every_step_matches_the_released_implementations(checkpoint: str, expected: str) -> None:
     oracle = np.load(DATA / expected)
     network = load_checkpoint(DATA / checkpoint, steps=len(oracle["sr"])).network
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_full_size_network_is_the_released_one() -> None:
     assert counter.get_total_flops() / 1e9 == pytest.approx(90.7, abs=0.05)
 
 
-def test_nothing_is_kept_between_calls() -> None:
+def test_the_network_is_stateless() -> None:
     torch.manual_seed(1)
     network = DIC(TINY).eval()
     first, second = torch.randn(2, 1, 3, 16, 16)
@@ -53,7 +53,7 @@ def test_nothing_is_kept_between_calls() -> None:
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
 
 
-def test_more_steps_begin_with_the_fewer() -> None:
+def test_the_first_steps_do_not_depend_on_the_number_of_steps() -> None:
     torch.manual_seed(2)
     network = DIC(TINY).eval()
     lq = torch.randn(2, 3, 16, 16)
@@ -76,7 +76,7 @@ def test_other_sizes(landmarks: int, projection: int) -> None:
 def test_attention_follows_the_released_rule() -> None:
     network = DIC(TINY)
     maps = torch.randn(2, 68, 32, 32)
-    maps[0, 3] *= 0.001  # a peak under the floor must not be blown up
+    maps[0, 3] *= 0.001  # a peak below the floor must not be amplified to 1
     scaled = maps / maps.amax((2, 3), keepdim=True).clamp(min=0.05)
     groups = (range(36, 42), range(42, 48), range(27, 36), range(48, 68), range(27))
     merged = torch.stack([scaled[:, list(group)].sum(1) for group in groups], 1)
@@ -95,6 +95,6 @@ def test_detached_attention_stops_the_gradient() -> None:
     ("field", "value"),
     [("channels", 0), ("steps", 0), ("landmarks", 67), ("hourglass_channels", 6)],
 )
-def test_impossible_sizes_are_refused_by_name(field: str, value: int) -> None:
+def test_invalid_sizes_are_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=field if field != "landmarks" else "67 landmarks"):
         replace(TINY, **{field: value})

@@ -1,4 +1,4 @@
-"""Several processes compute what one does."""
+"""Training on several processes gives the result of training on one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_RUN
 
-# The paper's weights.
+# The weights of the losses are the paper's.
 LOSSES = ["align_weight=0.1", "peak_weight=0", "gan.start=0", "gan.feature_weight=0"]
 SETTINGS = [*TINY_RUN, *LOSSES, "batch_size=4"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -35,7 +35,7 @@ def run(command: list[str], *more: str) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One process, the whole batch."""
+    """The gradients of the whole batch in one process."""
     out = tmp_path_factory.mktemp("alone") / "out.pth"
     run([sys.executable], "tests/gradients.py", str(out), *SETTINGS)
     content: dict[str, Any] = torch.load(out, weights_only=True)
@@ -43,7 +43,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def assert_same_gradients(alone: dict[str, Any], other: dict[str, Any]) -> None:
-    """Within 1e-6, which is little beside the gradients themselves."""
+    """Assert that gradients differ by at most 1e-6, which is small relative to the gradients."""
     assert other["gradients"].keys() == alone["gradients"].keys()
     worst, largest = 0.0, 0.0
     for name, gradient in alone["gradients"].items():
@@ -51,7 +51,7 @@ def assert_same_gradients(alone: dict[str, Any], other: dict[str, Any]) -> None:
         if gradient is not None:
             worst = max(worst, (gradient - other["gradients"][name]).abs().max().item())
             largest = max(largest, gradient.abs().max().item())
-    assert largest > 1e-2, "gradients that vanish prove nothing"
+    assert largest > 1e-2, "the gradients are too small for this comparison"
     assert worst <= 1e-6, f"differ by {worst:.1e}, the largest is {largest:.1e}"
 
 
@@ -85,13 +85,13 @@ def test_torchrun_trains_and_resumes(tmp_path: Path) -> None:
 
 
 def test_one_step_trains_in_two_processes(tmp_path: Path) -> None:
-    """The block of later steps then takes no part in any update."""
+    """The block of the later steps then gets no gradients."""
     settings = [*TINY_RUN, "network.steps=1", "iterations=3"]
     run(TORCHRUN, *TRAIN, "--out", str(tmp_path), *settings)
     assert torch.load(tmp_path / "state.pth", weights_only=True)["progressed"]["iteration"] == 3
 
 
-def test_a_failure_of_the_first_process_is_said_once(tmp_path: Path) -> None:
+def test_an_error_of_the_first_process_is_printed_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = subprocess.run(
         [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "file" / "x"), *TINY_RUN],
@@ -104,7 +104,7 @@ def test_a_failure_of_the_first_process_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("cannot be written") == 1, done.stderr
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "x"), *TINY_RUN, "batch_size=3"],
         cwd=ROOT,

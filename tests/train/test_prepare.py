@@ -1,4 +1,4 @@
-"""`python -m train.prepare`: what comes out can be trained on, and what does not says why."""
+"""`python -m train.prepare`: accepted faces, rejected pictures and their reasons, resumption."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 @pytest.fixture
 def pictures(tmp_path: Path, faces: Faces) -> Path:
-    """Photographs: faces twice as large, off the centre, some of them in a folder of their own."""
+    """Photographs with a face of 256 pixels off the centre, half of them in a subfolder."""
     folder = tmp_path / "in"
     (folder / "more").mkdir(parents=True)
     for i in range(COUNT):
@@ -47,7 +47,7 @@ def prepare(*arguments: object) -> int:
     return main([*map(str, arguments), "--workers", "1"])
 
 
-def test_faces_are_cut_shrunk_and_written_with_their_landmarks(
+def test_faces_are_cropped_resized_and_written_with_their_landmarks(
     pictures: Path, tmp_path: Path, faces: Faces
 ) -> None:
     out = tmp_path / "out"
@@ -64,15 +64,13 @@ def test_faces_are_cut_shrunk_and_written_with_their_landmarks(
     assert preview.shape == (4 * 128, 6 * 128, 3)
 
 
-def test_the_crop_shows_what_the_synthetic_faces_show(faces: Faces) -> None:
+def test_the_crop_matches_that_of_synthetic_faces(faces: Faces) -> None:
     boxes = np.array([crop_box(points) for points in faces[1]])
     found = np.median(boxes, axis=0)
     np.testing.assert_allclose(found, [0, 0, 128, 128], atol=8)
 
 
-def test_pictures_that_are_faces_already_are_only_shrunk(
-    tmp_path: Path, faces: Faces, command: Command
-) -> None:
+def test_aligned_faces_are_only_resized(tmp_path: Path, faces: Faces, command: Command) -> None:
     for i in range(3):
         big = Image.fromarray(faces[0][i]).resize((1024, 1024), Image.Resampling.BICUBIC)
         big.save(tmp_path / f"{i}.png")
@@ -90,7 +88,7 @@ def test_pictures_that_are_faces_already_are_only_shrunk(
     np.testing.assert_allclose(found[0][1], faces[1][0], atol=1e-3)
 
 
-def test_several_processes_prepare_the_same(
+def test_the_result_does_not_depend_on_the_number_of_processes(
     pictures: Path, tmp_path: Path, command: Command
 ) -> None:
     done = command("train.prepare", pictures, "--out", tmp_path / "two", "--workers", 2)
@@ -101,12 +99,12 @@ def test_several_processes_prepare_the_same(
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
-def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+def test_existing_faces_are_kept(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(pictures, "--out", out)
     kept, lost = out / "train" / "photo00.png", out / "train" / "photo02.pts"
     kept.write_bytes(b"mine")
-    lost.unlink()  # as if killed between the two
+    lost.unlink()  # as if killed between writing the two files
     prepare(pictures, "--out", out)
     assert kept.read_bytes() == b"mine"
     assert lost.exists()
@@ -115,7 +113,7 @@ def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     assert report["already there"] == COUNT - 1
 
 
-def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
+def test_shards_contain_the_same_faces(pictures: Path, tmp_path: Path) -> None:
     prepare(pictures, "--out", tmp_path / "files")
     prepare(pictures, "--out", tmp_path / "shards", "--shards", 10)
     tars = sorted(path.name for path in (tmp_path / "shards" / "train").glob("*.tar"))
@@ -131,7 +129,7 @@ def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in again] == before
 
 
-def test_shards_remember_what_was_rejected(pictures: Path, tmp_path: Path) -> None:
+def test_rejections_of_shards_are_stored(pictures: Path, tmp_path: Path) -> None:
     for i in (0, 2, 4, 6):
         (pictures / f"photo{i:02}.png").write_bytes(b"nonsense")
     reports = []
@@ -142,11 +140,11 @@ def test_shards_remember_what_was_rejected(pictures: Path, tmp_path: Path) -> No
     assert reports[0]["faces"] == {"train": COUNT - 4}
     assert reports[1]["faces"] == {"train": COUNT - 4}
     assert reports[1]["already there"] == COUNT - 4
-    # One shard of four had nothing left; it does not come again, and is no file.
+    # All four faces of one shard were rejected: it has no file, and is not processed again.
     assert len(open_faces(str(tmp_path / "out" / "train"), "", 68)) == COUNT - 4
 
 
-def test_shards_are_prepared_too_and_names_do_not_lead_out(
+def test_shards_are_accepted_as_input_and_unsafe_names_are_refused(
     pictures: Path, tmp_path: Path, faces: Faces
 ) -> None:
     prepare(pictures, "--out", tmp_path / "tars", "--shards", 10)
@@ -166,14 +164,16 @@ def test_shards_are_prepared_too_and_names_do_not_lead_out(
         prepare(tmp_path / "evil", "--out", tmp_path / "out2")
 
 
-def test_the_output_may_lie_among_the_pictures(pictures: Path) -> None:
+def test_the_output_may_be_below_the_pictures(pictures: Path) -> None:
     for _ in range(2):
         assert prepare(pictures, "--out", pictures / "out") == 0
     report = json.loads((pictures / "out" / "report.json").read_text())
     assert report["already there"] == COUNT
 
 
-def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> None:
+def test_a_data_set_is_continued_only_with_the_same_settings(
+    pictures: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     prepare(pictures, "--out", out, "--validation", 4)
     for more, why in (
@@ -192,9 +192,7 @@ def test_a_data_set_goes_on_only_as_it_began(pictures: Path, tmp_path: Path) -> 
         prepare(out, "--out", tmp_path / "again")
 
 
-def test_a_corrected_landmark_file_is_not_mistaken_for_the_old(
-    tmp_path: Path, faces: Faces
-) -> None:
+def test_a_changed_landmark_file_is_detected(tmp_path: Path, faces: Faces) -> None:
     folder, table = tmp_path / "in", tmp_path / "all.json"
     folder.mkdir()
     for i in range(3):
@@ -210,7 +208,7 @@ def test_a_corrected_landmark_file_is_not_mistaken_for_the_old(
             assert prepare(*run) == status
 
 
-def test_landmarks_that_cannot_be_a_faces_are_rejected(tmp_path: Path, faces: Faces) -> None:
+def test_implausible_landmarks_are_rejected(tmp_path: Path, faces: Faces) -> None:
     folder, table = tmp_path / "in", tmp_path / "all.json"
     folder.mkdir()
     for i in range(6):
@@ -266,10 +264,10 @@ def test_every_rejected_picture_is_counted_and_named(
     assert "1 unreadable" in capsys.readouterr().err
 
 
-def test_the_largest_face_found_is_taken(
+def test_the_largest_detected_face_is_used(
     pictures: Path, tmp_path: Path, faces: Faces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for face-alignment, whose weights cannot be had here."""
+    """With a replacement for face-alignment, whose weights may not be available."""
     small, large = np.ones((68, 2)) * [[1, 2]], (faces[1][0] + 0.5) * 2 - 0.5 + OFFSET
     seen = []
 
@@ -292,7 +290,9 @@ def test_the_largest_face_found_is_taken(
     assert report["rejected"] == {"no face found": 1}
 
 
-def test_wrong_use_is_told_in_one_line(pictures: Path, tmp_path: Path, command: Command) -> None:
+def test_usage_errors_are_reported_in_one_line(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     bare = tmp_path / "bare"
@@ -316,7 +316,7 @@ def test_wrong_use_is_told_in_one_line(pictures: Path, tmp_path: Path, command: 
         assert why in one_line_error(done, 2)
 
 
-def test_detection_without_the_package_is_told_in_one_line() -> None:
+def test_detection_without_the_package_is_reported_in_one_line() -> None:
     if "face_alignment" in sys.modules:
         pytest.skip("face-alignment is installed")
     with pytest.raises(Exception, match="pip install face-alignment"):

@@ -1,4 +1,4 @@
-"""Nothing is lost: a run that was killed goes on and ends as the uninterrupted one, to the bit."""
+"""Resumption: a killed and resumed run is bitwise identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state(out: Path) -> dict[str, Any]:
 
 
 def assert_equal(one: Any, two: Any, where: str = "") -> None:
-    """Equal to the last bit, through all nesting."""
+    """Assert that two nested structures are bitwise equal."""
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two), f"{where}: differs by {(one - two).abs().max()}"
@@ -65,12 +65,12 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert json.loads((one / "log.json").read_text()) == json.loads((two / "log.json").read_text())
 
 
-def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_is_identical(tmp_path: Path) -> None:
     settings = ["iterations=100000", "validate_every=25", "save_every=2", "ema=0.99"]
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    # A server that has imported everything: its children start in milliseconds, as fresh
-    # processes would in seconds.
+    # The fork server imports all modules once, so that its children start in milliseconds instead
+    # of seconds.
     context = get_context("forkserver")
     context.set_forkserver_preload(["train.loop.training", "torch.utils.tensorboard"])
     moments = random.Random(7)
@@ -78,20 +78,20 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     reached = []
     for _ in range(KILLS):
         before = saved.stat().st_mtime_ns if saved.exists() else 0
-        life = context.Process(target=quiet_train, args=(recipe, killed, True))
-        life.start()
-        if moments.random() < 0.75:  # others die young, before anything new is saved
+        process = context.Process(target=quiet_train, args=(recipe, killed, True))
+        process.start()
+        if moments.random() < 0.75:  # others are killed before they save
             deadline = time.monotonic() + 60
             while not saved.exists() or saved.stat().st_mtime_ns == before:
-                assert time.monotonic() < deadline, "a life of a minute saved nothing"
+                assert time.monotonic() < deadline, "no state was saved within a minute"
                 time.sleep(0.005)
-        life.join(moments.uniform(0, 0.5))
-        assert life.is_alive(), f"ended by itself with status {life.exitcode}"
-        life.kill()
-        life.join()
+        process.join(moments.uniform(0, 0.5))
+        assert process.is_alive(), f"exited with status {process.exitcode}"
+        process.kill()
+        process.join()
         reached.append(state(killed)["progressed"]["iteration"] if saved.exists() else 0)
-    assert reached == sorted(reached), f"a kill took back what was done: {reached}"
-    assert len(set(reached)) > KILLS // 2, f"the kills met too few states: {reached}"
+    assert reached == sorted(reached), f"a kill lost progress: {reached}"
+    assert len(set(reached)) > KILLS // 2, f"the kills cover too few states: {reached}"
     end = reached[-1] + 3
     train(recipe, killed, max_iters=end, resume=True)
     train(recipe, whole, max_iters=end)
@@ -108,7 +108,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, settings: list[str]) -> None:
+def test_a_resumed_run_is_identical_to_an_uninterrupted_one(
+    tmp_path: Path, settings: list[str]
+) -> None:
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
     train(recipe, tmp_path / "whole")
     train(recipe, tmp_path / "stopped", max_iters=3)
@@ -117,10 +119,10 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, settings: list[str])
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_sigterm_saves_and_leaves(
+def test_sigterm_saves_the_state_and_exits(
     tmp_path: Path, whole_group: bool, faces: tuple[Any, Any]
 ) -> None:
-    """To the process alone, or as `timeout`, systemd and Slurm do to its data workers as well."""
+    """Sent to the process only, or to its group, as `timeout`, systemd and Slurm do."""
     out, data = tmp_path / "run", tmp_path / "data"
     data.mkdir()
     for i in range(4):
@@ -147,7 +149,7 @@ def test_sigterm_saves_and_leaves(
     assert state(out)["progressed"]["iteration"] > 0
 
 
-def test_resume_without_a_recipe_takes_the_runs_own(command: Command, tmp_path: Path) -> None:
+def test_resume_without_a_recipe_uses_that_of_the_run(command: Command, tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", TINY_RUN)
     train(recipe, tmp_path, max_iters=3)
     done = command("train", "--resume", "--out", tmp_path, "iterations=7")
@@ -158,7 +160,7 @@ def test_resume_without_a_recipe_takes_the_runs_own(command: Command, tmp_path: 
     assert "nothing to do: all 7 iterations are done" in again.stderr
 
 
-def test_what_a_run_began_with_is_not_needed_to_go_on(tmp_path: Path) -> None:
+def test_initial_checkpoints_are_not_needed_to_resume(tmp_path: Path) -> None:
     train(load_recipe("synthetic-demo", TINY_RUN), tmp_path / "first", max_iters=1)
     begun = tmp_path / "first" / "last.pth"
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, f"start={begun}"])
@@ -192,16 +194,16 @@ def test_a_damaged_state_is_refused_in_one_line(command: Command, tmp_path: Path
     assert "nowhere: contains no run to resume" in one_line_error(missing, 2)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk: the write fails in the middle."""
+def test_a_full_disk_stops_the_run_and_keeps_the_saved_state(tmp_path: Path) -> None:
+    """Simulated by a limit on the file size, so that a write fails midway."""
     recipe = load_recipe("synthetic-demo", TINY_RUN)
     out = tmp_path / "run"
     train(recipe, out, max_iters=3)
     before = state(out)
     size = (out / "state.pth").stat().st_size
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
-    go_on = f"sys.argv = ['train', '--resume', '--out', {str(out)!r}]; "
-    code = limit.format(size // 2) + go_on + "from train.__main__ import cli; cli()"
+    resume = f"sys.argv = ['train', '--resume', '--out', {str(out)!r}]; "
+    code = limit.format(size // 2) + resume + "from train.__main__ import cli; cli()"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -214,10 +216,10 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("settings", [[], ["gan.feature_weight=0"]], ids=["dic", "critic"])
-def test_weights_that_are_no_numbers_are_not_kept(
+def test_nan_weights_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
-    """An update may break the weights while its own loss was fine."""
+    """An update may produce NaN weights although its own loss is finite."""
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, *settings])
     train(recipe, tmp_path, max_iters=3)
     before = state(tmp_path)

@@ -21,7 +21,7 @@ from train.metrics import nme, ssim
 from train.recipe import load_recipe, shipped_recipes
 
 
-def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
+def test_a_run_writes_all_files(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", TINY_RUN)
     last = train(recipe, tmp_path / "run").last
     assert last == tmp_path / "run" / "last.pth"
@@ -44,7 +44,7 @@ def test_tensorboard_reads_the_curves_of_a_resumed_run_as_one(tmp_path: Path) ->
 
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, "log_every=1", "save_every=3"])
     train(recipe, tmp_path, max_iters=5)
-    (tmp_path / "state.pth").unlink()  # lost: iterations 4 and 5 will come again
+    (tmp_path / "state.pth").unlink()  # so that iterations 4 and 5 are repeated
     train(recipe, tmp_path / "again", max_iters=3)
     (tmp_path / "again" / "state.pth").rename(tmp_path / "state.pth")
     train(recipe, tmp_path, resume=True)
@@ -60,7 +60,7 @@ def test_tensorboard_reads_the_curves_of_a_resumed_run_as_one(tmp_path: Path) ->
     assert picture.size == (6 * 128, 4 * 128 + 16)
 
 
-def test_curves_that_cannot_be_written_stop_nothing(
+def test_training_continues_if_tensorboard_events_cannot_be_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
@@ -68,7 +68,7 @@ def test_curves_that_cannot_be_written_stop_nothing(
     assert "training continues without TensorBoard events" in capfd.readouterr().err
 
 
-def test_what_the_machine_lacks_is_told_as_a_user_error() -> None:
+def test_errors_of_the_machine_become_user_errors() -> None:
     cases = [
         (False, torch.OutOfMemoryError("CUDA out of memory"), "lower batch_size"),
         (False, RuntimeError("DataLoader worker (pid 7) is killed"), "lower data.workers"),
@@ -81,7 +81,7 @@ def test_what_the_machine_lacks_is_told_as_a_user_error() -> None:
         with pytest.raises(UserError, match=why), explain_errors(compiled):
             raise error
     with pytest.raises(ZeroDivisionError), explain_errors(False):
-        raise ZeroDivisionError  # a mistake of ours keeps its traceback
+        raise ZeroDivisionError  # a bug must keep its traceback
 
 
 def test_learning_rates_by_hand() -> None:
@@ -115,13 +115,13 @@ def test_stopping_early_follows_the_same_schedule(tmp_path: Path) -> None:
     assert logs[1] == logs[0][:1]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(tmp_path: Path) -> None:
     recipe = load_recipe("synthetic-demo", [*TINY_RUN, "learning_rate=1e30", "iterations=50"])
     with pytest.raises(UserError, match="lower learning_rate"):
         train(recipe, tmp_path)
 
 
-def test_shipped_recipes_load_and_say_what_they_are() -> None:
+def test_shipped_recipes_load_and_have_a_description() -> None:
     assert "synthetic-demo" in shipped_recipes()
     for name in shipped_recipes():
         assert load_recipe(name).about
@@ -175,13 +175,13 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         assert why in one_line_error(command("train", *arguments), 2)
 
 
-def test_shrinking_is_pillows_bicubic(faces: tuple[np.ndarray, np.ndarray]) -> None:
+def test_shrinking_uses_pillows_bicubic(faces: tuple[np.ndarray, np.ndarray]) -> None:
     image = faces[0][0]
     expected = np.asarray(Image.fromarray(image).resize((16, 16), Image.BICUBIC))
     np.testing.assert_array_equal(shrink(image), expected)
 
 
-def test_normalising_there_and_back() -> None:
+def test_denormalising_inverts_normalising() -> None:
     image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
     np.testing.assert_array_equal(denormalise(normalise(image)), image)
     white = normalise(np.full((1, 1, 3), 255, np.uint8)).ravel()
