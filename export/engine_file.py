@@ -106,9 +106,14 @@ def _onnx(path: Path) -> EngineFile:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's exception depends on where the file is damaged
-        raise UserError(f"{path}: damaged, or neither an ONNX file nor a TensorRT plan") from error
+        raise UserError(
+            f"{path}: damaged, or neither an ONNX file nor a TensorRT plan; export it again"
+        ) from error
     if not model.graph.node:
-        raise UserError(f"{path}: neither an ONNX file nor a TensorRT plan")
+        raise UserError(
+            f"{path}: neither an ONNX file nor a TensorRT plan; give a file that python -m "
+            "export.onnx or export.tensorrt wrote"
+        )
     _check_external(path, model)
     metadata = {
         entry.key.removeprefix(METADATA_PREFIX): entry.value
@@ -130,7 +135,9 @@ def _check_external(path: Path, model: onnx.ModelProto) -> None:
     for location, size in needed.items():
         weights = path.parent / location
         if not weights.is_file():
-            raise UserError(f"{weights}: No such file; it holds the weights of {path.name}")
+            raise UserError(
+                f"{weights}: No such file; copy it too, it holds the weights of {path.name}"
+            )
         if weights.stat().st_size < size:
             raise UserError(
                 f"{weights}: damaged: shorter than the {size:,} bytes of weights that "

@@ -152,7 +152,7 @@ def _validate(parser: Parser, options: argparse.Namespace) -> None:
     if options.output.suffix != ".onnx":
         parser.error(f"-o {options.output}: the file name must end in .onnx")
     if not 0 < options.tolerance < float("inf"):
-        parser.error("--tolerance must be greater than 0")
+        parser.error("--tolerance must be greater than 0 and finite")
 
 
 def cli() -> NoReturn:

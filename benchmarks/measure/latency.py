@@ -25,8 +25,8 @@ FEWEST = 3  # rounds, even if --seconds is over
 # there untimed runs take the place of the pause.
 SETTLE = 0.05  # seconds
 LONG = 1.0  # seconds
-# Largest allowed difference from the reference, grey levels, by precision. Half precisions and int8
-# differ by more than rounding; an error in a network gives far larger differences.
+# Largest allowed difference from the reference, grey levels, by precision. It only has to detect
+# faulty engines, whose differences are far larger.
 LARGEST_DIFFERENCE = {"fp32": 1, "fp16": 8, "bf16": 24, "int8": 128, "unknown": 128}
 
 

@@ -30,8 +30,8 @@ from train.data.pairs import denormalise, normalise
 from train.model.network import DIC, Steps, enlarged
 
 PEAK_RADIUS = 3  # cells; the training target is a Gaussian with a sigma of 1 cell
-# Upper bound on the tie margin of the second and third cell: such a tie moves a landmark by only 2
-# pixels, so a few of them do not change the mean distance much.
+# Upper bound on the tie margin of the second and third cell, as a share of the peak's height. Such
+# a tie moves a landmark by 2 pixels only, so a few of them change the mean distance little.
 LARGEST_SECOND_TIE = 1e-2
 LAST_SR, LAST_HEATMAP = "last sr", "last heatmap"
 

@@ -29,9 +29,9 @@ from export.graph.names import split_name
 CALIBRATION = 32  # faces
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 ADVICE = "consider to run pre-processing"
-# Convolutions that are not quantised, because they cost little time and much accuracy: those with 3
-# input or output channels, the heatmaps' and the attention's sum over heatmaps (outside any block,
-# hence "Conv"). The packed last layer has a name of its own.
+# Convolutions that stay in float16, because they take little time and int8 would cost accuracy:
+# those with 3 input or output channels, the heatmaps' and the attention's sum over heatmaps
+# (outside any block, hence "Conv"). The packed last layer has another name than the plain one.
 KEPT = (
     *("conv_first", "conv_last/2", "conv_last/Conv"),
     *("hour_glass/pre_conv_block/0", "hour_glass/last/3", "Conv"),
