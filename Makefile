@@ -25,7 +25,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest -W error --numprocesses auto --dist loadgroup
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
 test-gpu: $(READY)

@@ -129,7 +129,8 @@ def _throughput(engine: Engine, shared: Engine, options: Namespace) -> dict[str,
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{' '.join(command[1:4])} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise UserError(f"{' '.join(command[1:4])} failed: {reason}")
 
 
 def _memory(engine: Engine, runs: int) -> list[float]:

@@ -56,12 +56,12 @@ def regressions(new: Results, old: Results, threshold: float = THRESHOLD) -> lis
                 continue
             if score.psnr < before.psnr - PSNR_LOSS:
                 found.append(f"{score.name}: {score.psnr:.2f} dB, was {before.psnr:.2f}")
-            now, then = (
-                score.nme or 0.0,
-                before.nme or 0.0,
-            )  # a missing NME is not worse
-            if before.nme is not None and now > then + NME_INCREASE:
-                found.append(f"{score.name}: NME {now:.2%}, was {then:.2%}")
+            if before.nme is None:
+                continue
+            if score.nme is None:
+                found.append(f"{score.name}: no landmarks, NME was {before.nme:.2%}")
+            elif score.nme > before.nme + NME_INCREASE:
+                found.append(f"{score.name}: NME {score.nme:.2%}, was {before.nme:.2%}")
     return found
 
 

@@ -35,8 +35,8 @@ FEATHER = (0.9, 0.99)
 ROUNDNESS = 8  # of the square: exponent of the superellipse
 # Outline of the face: the convex hull of the landmarks, extended upwards by this share of their
 # height. Outside it the mask fades between these distances, in sides of the crop.
-FOREHEAD = 0.5
-FADE = (0.16, 0.4)
+FOREHEAD = 0.45
+FADE = (0.12, 0.3)
 
 
 def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBIC) -> Picture:

@@ -132,8 +132,8 @@ def comparison(result: Result) -> Bytes:
     for face in result.faces:
         before = cut(result.original, face.crop)
         tiles = [
-            ("input", tile(before, cv2.INTER_NEAREST)),
-            ("bicubic", tile(before, cv2.INTER_CUBIC)),
+            ("input", tile(before, interpolation=cv2.INTER_NEAREST)),
+            ("bicubic", tile(before)),
             *((f"step {n}", tile(step)) for n, step in enumerate(face.steps, start=1)),
             ("result", tile(cut(image, result.place(face)))),
         ]

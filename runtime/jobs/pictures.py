@@ -60,7 +60,9 @@ class PictureWork:
             raise
         except OSError as error:
             message = f"{job.name}: {error.strerror or error}"
-        except (MemoryError, cv2.error):
+        except (MemoryError, cv2.error) as error:
+            if not out_of_memory(error):
+                raise
             message = (
                 f"{job.name}: too large for this machine's memory; shrink it, or lower --enlarge"
             )
@@ -150,6 +152,11 @@ class PictureWork:
         if done.left:
             why = f"{len(done.left)} larger than --max-face {options.max_face}"
         return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
+
+
+def out_of_memory(error: MemoryError | cv2.error) -> bool:
+    """Whether memory is what lacked; any other error of OpenCV is a bug of ours."""
+    return isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
 
 
 def _read(job: Job) -> Picture:

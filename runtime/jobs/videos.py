@@ -14,6 +14,7 @@ from dic.files import partial_file, write_whole
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Face, Restorer
 from runtime.jobs.outputs import face_entry, video_json
+from runtime.jobs.pictures import out_of_memory
 from runtime.jobs.plan import Job, Outcome
 from runtime.video.reader import VideoError
 from runtime.video.restore import NoFaceError, restore_video
@@ -28,7 +29,9 @@ def video_outcome(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcom
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         message = f"{job.source} -> {job.target}: {reason}"
-    except (MemoryError, cv2.error):
+    except (MemoryError, cv2.error) as error:
+        if not out_of_memory(error):
+            raise
         message = f"{job.source}: too large for this machine's memory; lower --enlarge"
     return Outcome(job.name, str(job.target), "failed", message=message)
 

@@ -39,7 +39,9 @@ def as_picture(image: Any) -> Picture:
     try:
         pixels = np.asarray(image)
     except Exception as error:  # foreign objects raise what they like
-        raise ValueError(f"a picture is expected, not {type(image).__name__}") from error
+        raise ValueError(
+            f"a picture must be an array or a file, got {type(image).__name__}"
+        ) from error
     return _of_array(pixels)
 
 
@@ -49,10 +51,10 @@ def _of_array(pixels: NDArray[Any]) -> Picture:
     known = pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3
     if not known or pixels.shape[2] not in (1, 3):
         raise ValueError(
-            f"a picture is uint8 or uint16 [height, width, 3] RGB, not {described(pixels)}"
+            f"a picture must be uint8 or uint16 [height, width, 3] RGB, got {described(pixels)}"
         )
     if not pixels.size:
-        raise ValueError(f"a picture has pixels, not {described(pixels)}")
+        raise ValueError(f"a picture must have pixels, got {described(pixels)}")
     return Picture(np.ascontiguousarray(pixels))
 
 

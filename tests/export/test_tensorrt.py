@@ -11,7 +11,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import tensorrt_rtx as trt
 import torch
 from conftest import ROOT, Command, one_line_error
 from onnx import TensorProto, helper
@@ -28,12 +27,15 @@ from runtime.engines.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.model.network import DIC, NetworkConfig
 
-RTX = Flavour("tensorrt_rtx", "TensorRT-RTX", trt)
+
+@pytest.fixture(scope="module")
+def rtx() -> Flavour:
+    return Flavour("tensorrt_rtx", "TensorRT-RTX", pytest.importorskip("tensorrt_rtx"))
 
 
 @pytest.mark.parametrize("precision", Precision)
 def test_every_precision_builds(
-    precision: Precision, tmp_path: Path, tiny_checkpoint: Path
+    rtx: Flavour, precision: Precision, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     io = (
         Io.TENSOR if precision is Precision.FP32 else Io.IMAGE
@@ -41,17 +43,17 @@ def test_every_precision_builds(
     network = load_checkpoint(tiny_checkpoint).network
     path = tmp_path / "x.onnx"
     onnx.save(build(network, Signature(io, 2, True), Choices(precision=precision)), path)
-    plan = PlanBuilder(RTX, path, PlanChoices()).build()
+    plan = PlanBuilder(rtx, path, PlanChoices()).build()
     assert bytes(plan[:4]) == b"vtrt"
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-def test_the_full_size_network_builds(precision: Precision, tmp_path: Path) -> None:
+def test_the_full_size_network_builds(rtx: Flavour, precision: Precision, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "full.onnx"
     network = DIC(NetworkConfig()).eval()
     onnx.save(build(network, Signature(Io.IMAGE, 4, True), Choices(precision=precision)), path)
-    plan = PlanBuilder(RTX, path, PlanChoices()).build()
+    plan = PlanBuilder(rtx, path, PlanChoices()).build()
     weights = sum(p.numel() for p in network.parameters())
     least = weights * (4 if precision is Precision.FP32 else 2)
     assert len(plan) > 0.9 * least
@@ -111,14 +113,14 @@ def graph_of(*nodes: onnx.NodeProto, opset: int = 20) -> onnx.ModelProto:
     return model
 
 
-def test_a_parser_error_names_the_node_and_the_reason(tmp_path: Path) -> None:
+def test_a_parser_error_names_the_node_and_the_reason(rtx: Flavour, tmp_path: Path) -> None:
     path = tmp_path / "odd.onnx"
     node = helper.make_node("Fold", ["x"], ["y"], name="step2/odd/Fold", domain="elsewhere")
     onnx.save(graph_of(node), path)
     with pytest.raises(
         UserError, match=r"cannot parse it: node step2/odd/Fold \(Fold\): "
     ) as error:
-        PlanBuilder(RTX, path, PlanChoices()).build()
+        PlanBuilder(rtx, path, PlanChoices()).build()
     assert "\n" not in str(error.value)
 
 
@@ -220,32 +222,34 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, tiny_engine: Path) 
     assert not out.exists()
 
 
-def test_the_monitor_stops_the_library(tiny_engine: Path) -> None:
-    builder = PlanBuilder(RTX, tiny_engine, PlanChoices())
+def test_the_monitor_stops_the_library(rtx: Flavour, tiny_engine: Path) -> None:
+    builder = PlanBuilder(rtx, tiny_engine, PlanChoices())
     builder.stopped = True  # as Ctrl-C sets it
     assert builder._build() is None
     with pytest.raises(KeyboardInterrupt):
         builder.build()
 
 
-def test_names_used_with_tensorrt_exist(tmp_path: Path) -> None:
+def test_names_used_with_tensorrt_exist(rtx: Flavour, tmp_path: Path) -> None:
     """TensorRT cannot be installed here; TensorRT-RTX has the same names."""
     assert {"create_timing_cache", "set_timing_cache", "get_timing_cache"} <= set(
-        dir(trt.IBuilderConfig)
+        dir(rtx.trt.IBuilderConfig)
     )
     assert {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"} <= set(
-        trt.HardwareCompatibilityLevel.__members__
+        rtx.trt.HardwareCompatibilityLevel.__members__
     )
-    assert {"VERSION_COMPATIBLE", "TF32"} <= set(trt.BuilderFlag.__members__)
-    full = Flavour("tensorrt", "TensorRT", trt)
+    assert {"VERSION_COMPATIBLE", "TF32"} <= set(rtx.trt.BuilderFlag.__members__)
+    full = Flavour("tensorrt", "TensorRT", rtx.trt)
     with pytest.raises(UserError, match="--compute-capability"):
         full.refuse(PlanChoices(compute_capability=("8.6",)))
     full.refuse(PlanChoices(timing_cache=tmp_path, hardware_compatible="ampere_plus"))
 
 
-def test_auto_skips_a_flavour_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_skips_a_flavour_that_does_not_work(
+    rtx: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TensorRT without a driver would abort the process."""
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "tensorrt", rtx.trt)
     monkeypatch.setattr("export.plan.flavour.has_driver", lambda: False)
     assert pick("auto").is_rtx
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):

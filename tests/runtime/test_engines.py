@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -209,7 +210,7 @@ def test_engines_do_not_leak(tiny_engine: Path) -> None:
     def resident() -> float:
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * 4096 / 1e6
+        return pages * resource.getpagesize() / 1e6
 
     for device in ("cpu", "openvino"):
         with load_engine(tiny_engine, device) as engine:
