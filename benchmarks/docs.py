@@ -1,6 +1,6 @@
 """`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md`: the text between `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced
+- `docs/results.md` and `docs/status.md`: the text between `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced
   by a table of `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
 - `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from benchmarks import portraits
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -35,7 +37,8 @@ PLACE = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOT
 COMMANDS = (
     *("runtime.infer", "export.onnx", "export.inspect", "export.tensorrt", "export.triton"),
     *("train", "train.prepare", "benchmarks", "benchmarks.pipeline", "benchmarks.training"),
-    *("benchmarks.detector", "benchmarks.gate", "benchmarks.demo", "benchmarks.gpu_check"),
+    *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
+    "benchmarks.gpu_check",
 )
 MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 
@@ -49,8 +52,11 @@ def filled(text: str) -> str:
 
     def made(found: re.Match[str]) -> str:
         opening, file, table, closing = found.groups()
+        if table == "portraits":
+            content = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+            return f"{opening}\n{portraits.table(content['portraits'])}\n\n{closing}"
         if table not in TABLES:
-            raise UserError(f"docs/results.md: no table {table!r}; use {', '.join(TABLES)}")
+            raise UserError(f"docs: no table {table!r}; use {', '.join(TABLES)}")
         shown = results.read(RESULTS / f"{file}.json")
         machine = shown.machine
         source = (
@@ -115,9 +121,9 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
 
 def pages() -> dict[Path, str]:
     """The up-to-date text of every generated page, by path."""
-    shown = DOCS / "results.md"
+    shown = (DOCS / "results.md", DOCS / "status.md")
     return {
-        shown: filled(shown.read_text(encoding="utf-8")),
+        **{path: filled(path.read_text(encoding="utf-8")) for path in shown},
         DOCS / "reference" / "cli.md": command_reference(),
         DOCS / "reference" / "recipes.md": recipe_reference(),
     }

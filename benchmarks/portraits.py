@@ -8,14 +8,17 @@ held against the original's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.measure import machine
 from dic.console import Parser, run
 from dic.engine_file import EngineError
 from dic.files import write_whole
@@ -30,7 +33,9 @@ from runtime.pictures.files import Picture, encode_picture
 from runtime.pictures.sheet import captioned, joined, tile
 
 WIDTHS = (16, 20, 24, 32, 40)  # pixels of the square around the face
-TILE = 256
+SHOWN = (16, 24)  # on the sheet
+TILE = 192
+KEYS = ("name", "width", "bicubic", "restored")
 BICUBIC = Image.Resampling.BICUBIC
 
 Bytes = NDArray[np.uint8]
@@ -136,27 +141,43 @@ def sheet(comparisons: list[Comparison], side: int = TILE) -> Bytes:
     return joined(rows, axis=0)
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the comparisons in a results file."""
+    lines = ["| portrait | face, pixels | bicubic, dB | restored, dB | gain, dB |"]
+    lines.append("|---|--:|--:|--:|--:|")
+    for row in rows:
+        name, width, bicubic, restored = (row[key] for key in KEYS)
+        gain = restored - bicubic
+        lines.append(f"| {name} | {width} | {bicubic:.2f} | {restored:.2f} | {gain:+.2f} |")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.portraits",
         description="Shrink two real portraits, restore them, and compare with the originals.",
     )
     parser.add_argument("--engine", type=Path, default=SHIPPED, metavar="FILE")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a sheet of the faces (PNG)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write a sheet of the faces (.png or .jpg): shrunk, bicubic, restored, original",
+    )
     options = parser.parse_args(arguments)
+    if options.out and options.out.suffix not in (".png", ".jpg"):
+        parser.error(f"--out {options.out}: name a .png or .jpg file")
     with load_engine(options.engine, "cpu") as engine:
         comparisons = measure(Restorer(engine))
-    print(
-        "| portrait | face, pixels | bicubic, dB | restored, dB | gain, dB |\n|---|--:|--:|--:|--:|"
-    )
-    for given in comparisons:
-        gain = given.restored - given.bicubic
-        print(
-            f"| {given.name} | {given.width} | {given.bicubic:.2f} | {given.restored:.2f} "
-            f"| {gain:+.2f} |"
-        )
+    rows = [{key: getattr(given, key) for key in KEYS} for given in comparisons]
+    print(table(rows))
+    if options.json:
+        content = {"machine": asdict(machine.machine("benchmarks.portraits")), "portraits": rows}
+        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
     if options.out:
-        write_whole(options.out, encode_picture(Picture(sheet(comparisons)), ".png"))
+        shown = [given for given in comparisons if given.width in SHOWN]
+        write_whole(options.out, encode_picture(Picture(sheet(shown)), options.out.suffix))
         print(f"\nLook at {options.out}")
     return 0
 

@@ -28,9 +28,9 @@ def test_the_wheel_holds_all_that_its_command_needs(tmp_path: Path, face_file: P
     )
     assert done.returncode == 0, done.stderr
     for name in (
-        "runtime/models/dic-synthetic.onnx",
-        "runtime/models/dic-synthetic.json",
-        "train/weights/dic-synthetic.pth",
+        "runtime/models/dic-photoreal.onnx",
+        "runtime/models/dic-photoreal.json",
+        "train/weights/dic-photoreal.pth",
         "train/recipes/dic-celebahq.toml",
         "dic/engine_file.py",
         "bin/dic-infer",

@@ -25,8 +25,8 @@ from dic.files import write_whole
 from train.model.network import DIC, NetworkConfig
 from train.pretrained import checkpoint_path
 
-# The result of the recipe dic-synthetic, from which the shipped engine was exported.
-SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-synthetic.pth"
+# The result of the recipe dic-photoreal, from which the shipped engine was exported.
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-photoreal.pth"
 
 FORMAT = "dic-toolkit checkpoint"
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ from dic.engine_file import EngineError, Metadata, TensorInfo
 from dic.sizes import HEATMAP_SIZE, LQ_SIZE
 
 # A compact DIC trained on synthetic faces; its training and accuracy are in the JSON beside it.
-SHIPPED = Path(__file__).parents[1] / "models" / "dic-synthetic.onnx"
+SHIPPED = Path(__file__).parents[1] / "models" / "dic-photoreal.onnx"
 
 
 class Engine(Protocol):
