@@ -1,7 +1,8 @@
 """`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md` and `docs/status.md`: the text between `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced
-  by a table of `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
+- `docs/results.md`, `docs/status.md`: the text between `<!-- results: FILE TABLE -->` and
+  `<!-- end -->` is replaced by a table of `benchmarks/results/FILE.json` (`report.tables`), with
+  its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
 - `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
 """

@@ -133,8 +133,12 @@ class Degrade:
 class Gan:
     """Adversarial training, as for DICGAN (Ma et al., Section 3.4, eq. 11 to 13).
 
+    Without LightCNN's weights, the critic's own features (`critic_feature_weight`) can take the
+    place of LightCNN's, and `consistency_weight` keeps the face faithful to its input.
+
     Attributes:
-        loss: the objective of the critic (the discriminator).
+        loss: the objective of the critic (the discriminator); "relativistic" compares real with
+            restored faces (Jolicoeur-Martineau, ICLR 2019).
         start: number of initial iterations without the feature and adversarial losses.
         critic_updates: updates of the critic per iteration.
         critic_learning_rate: peak learning rate of the critic's Adam; the schedule is the
@@ -142,17 +146,23 @@ class Gan:
         feature_weight: weight of the L1 loss on LightCNN features of the last step's face.
         feature_checkpoint: LightCNN weights for this loss (MMEditing's or the authors' file).
         adversarial_weight: weight of the generator's adversarial loss on the last step's face.
+        critic_feature_weight: weight of the L1 loss on the critic's features of the last step's
+            face (Wang et al., CVPR 2018, feature matching).
+        consistency_weight: weight of the L1 loss between the last step's face, reduced to 16×16,
+            and the true face, reduced likewise.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    loss: Literal["vanilla", "lsgan", "hinge"] = "vanilla"
+    loss: Literal["vanilla", "lsgan", "hinge", "relativistic"] = "vanilla"
     start: Annotated[int, Field(ge=0)] = 0
     critic_updates: Count = 1
     critic_learning_rate: Positive = 1e-4
     feature_weight: NotNegative = 0.1
     feature_checkpoint: str = ""
     adversarial_weight: NotNegative = 0.005
+    critic_feature_weight: NotNegative = 0.0
+    consistency_weight: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.feature_weight and not self.feature_checkpoint:

@@ -24,7 +24,15 @@ from train.loop.state import State, start
 from train.loop.training import adversarial_terms, update
 from train.loop.validation import validate
 from train.model.light_cnn import LightCNNCritic, LightCNNFeatures, load_features
-from train.model.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
+from train.model.losses import (
+    alignment_loss,
+    consistency_loss,
+    critic_loss,
+    feature_loss,
+    feature_matching_loss,
+    generator_loss,
+    pixel_loss,
+)
 from train.model.network import DIC, Steps
 from train.recipe import Gan, Recipe, load_recipe
 
@@ -58,6 +66,47 @@ def test_gan_losses_by_hand(kind: Any, generator: float, critic: float) -> None:
     real, fake = torch.full((3, 1), 2.0), torch.full((3, 1), 0.5)
     assert generator_loss(kind, fake).item() == pytest.approx(generator)
     assert critic_loss(kind, real, fake).item() == pytest.approx(critic)
+
+
+def test_the_relativistic_loss_by_hand() -> None:
+    """Against the means of the other side: 3 and 0.5 (Jolicoeur-Martineau, eq. 7)."""
+    real, fake = torch.tensor([[2.0], [4.0]]), torch.tensor([[0.5], [0.5]])
+    above = np.log1p(np.exp([-(2 - 0.5), -(4 - 0.5)])).mean()  # log(1 + e^-x), real above fake
+    below = np.log1p(np.exp(0.5 - 3))
+    assert critic_loss("relativistic", real, fake).item() == pytest.approx(above + below)
+    other = np.log1p(np.exp(3 - 0.5)) + np.log1p(np.exp([2 - 0.5, 4 - 0.5])).mean()
+    assert generator_loss("relativistic", fake, real).item() == pytest.approx(other)
+    with pytest.raises(ValueError, match="real faces"):
+        generator_loss("relativistic", fake)
+
+
+def test_consistency_is_zero_for_detail_that_the_input_does_not_show() -> None:
+    gt = torch.rand(1, 3, 128, 128)
+    checkers = (torch.arange(128)[:, None] + torch.arange(128)) % 2 * 0.2 - 0.1
+    assert consistency_loss(gt + checkers, gt).item() < 1e-3
+    assert consistency_loss(gt + 0.1, gt).item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_the_consistency_is_of_pictures_as_pillow_shrinks_them() -> None:
+    faces = [np.random.default_rng(i).integers(0, 256, (128, 128, 3), np.uint8) for i in (0, 1)]
+    small = [
+        np.asarray(Image.fromarray(face).resize((16, 16), Image.Resampling.BICUBIC), float)
+        for face in faces
+    ]
+    wanted = np.abs(small[0] - small[1]).mean() / 255
+    sr, gt = (torch.from_numpy(face).permute(2, 0, 1)[None].float() / 255 for face in faces)
+    assert consistency_loss(sr, gt).item() == pytest.approx(wanted, abs=1 / 255)
+
+
+def test_matching_the_critics_features() -> None:
+    critic = LightCNNCritic()
+    faces = torch.rand(2, 3, 128, 128)
+    logits, features = critic.judge(faces)
+    torch.testing.assert_close(logits, critic(faces))
+    assert [f.shape[-1] for f in features] == [128, 64, 32, 16]
+    assert feature_matching_loss(features, features).item() == 0
+    _, others = critic.judge(faces + 0.1)
+    assert feature_matching_loss(features, others).item() > 0
 
 
 def test_feature_loss_by_hand() -> None:

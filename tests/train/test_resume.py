@@ -106,6 +106,13 @@ def test_a_run_killed_at_random_moments_is_identical(tmp_path: Path) -> None:
         pytest.param(
             ["gan.start=2", "gan.feature_weight=0", "gan.critic_updates=2"], id="adversarial"
         ),
+        pytest.param(
+            [
+                *("gan.start=2", "gan.feature_weight=0", "gan.loss=relativistic"),
+                *("gan.critic_feature_weight=1", "gan.consistency_weight=1"),
+            ],
+            id="relativistic",
+        ),
     ],
 )
 def test_a_resumed_run_is_identical_to_an_uninterrupted_one(

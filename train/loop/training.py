@@ -30,7 +30,16 @@ from train.loop.processes import (
 )
 from train.loop.state import State, restore, save, start
 from train.loop.validation import validate
-from train.model.losses import alignment_loss, critic_loss, feature_loss, generator_loss, pixel_loss
+from train.model.light_cnn import LightCNNCritic
+from train.model.losses import (
+    alignment_loss,
+    consistency_loss,
+    critic_loss,
+    feature_loss,
+    feature_matching_loss,
+    generator_loss,
+    pixel_loss,
+)
 from train.recipe import Recipe
 from train.reports.report import Report
 
@@ -221,10 +230,22 @@ def adversarial_terms(state: State, sr: Tensor, gt: Tensor) -> dict[str, tuple[f
             terms["feature"] = (gan.feature_weight, feature_loss(state.features, sr, gt))
         # The unwrapped network with frozen weights: the critic gets no gradients here, and nothing
         # is exchanged between processes.
-        critic.network.requires_grad_(False)
-        logits = critic.network(sr)
-        critic.network.requires_grad_(True)
-    terms["adversarial"] = (gan.adversarial_weight, generator_loss(gan.loss, logits))
+        network = critic.network
+        assert isinstance(network, LightCNNCritic)
+        network.requires_grad_(False)
+        logits, features = network.judge(sr)
+        real: Tensor | None = None
+        real_features: list[Tensor] = []
+        if gan.loss == "relativistic" or gan.critic_feature_weight:
+            with torch.no_grad():
+                real, real_features = network.judge(gt)
+        network.requires_grad_(True)
+    if gan.critic_feature_weight:
+        matching = feature_matching_loss(real_features, features)
+        terms["critic feature"] = (gan.critic_feature_weight, matching)
+    if gan.consistency_weight:
+        terms["consistency"] = (gan.consistency_weight, consistency_loss(sr, gt))
+    terms["adversarial"] = (gan.adversarial_weight, generator_loss(gan.loss, logits, real))
     return terms
 
 

@@ -64,6 +64,15 @@ class LightCNNCritic(nn.Module):
     def forward(self, face: Tensor) -> Tensor:
         return self.classifier(self.features(face).flatten(1))
 
+    def judge(self, face: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits (B, 1), and the features before each pooling: 128, 64, 32 and 16 pixels."""
+        features = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                features.append(face)
+            face = layer(face)
+        return self.classifier(face.flatten(1)), features
+
 
 class LightCNNFeatures(nn.Module):
     """Feature extractor with frozen weights: (B, 3, 128, 128) normalised → (B, 128, 8, 8)."""
