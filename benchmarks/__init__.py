@@ -1,0 +1,1 @@
+"""Latency and accuracy of engines, compared with the PyTorch reference."""

@@ -37,7 +37,14 @@ TABLES = {
 PLACE = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMANDS = (
     *("runtime.infer", "export.onnx", "export.inspect", "export.tensorrt", "export.triton"),
-    *("train", "train.prepare", "benchmarks", "benchmarks.pipeline", "benchmarks.training"),
+    *(
+        "train",
+        "train.prepare",
+        "train.pretrained",
+        "benchmarks",
+        "benchmarks.pipeline",
+        "benchmarks.training",
+    ),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )

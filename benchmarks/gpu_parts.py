@@ -6,7 +6,6 @@ A part prints its result in a line that starts with "answer: ", for the summary.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -77,12 +76,12 @@ def part_endure(path: str) -> None:
     import numpy as np
     import torch
 
+    from benchmarks.measure.machine import resident
     from runtime.engines.load import load_engine
 
     def memory() -> tuple[float, float]:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
         free, total = torch.cuda.mem_get_info()
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, (total - free) / 1e6
+        return resident(), (total - free) / 1e6
 
     with load_engine(path, "cuda") as engine:
         given = engine.inputs[0].name

@@ -22,15 +22,16 @@ from typing import NoReturn
 import numpy as np
 
 from benchmarks.measure import statistics
-from benchmarks.measure.machine import machine
+from benchmarks.measure.machine import machine, resident
 from benchmarks.report.tables import table
 from dic.console import Parser, UserError, run
+from dic.cores import cores
 from dic.engine_file import EngineError
 from dic.files import write_whole
 from dic.progress import Progress
 from dic.sizes import LQ_SIZE
 from runtime.engines.batching import overlapped
-from runtime.engines.contract import SHIPPED, Engine, cores
+from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
 from runtime.pictures.files import Picture, encode_picture
 from train.data.synthetic import draw_faces
@@ -141,8 +142,7 @@ def _memory(engine: Engine, runs: int) -> list[float]:
         engine.run({engine.inputs[0].name: lq})
         if n % max(1, runs // RECORDS) == 0:
             gc.collect()
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            found.append(round(pages * 4096 / 1e6, 1))
+            found.append(round(resident(), 1))
     return found
 
 

@@ -87,7 +87,7 @@ def _flag(name: str) -> str:
 
 
 def _parser() -> Parser:
-    """The table of options, and long as one."""
+    """The command's options. Long, because it is a table."""
     parser = Parser(
         prog="python -m runtime.infer",
         description="Restore faces: aligned face crops, or with --faces those in photographs "
@@ -127,11 +127,15 @@ def _parser() -> Parser:
         type=int,
         default=BATCH,
         metavar="N",
-        help="most faces a run (default: %(default)s)",
+        help="most faces per engine run (default: %(default)s)",
     )
-    add("--format", choices=sorted(s[1:] for s in WRITABLE), help="of all pictures written")
-    add("--landmarks", action="store_true", help="write landmarks beside, as JSON and drawn")
-    add("--compare", action="store_true", help="write input, bicubic, steps and result beside")
+    add("--format", choices=sorted(s[1:] for s in WRITABLE), help="format of all written pictures")
+    add("--landmarks", action="store_true", help="also write landmarks, as JSON and as a picture")
+    add(
+        "--compare",
+        action="store_true",
+        help="also write a picture that compares input, bicubic, steps and result",
+    )
     add("--resume", action="store_true", help="skip files whose results are already there")
     add("--summary", type=Path, metavar="FILE", help="write the outcome of each file as JSON")
     add("-v", "--verbose", action="store_true", help="log more")

@@ -32,7 +32,7 @@ class FaceRestorer(Restorer):
         Args:
             path: MP4, MOV, MKV, WebM, AVI or whatever else FFmpeg reads.
             out: the restored video; its suffix tells the container. Whole or not at all.
-            max_face, enlarge, background: as of `restore_photo`.
+            max_face, enlarge, background: see `restore_photo`.
 
         Raises:
             VideoError: it has no face to restore (`NoFaceError`), or cannot be read or written.

@@ -1,3 +1,5 @@
+"""Fixtures: tiny networks and engines, drawn faces, and commands."""
+
 from __future__ import annotations
 
 import os

@@ -1,0 +1,1 @@
+"""Training: recipes, data, the network, and checkpoints."""

@@ -40,11 +40,6 @@ def ssim(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
     return float(similarity)
 
 
-def landmark_error(points: NDArray[np.floating[Any]], gt: NDArray[np.floating[Any]]) -> float:
-    """Return the mean distance in pixels between landmarks (..., K, 2)."""
-    return float(np.linalg.norm(points - gt, axis=-1).mean())
-
-
 def nme(points: NDArray[np.floating[Any]], gt: NDArray[np.floating[Any]]) -> float:
     """Return the normalised mean error of landmarks (..., K, 2), as a fraction (not percent).
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 from PIL import Image
 
 from dic.console import Parser, UserError, run
+from dic.cores import cores
 from dic.files import write_whole
 from dic.landmarks import CROPS
 from dic.progress import Progress
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=cores(),
         metavar="N",
         help="number of processes (default: the number of CPU cores)",
     )

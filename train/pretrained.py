@@ -77,7 +77,7 @@ def checkpoint_path(given: str | Path) -> Path:
         given: a path; or a name in `RELEASED`, unless a file is called so.
 
     Raises:
-        FetchError: as of `fetch`.
+        FetchError: see `fetch`.
     """
     path = Path(given)
     return path if path.exists() or str(given) not in RELEASED else fetch(str(given))
@@ -99,12 +99,13 @@ def cache_folder() -> Path:
 def fetch(name: str) -> Path:
     """The file of released weights, fetched if it is not there.
 
-    Processes that ask for the same file wait for the first. A transfer that breaks off is gone on
-    with, in this call and in the next one. The file appears under its name once its hash is right.
+    Processes that ask for the same file wait for the first. An interrupted transfer is continued,
+    by this call and by the next. The file appears under its name once its hash is right.
 
     Raises:
-        FetchError: unreachable, offline, cut off again and again, of another content, or no place
-            for it; or a file of that name with another content was put there.
+        FetchError: the server cannot be reached, `DIC_OFFLINE` is set, the transfer was interrupted
+            repeatedly, the content has another hash, the folder cannot be written, or a file
+            with another hash is there.
     """
     released = RELEASED[name]
     path = cache_folder() / released.filename
@@ -152,9 +153,8 @@ def _hash(path: Path) -> str:
 
 
 def _by_hand(released: Released) -> str:
-    return (
-        f"put {released.url} (SHA-256 {released.sha256}…) to {cache_folder() / released.filename}"
-    )
+    path = cache_folder() / released.filename
+    return f"or save {released.url} (SHA-256 {released.sha256}…) as {path}"
 
 
 def _download(name: str, released: Released, path: Path) -> None:
@@ -194,7 +194,7 @@ def _download(name: str, released: Released, path: Path) -> None:
             os.replace(partial, path)
             return
         partial.unlink()
-        reason = f"its content is another: the SHA-256 does not begin with {released.sha256}"
+        reason = f"wrong content: the SHA-256 does not begin with {released.sha256}"
         if not resumed:
             break
     raise FetchError(f"{name}: {reason}; {_by_hand(released)}")

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from dic.console import UserError
 from dic.contract import normalise, to_levels
+from dic.cores import cores
 from dic.landmarks import decode
 from dic.sizes import LQ_SIZE
 from export.graph.interface import Io, Signature, wrap
-from runtime.engines.contract import Engine, cores
+from runtime.engines.contract import Engine
 from runtime.engines.load import load_engine
 from train.checkpoint import Checkpoint
 from train.model.network import DIC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.engines.contract import cores
+from dic.cores import cores
 
 BUSY = 0.25  # share of the processors in use by other work, above which latencies are unreliable
 PACKAGES = (
@@ -70,6 +71,12 @@ def machine(program: str = "benchmarks") -> Machine:
         date=time.strftime("%Y-%m-%d"),
         command=shlex.join(["python", "-m", program, *sys.argv[1:]]),
     )
+
+
+def resident() -> float:
+    """Return the memory that this process has in use, in 10⁶ bytes (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def warn_if_busy() -> float:

@@ -76,7 +76,7 @@ class Flavour:
 
     @property
     def creation_flags(self) -> int:
-        """Flags for strongly typed networks; 0 in versions that have no other and no such flag."""
+        """Flags for strongly typed networks; 0 if the version knows no other kind, and no flag."""
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
 

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from dic.cores import cores
 from dic.engine_file import EngineError, Metadata, TensorInfo
 from runtime.engines.arrays import DeviceArray, accept
 from runtime.engines.batching import Arrays, Lanes
-from runtime.engines.contract import check_contract, check_feed, cores
+from runtime.engines.contract import check_contract, check_feed
 from runtime.engines.environment import environment
 
 # ONNX Runtime 1.32 starts its telemetry, and stores a device ID in the home folder, when it is

@@ -15,7 +15,7 @@ class EngineOptions:
 
     Attributes:
         path: an ONNX file or a TensorRT plan.
-        device: as of `load_engine`.
+        device: see `load_engine`.
         threads: of the CPU; None uses all cores.
         batch: most faces of an engine run.
     """

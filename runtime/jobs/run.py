@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from dic.console import UserError
+from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
-from runtime.engines.contract import cores
 from runtime.engines.load import load_engine
 from runtime.jobs.plan import STREAM, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
-MANY = 8  # pictures a core, from which on throughput counts more than the first result
+MANY = 8  # pictures per core; from that many on, throughput matters more than the first result
 
 
 def run_request(request: Request) -> int:
@@ -38,7 +38,7 @@ def run_request(request: Request) -> int:
 
     Raises:
         UserError: nothing can be done; no file is written.
-        EngineError: as of `load_engine`.
+        EngineError: see `load_engine`.
     """
     read = request.files_read
     jobs = plan(request.inputs, request.output, request.outputs, read)
@@ -118,7 +118,7 @@ def _import_meanwhile(*modules: str) -> None:
 
 
 def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
-    """How many engine runs share the CPU: one a thread where there is enough work for all."""
+    """Number of concurrent engine runs: one per thread if there are enough pictures."""
     most = min(threads or cores(), cores(), PHOTO_WORKERS if photos else cores())
     return most if pictures >= MANY * most else 1
 

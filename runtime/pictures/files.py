@@ -42,8 +42,8 @@ AVIF, ANIMATED_AVIF = b"avif", b"avis"
 UNREAD = {"heic": "HEIC", "jxl": "JPEG XL"}
 # Which profile describes pictures of so many channels.
 COLOUR_SPACES = {1: b"GRAY", 3: b"RGB "}
-# Colours as fine as the brightness: with less, what lies around the faces would change. PNG's
-# options are a third of the time of libpng's own and give smaller files of photographs.
+# JPEG without chroma subsampling, which would change pixels around the faces. These PNG options
+# are faster than libpng's defaults, and give smaller files for photographs.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"compression": 3, "filter": "sub"},
     ".jpg": {"Q": 95, "subsample_mode": "off"},
@@ -158,7 +158,7 @@ def _vips(name: str, data: bytes, kind: str) -> Picture:
     if (kind == "png" and _is_apng(data)) or (kind == "heif" and data[8:12] == ANIMATED_AVIF):
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
     load = getattr(pyvips.Image, f"{kind}load_buffer")
-    # A PNG has check sums, so damage is certain; of a JPEG that is odd most can be seen.
+    # A PNG has check sums, so any error is damage. Many JPEGs have harmless errors.
     image = load(data, fail_on="error" if kind == "png" else "truncated")
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if pages > 1 and kind != "tiff":
@@ -203,7 +203,7 @@ def _split(name: str, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     """
     channels = pixels.shape[2]
     if channels > 4:
-        raise ImageError(f"{name}: {channels} channels; grey or RGB, with or without alpha, are 4")
+        raise ImageError(f"{name}: {channels} channels; at most 4 are supported")
     if channels in (1, 3):
         return pixels, None
     colours, alpha = pixels[:, :, :-1], pixels[:, :, -1]

@@ -62,7 +62,7 @@ def _of_pillow(image: Image) -> Picture:
     """Pillow's pictures, turned upright by the orientation that their EXIF data state."""
     from PIL import ImageOps
 
-    image.load()  # turns a TIFF upright and forgets its orientation; before, both are there
+    image.load()  # applies the orientation of a TIFF, and removes the tag
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("a picture of Pillow's mode F has no known range; convert it to L or RGB")

@@ -27,9 +27,9 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
         size: (width, height) of the result, each at least 1.
 
     Returns:
-        (height, width, C) uint8. Columns first, as all Pillows do a square; Pillow 13 and later
-        do rows first where the height shrinks much more than the width, and then differ by
-        rounding.
+        (height, width, C) uint8. Columns first, as every version of Pillow does for squares. If
+        the height shrinks much more than the width, Pillow 13 and later do rows first, and differ
+        by rounding.
     """
     width, height = size
     if width != image.shape[1]:

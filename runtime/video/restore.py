@@ -5,13 +5,13 @@ The file is decoded twice: first to detect and track the faces (`tracks`), then 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+from dic.cores import cores
 from dic.files import partial_file
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
@@ -220,4 +220,4 @@ def _restored(
 
 
 def _workers() -> int:
-    return min(WORKERS, os.cpu_count() or 1) + 1
+    return min(WORKERS, cores()) + 1

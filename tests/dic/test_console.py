@@ -1,3 +1,5 @@
+"""One-line errors and exit statuses of commands."""
+
 from __future__ import annotations
 
 import os

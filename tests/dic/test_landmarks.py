@@ -1,3 +1,5 @@
+"""Landmark groups and decoding."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Exported graphs compared with PyTorch."""
+
 from __future__ import annotations
 
 import json

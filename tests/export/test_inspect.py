@@ -1,3 +1,5 @@
+"""The description of an engine."""
+
 from __future__ import annotations
 
 import json

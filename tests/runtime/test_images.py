@@ -1,3 +1,5 @@
+"""Reading and writing picture files."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Bicubic resizing, bit by bit as Pillow does it."""
+
 from __future__ import annotations
 
 import numpy as np

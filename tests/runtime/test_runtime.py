@@ -1,3 +1,5 @@
+"""Loading, refusing and running engines."""
+
 from __future__ import annotations
 
 import os

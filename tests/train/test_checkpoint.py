@@ -1,3 +1,5 @@
+"""Checkpoints in three layouts."""
+
 from __future__ import annotations
 
 import json

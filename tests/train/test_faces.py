@@ -1,3 +1,5 @@
+"""Drawn faces and their landmarks."""
+
 from __future__ import annotations
 
 import cv2

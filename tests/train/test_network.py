@@ -1,3 +1,5 @@
+"""The network compared with the reference outputs."""
+
 from __future__ import annotations
 
 import json

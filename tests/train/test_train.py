@@ -1,3 +1,5 @@
+"""Training runs."""
+
 from __future__ import annotations
 
 import io

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dic.console import UserError
+from dic.cores import cores
 from train.data.annotations import Annotation, AnnotationError, read_annotations
 from train.data.pictures import IMAGE_SUFFIXES, Face, Picture, check_box, read_picture
 from train.data.synthetic import draw_faces
@@ -332,7 +333,7 @@ def load_data(data: SyntheticData | FileData, landmarks: int) -> tuple[Faces, Fa
             open_faces(data.train, data.landmarks, landmarks),
             open_faces(data.validation, data.validation_landmarks, landmarks),
         )
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     images, points = draw_faces(data.seed, data.count + data.validation, workers=workers)
     return (
         FacesInMemory(images[: data.count], points[: data.count]),

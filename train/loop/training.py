@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dic.console import UserError
+from dic.cores import cores
 from dic.progress import Progress
 from train.data.datasets import load_data
 from train.data.pairs import Batches, FacePairs
@@ -306,7 +306,7 @@ def examples(state: State, pairs: FacePairs) -> Generator[dict[str, Any]]:
         world=fabric.world_size,
         parts=recipe.accumulate,
     )
-    workers = min(recipe.data.workers, len(os.sched_getaffinity(0)))
+    workers = min(recipe.data.workers, cores())
     loader = DataLoader(
         pairs,
         batch_sampler=batches,
