@@ -36,7 +36,14 @@ TABLES = {
 }
 PLACE = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMANDS = (
-    *("runtime.infer", "export.onnx", "export.inspect", "export.tensorrt", "export.triton"),
+    *(
+        "runtime.infer",
+        "runtime.serve",
+        "export.onnx",
+        "export.inspect",
+        "export.tensorrt",
+        "export.triton",
+    ),
     *(
         "train",
         "train.prepare",

@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
     return run_request(_request(options))
 
 

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.progress import Progress
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 ZOO = "https://download.openmmlab.com/mmediting/restorers/dic/"
 TIMEOUT = 30  # seconds without a byte
@@ -129,6 +130,8 @@ def fetch(name: str) -> Path:
 
 def _locked(path: Path, name: str) -> FileLock:
     """A lock that ends with the process that holds it, however that ends."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0)

@@ -68,7 +68,9 @@ class Boxes:
         if name is not None:
             return self._faces[name]
         if needed:
-            raise UserError(f"{picture}: has no entry in {self._path}; add one, or use --faces")
+            raise UserError(
+                f"{picture}: has no entry in {self._path}; add one, or leave out --boxes"
+            )
         return []
 
     def check(self, pictures: Sequence[Path]) -> None:

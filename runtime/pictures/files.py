@@ -54,8 +54,8 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
 XMP_ORIENTATION = b"tiff:Orientation"
-UNSTATED = (1.0, 1.0)  # libvips' resolution where a file states none
 SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
+UNSTATED = ((1.0, 1.0), (SCREEN, SCREEN))  # libvips' resolutions for files that state none
 REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller version, or another page's mask
 NEW_SUBFILE_TYPE = 254
 
@@ -112,11 +112,12 @@ def read_picture(path: Path) -> Picture:
     return decode_picture(str(path), data)
 
 
-def decode_picture(name: str, data: bytes) -> Picture:
+def decode_picture(name: str, data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the bytes of a picture file; see `read_picture`.
 
     Args:
         name: for errors.
+        max_pixels: that the picture may have; more are refused before they are decoded.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
@@ -128,9 +129,9 @@ def decode_picture(name: str, data: bytes) -> Picture:
             f"{name}: {UNREAD[kind]} pictures cannot be read; convert it to JPEG or PNG first"
         )
     if kind in BY_OPENCV:
-        return _opencv(name, data, kind)
+        return _opencv(name, data, kind, max_pixels)
     try:
-        return _vips(name, data, kind)
+        return _vips(name, data, kind, max_pixels)
     except pyvips.Error as error:
         raise ImageError(f"{name}: {DAMAGED}") from error
 
@@ -148,7 +149,7 @@ def _format(data: bytes) -> str | None:
     return None
 
 
-def _vips(name: str, data: bytes, kind: str) -> Picture:
+def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     """Decode with libvips.
 
     Raises:
@@ -165,7 +166,7 @@ def _vips(name: str, data: bytes, kind: str) -> Picture:
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
     if pages > 1 and (pages := _pages(data)) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
-    _check_size(name, image.width, image.height)
+    _check_size(name, image.width, image.height, max_pixels)
     blobs = {
         field: bytes(image.get(f"{field}-data"))
         for field in BLOBS
@@ -191,7 +192,7 @@ def _vips(name: str, data: bytes, kind: str) -> Picture:
     if profile[16:20] != COLOUR_SPACES[colours.shape[2]]:
         profile = b""
     exif, xmp = blobs.get("exif", b""), blobs.get("xmp", b"")
-    stated = resolution if resolution != UNSTATED else None
+    stated = None if resolution in UNSTATED else resolution
     return Picture(colours, alpha, profile, exif, xmp, stated)
 
 
@@ -210,9 +211,9 @@ def _split(name: str, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     return np.ascontiguousarray(colours), np.ascontiguousarray(alpha)
 
 
-def _check_size(name: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}×{height} is larger than {MAX_PIXELS} pixels; shrink it")
+def _check_size(name: str, width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise ImageError(f"{name}: {width}×{height} is larger than {most} pixels; shrink it")
 
 
 def _without_inks(image: pyvips.Image) -> pyvips.Image:
@@ -252,7 +253,8 @@ def _pages(data: bytes) -> int:
     return pages
 
 
-def _opencv(name: str, data: bytes, kind: str) -> Picture:
+def _opencv(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
+    _check_size(name, *_stated_size(data, kind), max_pixels)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -269,13 +271,34 @@ def _opencv(name: str, data: bytes, kind: str) -> Picture:
     return Picture(*_split(name, pixels))
 
 
-def _full_scale(pixels: Pixels, data: bytes) -> Pixels:
-    """Scale the samples of a PNM file from the maximum that its header states to white."""
+def _stated_size(data: bytes, kind: str) -> tuple[int, int]:
+    """Width and height by a file's header; 0, 0 if it is damaged, which decoding will tell."""
+    try:
+        if kind == "bmp":
+            width, height = struct.unpack_from("<ii", data, 18)
+            return abs(width), abs(height)
+        if kind == "jpeg2000":  # image and tile size: SIZ marker, length, capabilities, size
+            width, height = struct.unpack_from(">II", data, data.index(b"\xff\x51") + 6)
+            return width, height
+    except (struct.error, ValueError):
+        return 0, 0
+    numbers = _pnm_header(data)
+    return (numbers[0], numbers[1]) if len(numbers) >= 2 else (0, 0)
+
+
+def _pnm_header(data: bytes) -> list[int]:
+    """The numbers of a PNM header: width, height, and the value of white but in bitmaps."""
     numbers: list[int] = []
     for line in data[2:512].splitlines():
         numbers += [int(word) for word in line.partition(b"#")[0].split() if word.isdigit()]
         if len(numbers) >= 3:
             break
+    return numbers
+
+
+def _full_scale(pixels: Pixels, data: bytes) -> Pixels:
+    """Scale the samples of a PNM file from the maximum that its header states to white."""
+    numbers = _pnm_header(data)
     peak = int(np.iinfo(pixels.dtype).max)
     stated = numbers[2] if data[1:2] in b"2356" and len(numbers) >= 3 else peak
     if stated in (0, peak):
@@ -291,7 +314,7 @@ def _to_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
-    """Encode a picture; what the format cannot hold (alpha, 16 bits, metadata) is left out.
+    """Encode a picture. What the format cannot hold is left out; alpha is laid over white.
 
     Args:
         suffix: of the file: ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp" or ".ppm".
@@ -302,22 +325,32 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
     pixels, alpha = picture.pixels, picture.alpha
     if suffix not in DEEP:
         pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
+    if alpha is not None:
+        has_alpha = suffix in WITH_ALPHA
+        pixels = np.dstack((pixels, alpha)) if has_alpha else _on_white(pixels, alpha)
     if suffix in (".bmp", ".ppm"):
         colours = cv2.cvtColor(
             np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels, cv2.COLOR_RGB2BGR
         )
         return cv2.imencode(suffix, colours)[1].tobytes()
-    if alpha is not None and suffix in WITH_ALPHA:
-        pixels = np.dstack((pixels, alpha))
     image = _described(pyvips.Image.new_from_array(np.ascontiguousarray(pixels)), picture)
-    # libvips makes EXIF data where there are none; only a stated resolution is worth that.
-    keep = "icc|xmp|exif" if picture.exif or picture.resolution else "icc|xmp"
+    # libvips makes EXIF data for files without, unless `keep` leaves them out. Only JPEG needs them
+    # to state a resolution.
+    exif = picture.exif or (picture.resolution and suffix in (".jpg", ".jpeg"))
+    keep = "icc|xmp|exif" if exif else "icc|xmp"
     try:
         return image.write_to_buffer(suffix, keep=keep, **SAVE_OPTIONS[suffix])
     except pyvips.Error as error:
         raise ImageError(
             f"{image.width}×{image.height} pixels are too many for {suffix}; choose another format"
         ) from error
+
+
+def _on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Pixels over white, so that hidden colours stay hidden in formats without alpha."""
+    peak = int(np.iinfo(pixels.dtype).max)
+    opacity = alpha[:, :, None].astype(np.float32) / peak
+    return np.round(pixels * opacity + peak * (1 - opacity)).astype(pixels.dtype)
 
 
 def _described(image: pyvips.Image, picture: Picture) -> pyvips.Image:

@@ -41,7 +41,9 @@ def test_the_command(command: Command, tmp_path: object) -> None:
     done = command("benchmarks.detector", "--count", 3)
     assert done.returncode == 0, done.stderr
     assert "| rotated by 180° |" in done.stdout
-    assert "no folder" in one_line_error(command("benchmarks.detector", "--faces", "none"), 2)
+    assert "neither a folder" in one_line_error(
+        command("benchmarks.detector", "--faces", "none"), 2
+    )
 
 
 @pytest.mark.parametrize("width", [10, 80])

@@ -284,6 +284,15 @@ def test_a_forged_size_takes_no_memory() -> None:
         decode_picture("a.png", with_header(30_000, 30_000, 8, 2, 0, 0, 0))
 
 
+@pytest.mark.parametrize("kind", ["bmp", "ppm", "jp2"])
+def test_a_limit_of_pixels_is_kept_in_every_format(kind: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOUR).save(file, {"jp2": "JPEG2000"}.get(kind, kind))
+    assert decode_picture("a", file.getvalue(), 60 * 40).pixels.shape == (40, 60, 3)
+    with pytest.raises(ImageError, match="60×40 is larger than 2399 pixels"):
+        decode_picture("a", file.getvalue(), 60 * 40 - 1)
+
+
 def test_a_profile_of_other_colours_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     grey = bytes(16) + b"GRAY" + bytes(200)
     misfit = pillow(Image.fromarray(COLOUR), "PNG", icc_profile=grey)
@@ -360,6 +369,26 @@ def test_profile_and_packet_are_carried(suffix: str) -> None:
     assert packet in again.xmp
     with Image.open(io.BytesIO(written)) as image:
         assert image.info["icc_profile"] == srgb()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_no_metadata_are_invented(suffix: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOUR).save(file, {"jpg": "jpeg"}.get(suffix[1:], suffix[1:]))
+    written = encode_picture(decode_picture("a", file.getvalue()), suffix)
+    with Image.open(io.BytesIO(written)) as image:
+        assert not dict(image.getexif())
+        assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".ppm"])
+def test_hidden_colours_stay_hidden_without_alpha(suffix: str) -> None:
+    """As Pillow lays them over white."""
+    hidden = np.dstack((COLOUR, ALPHA))
+    written = encode_picture(Picture(COLOUR, ALPHA), suffix)
+    white = Image.new("RGBA", (60, 40), "white")
+    wanted = np.asarray(Image.alpha_composite(white, Image.fromarray(hidden)).convert("RGB"))
+    assert off(decode_picture("a", written), wanted / 255) <= (16 if suffix == ".jpg" else 1.01)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])

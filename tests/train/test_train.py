@@ -136,7 +136,10 @@ def test_shipped_recipes_load_and_have_a_description() -> None:
         ("network.chanels=3", "unknown field 'network.chanels'; did you mean 'network.channels'?"),
         ("data.trian=x", "unknown field 'data.trian'; did you mean 'data.train'?"),
         ("gan.los=hinge", "unknown field 'gan.los'; did you mean 'gan.loss'?"),
-        ("gan.loss=wgan", "gan.loss: input should be 'vanilla', 'lsgan' or 'hinge'"),
+        (
+            "gan.loss=wgan",
+            "gan.loss: input should be 'vanilla', 'lsgan', 'hinge' or 'relativistic'",
+        ),
         ("gan.loss=hinge", "gan.feature_checkpoint is missing"),
         ("data.kind=files", "data.train is missing; set data.train=FOLDER"),
         ("data.kind=web", "'synthetic', 'files'"),

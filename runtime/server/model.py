@@ -1,0 +1,218 @@
+"""One served engine: admission, batches over all clients, deadlines, statistics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engines.batching import Batcher
+from runtime.engines.contract import Engine
+
+Arrays = dict[str, NDArray[Any]]
+
+BATCH = 32  # most faces of a run if the engine has no limit of its own
+
+
+class QueueFullError(Exception):
+    """Too many faces wait already; the client may retry."""
+
+
+class ExpiredError(Exception):
+    """The deadline passed, or the client left, before the run began."""
+
+
+@dataclass
+class Statistics:
+    """Counters since the start, as Triton's statistics extension has them; times in ns.
+
+    Attributes:
+        requests: by outcome: "success", or the reason of a failure.
+        faces: restored.
+        runs: of the engine.
+        batches: runs by the number of faces.
+        queue, compute: time of faces in the queue and in runs, summed over requests.
+        total: time of successful requests.
+        last: Unix time in ms of the last request.
+    """
+
+    requests: Counter[str] = field(default_factory=Counter)
+    faces: int = 0
+    runs: int = 0
+    batches: Counter[int] = field(default_factory=Counter)
+    queue: int = 0
+    compute: int = 0
+    total: int = 0
+    last: int = 0
+
+
+@dataclass
+class _Item:
+    """One face in the queue, as arrays with a batch of 1."""
+
+    arrays: Arrays
+    queued: int
+    wanted: Callable[[], bool]
+
+
+@dataclass
+class _Result:
+    outputs: Arrays | None  # None: no longer wanted when its run began
+    queue: int
+    compute: int
+
+
+class ServedModel:
+    """An engine under a name. Thread-safe; faces of all callers share batches.
+
+    Args:
+        name, version: as clients address it.
+        engine: loaded; the caller closes it.
+        max_queue: faces that may wait or run at once.
+    """
+
+    def __init__(self, name: str, version: str, engine: Engine, max_queue: int) -> None:
+        self.name, self.version, self.engine, self.max_queue = name, version, engine, max_queue
+        self.statistics = Statistics()
+        self.failed = ""  # why the engine does not work any more
+        self._lock = threading.Lock()
+        self._pending = 0
+        self.max_batch = min(engine.max_batch or BATCH, BATCH)
+        self._batcher = Batcher(self._run, self.max_batch, engine.lanes)
+
+    @property
+    def pending(self) -> int:
+        """Faces that wait or run."""
+        return self._pending
+
+    def infer(
+        self, feed: Mapping[str, NDArray[Any]], wanted: Callable[[], bool] = lambda: True
+    ) -> Arrays:
+        """Run faces, possibly in batches with those of others.
+
+        Args:
+            feed: an array for each of the engine's inputs, of any batch size.
+            wanted: asked when a run is about to begin; False drops the face.
+
+        Returns:
+            an array for each of the engine's outputs.
+
+        Raises:
+            ValueError: the arrays are not the engine's inputs.
+            QueueFullError: no room for so many faces.
+            ExpiredError: `wanted` was False.
+            EngineError: the engine failed.
+        """
+        started = time.monotonic_ns()
+        self.statistics.last = time.time_ns() // 1_000_000
+        try:
+            outputs, queue, compute = self._infer(feed, wanted, started)
+        except Exception as error:
+            self._count(type(error).__name__)
+            raise
+        with self._lock:
+            self.statistics.requests["success"] += 1
+            self.statistics.queue += queue
+            self.statistics.compute += compute
+            self.statistics.total += time.monotonic_ns() - started
+        return outputs
+
+    def _infer(
+        self, feed: Mapping[str, NDArray[Any]], wanted: Callable[[], bool], started: int
+    ) -> tuple[Arrays, int, int]:
+        self._check(feed)
+        count = len(next(iter(feed.values())))
+        with self._lock:
+            if self._pending + count > self.max_queue:
+                raise QueueFullError(
+                    f"{self._pending} faces are waiting, {self.max_queue} may; retry later"
+                )
+            self._pending += count
+        try:
+            items = [
+                _Item({name: array[i : i + 1] for name, array in feed.items()}, started, wanted)
+                for i in range(count)
+            ]
+            results = self._batcher(items)
+        finally:
+            with self._lock:
+                self._pending -= count
+        outputs = [result.outputs for result in results]
+        known = [given for given in outputs if given is not None]
+        if len(known) < count:
+            raise ExpiredError("the deadline passed, or the client left, before the run began")
+        joined = {name: np.concatenate([given[name] for given in known]) for name in known[0]}
+        return joined, max(r.queue for r in results), max(r.compute for r in results)
+
+    def _check(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """Check names, dtypes, shapes and that batches are equal and not empty."""
+        expected = {tensor.name: tensor for tensor in self.engine.inputs}
+        if set(feed) != set(expected):
+            raise ValueError(f"the inputs are {', '.join(expected)}, got {', '.join(feed)}")
+        batches = set()
+        for name, array in feed.items():
+            tensor = expected[name]
+            if array.dtype.name != tensor.dtype:
+                raise ValueError(f"{name}: must be {tensor.dtype}, got {array.dtype}")
+            if array.ndim != len(tensor.shape) or array.shape[1:] != tensor.shape[1:]:
+                sizes = ", ".join(str(size or "batch") for size in tensor.shape)
+                raise ValueError(f"{name}: must be [{sizes}], got {list(array.shape)}")
+            batches.add(len(array))
+        if len(batches) != 1 or 0 in batches:
+            raise ValueError(f"a batch has at least one face, got {sorted(batches)}")
+
+    def _run(self, items: Sequence[_Item]) -> list[_Result]:
+        begun = time.monotonic_ns()
+        live = [item for item in items if item.wanted()]
+        outputs: Arrays = {}
+        if live:
+            names = live[0].arrays
+            feed = {name: np.concatenate([item.arrays[name] for item in live]) for name in names}
+            outputs = self.engine.run(feed)
+        compute = time.monotonic_ns() - begun
+        with self._lock:
+            self.statistics.faces += len(live)
+            self.statistics.runs += bool(live)
+            self.statistics.batches[len(live)] += bool(live)
+        results, at = [], 0
+        alive = {id(item) for item in live}
+        for item in items:
+            given = None
+            if id(item) in alive:
+                given = {name: array[at : at + 1] for name, array in outputs.items()}
+                at += 1
+            results.append(_Result(given, begun - item.queued, compute))
+        return results
+
+    def _count(self, reason: str) -> None:
+        with self._lock:
+            self.statistics.requests[reason] += 1
+
+
+class SharedEngine:
+    """A served model in the place of its engine: what uses it shares batches with all clients."""
+
+    def __init__(self, model: ServedModel) -> None:
+        engine = model.engine
+        self._model = model
+        self.path, self.metadata, self.device = engine.path, engine.metadata, engine.device
+        self.inputs, self.outputs, self.backend = engine.inputs, engine.outputs, engine.backend
+        self.max_batch, self.lanes = engine.max_batch, max(engine.lanes, 4)
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return self._model.infer(feed)
+
+    def close(self) -> None:
+        """Leave the engine open: it is the server's."""
+
+    def __enter__(self) -> SharedEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass

@@ -1,0 +1,363 @@
+"""The server, spoken to by Triton's own clients and by plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from conftest import ROOT, Command, one_line_error
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from runtime.engines.load import load_engine
+
+RNG = np.random.default_rng(0)
+FACES = RNG.integers(0, 256, (5, 16, 16, 3), np.uint8)
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    errors: Path
+    port: int
+    grpc_port: int
+
+    @property
+    def http(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=30)
+        return self.process.returncode, self.errors.read_text()
+
+
+def serve(*options: object, **environment: str) -> Running:
+    line = [sys.executable, "-m", "runtime.serve", "--port", "0", "--grpc-port", "0"]
+    errors = Path(tempfile.mkdtemp()) / "errors"  # a pipe that nobody reads would block it
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [*line, *map(str, options)],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+    assert process.stdout is not None
+    for text in process.stdout:
+        if found := re.search(r"http://\S+?:(\d+) and grpc://\S+?:(\d+)", text):
+            return Running(process, errors, int(found[1]), int(found[2]))
+    raise AssertionError(errors.read_text())
+
+
+@pytest.fixture(scope="module")
+def running(tiny_engine: Path) -> Iterator[Running]:
+    server = serve("--engine", f"dic={tiny_engine}", "--engine", f"dic:2={tiny_engine}")
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def wanted(tiny_engine: Path) -> dict[str, np.ndarray]:
+    with load_engine(tiny_engine, "cpu") as engine:
+        return engine.run({"image": FACES})
+
+
+def ask(library: object, faces: np.ndarray = FACES, name: str = "image", **how: bool) -> list:
+    tensor = library.InferInput(name, list(faces.shape), "UINT8")
+    tensor.set_data_from_numpy(faces, **how)
+    return [tensor]
+
+
+def test_tritons_http_client(running: Running, wanted: dict[str, np.ndarray]) -> None:
+    client = triton_http.InferenceServerClient(running.http)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("dic")
+    assert client.get_model_metadata("dic", "1")["inputs"][0]["shape"] == [-1, 16, 16, 3]
+    assert client.get_model_config("dic")["input"][0]["data_type"] == "TYPE_UINT8"
+    assert {m["version"] for m in client.get_model_repository_index()} == {"1", "2"}
+    for binary in (True, False):
+        outputs = [triton_http.InferRequestedOutput(name, binary_data=binary) for name in wanted]
+        given = client.infer("dic", ask(triton_http, binary_data=binary), outputs=outputs)
+        for name, array in wanted.items():
+            np.testing.assert_allclose(given.as_numpy(name), array, atol=1)
+    before = client.get_inference_statistics("dic", "2")["model_stats"][0]["inference_count"]
+    client.infer("dic", ask(triton_http, FACES[:2]), model_version="2", request_id="a1")
+    after = client.get_inference_statistics("dic", "2")["model_stats"][0]["inference_count"]
+    assert after - before == 2
+    client.close()
+
+
+def test_tritons_grpc_client(running: Running, wanted: dict[str, np.ndarray]) -> None:
+    client = triton_grpc.InferenceServerClient(running.grpc)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("dic", "2")
+    assert client.get_server_metadata().name == "dic-toolkit"
+    assert client.get_model_metadata("dic").outputs[0].name == "face"
+    assert client.get_model_config("dic").config.max_batch_size == 32
+    assert len(client.get_model_repository_index().models) == 2
+    given = client.infer("dic", ask(triton_grpc), request_id="b2")
+    assert given.get_response().id == "b2"
+    for name, array in wanted.items():
+        np.testing.assert_allclose(given.as_numpy(name), array, atol=1)
+    many = RNG.integers(0, 256, (4000, 16, 16, 3), np.uint8)[:200]
+    assert client.infer("dic", ask(triton_grpc, many)).as_numpy("face").shape[0] == 200, (
+        "over 4 MiB"
+    )
+    stats = client.get_inference_statistics("dic").model_stats[0]
+    assert stats.inference_stats.success.count > 0
+    client.close()
+
+
+WRONG = {
+    "an unknown model": ("other", "", FACES, "image", "unknown model 'other'"),
+    "an unknown version": ("dic", "9", FACES, "image", "has no version '9'"),
+    "another name": ("dic", "", FACES, "lq", "the inputs are image, got lq"),
+    "another shape": ("dic", "", FACES[:, :8], "image", r"must be \[batch, 16, 16, 3\]"),
+    "no face": ("dic", "", FACES[:0], "image", "at least one face"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_requests_are_refused_by_both(running: Running, what: str) -> None:
+    model, version, faces, name, why = WRONG[what]
+    for library, address in ((triton_http, running.http), (triton_grpc, running.grpc)):
+        client = library.InferenceServerClient(address)
+        with pytest.raises(InferenceServerException, match=why):
+            client.infer(model, ask(library, faces, name), model_version=version)
+        client.close()
+
+
+def post(running: Running, document: object, extra: bytes = b"", **headers: str) -> httpx.Response:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    url = f"http://{running.http}/v2/models/dic/infer"
+    return httpx.post(url, content=body + extra, headers=headers, timeout=30)
+
+
+TENSOR = {"name": "image", "shape": [1, 16, 16, 3], "datatype": "UINT8"}
+BINARY = {**TENSOR, "parameters": {"binary_data_size": 768}}
+MALFORMED = {
+    "not JSON": (b"{", {}, "not valid JSON"),
+    "a list": ([], {}, "must be a JSON object"),
+    "no inputs": ({}, {}, "inputs: must be a list"),
+    "no data": ({"inputs": [TENSOR]}, {}, "does not fit"),
+    "too little": ({"inputs": [{**TENSOR, "data": [1, 2]}]}, {}, "does not fit"),
+    "no numbers": ({"inputs": [{**TENSOR, "data": ["a"] * 768}]}, {}, "not numbers"),
+    "beyond a byte": ({"inputs": [{**TENSOR, "data": [256] * 768}]}, {}, "0 to 255"),
+    "fractions": ({"inputs": [{**TENSOR, "data": [0.5] * 768}]}, {}, "0 to 255"),
+    "a type": ({"inputs": [{**TENSOR, "datatype": "BYTES"}]}, {}, "datatype must be one of"),
+    "a shape": ({"inputs": [{**TENSOR, "shape": [-1, 16]}]}, {}, "shape must be a list of sizes"),
+    "a batch": ({"inputs": [{**TENSOR, "shape": [10**6, 16, 16, 3]}]}, {}, "at most 4096 faces"),
+    "cut off": ({"inputs": [BINARY]}, {"header": "json"}, "but 0 bytes follow"),
+    "a header": ({"inputs": [BINARY]}, {"header": "99999"}, "is not possible"),
+    "a timeout": ({"inputs": [], "parameters": {"timeout": "soon"}}, {}, "timeout: must be"),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_bodies_are_named(running: Running, what: str) -> None:
+    document, how, why = MALFORMED[what]
+    headers = {}
+    if how:
+        length = len(json.dumps(document)) if how["header"] == "json" else how["header"]
+        headers["Inference-Header-Content-Length"] = str(length)
+    answer = post(running, document, **headers)
+    assert answer.status_code == 400
+    assert why in answer.json()["error"]
+
+
+def test_paths_and_methods_that_do_not_exist(running: Running) -> None:
+    url = f"http://{running.http}"
+    assert httpx.get(f"{url}/v2/models/dic/infer").status_code == 405
+    missing = httpx.get(f"{url}/etc/passwd")
+    assert missing.status_code == 404
+    assert missing.json() == {"error": "GET /etc/passwd: not found"}
+
+
+def test_clients_share_batches(running: Running, wanted: dict[str, np.ndarray]) -> None:
+    url = f"http://{running.http}/v2/models/dic/stats"
+
+    def counts() -> tuple[int, int]:
+        stats = httpx.get(url).json()["model_stats"][0]
+        return stats["inference_count"], stats["execution_count"]
+
+    faces, runs = counts()
+    wrong = []
+
+    def work(index: int) -> None:
+        client = triton_http.InferenceServerClient(running.http)
+        for _ in range(10):
+            face = client.infer("dic", ask(triton_http, FACES[index : index + 1])).as_numpy("face")
+            if np.abs(face[0].astype(int) - wanted["face"][index]).max() > 1:
+                wrong.append(index)
+        client.close()
+
+    threads = [threading.Thread(target=work, args=(n % 5,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    more_faces, more_runs = (
+        after - before for after, before in zip(counts(), (faces, runs), strict=True)
+    )
+    assert more_faces == 160
+    assert more_runs < more_faces
+
+
+def test_metrics_are_prometheus(running: Running) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = httpx.get(f"http://{running.http}/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert "nv_inference_request_success" in families
+    (sample,) = [s for s in families["nv_inference_count"].samples if s.labels["version"] == "2"]
+    assert sample.value >= 2
+
+
+@pytest.fixture
+def photo(photo_file: Path) -> bytes:
+    return photo_file.read_bytes()
+
+
+def test_photographs_are_restored(photo: bytes) -> None:
+    server = serve()  # the shipped engine
+    try:
+        url = f"http://{server.http}/restore"
+        for kind, name in (("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")):
+            answer = httpx.post(f"{url}?format={kind}&max_face=128", content=photo, timeout=60)
+            assert answer.status_code == 200, answer.text
+            with Image.open(io.BytesIO(answer.content)) as image:
+                assert image.format == name
+            assert answer.headers["x-faces"] == "1"
+        document = httpx.post(f"{url}?format=json&max_face=128", content=photo, timeout=60).json()
+        assert len(document["faces"][0]["landmarks"]) == 68
+        with Image.open(io.BytesIO(base64.b64decode(document["image"]))) as image:
+            assert image.width == document["width"] * document["scale"]
+        for query, body, why in (
+            ("", b"no picture", "not a picture"),
+            ("", b"", "empty"),
+            ("?enlarge=9", photo, "enlarge: must be 1 to 8"),
+            ("?format=gif", photo, "format: must be one of"),
+            ("?path=/etc/passwd", photo, "unknown option 'path'"),
+            ("?engine=x", photo, "unknown model 'x'"),
+        ):
+            answer = httpx.post(url + query, content=body, timeout=60)
+            assert answer.status_code in (400, 404)
+            assert why in answer.json()["error"]
+    finally:
+        status, errors = server.stop()
+    assert status == 0, errors
+    entry = json.loads(errors.strip().splitlines()[-1])
+    assert entry["path"] == "/restore"
+    assert entry["request_id"]
+    assert "Traceback" not in errors
+
+
+def test_a_key_is_asked_for(tiny_engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    server = serve("--engine", f"dic={tiny_engine}", "--api-key-file", tmp_path / "key")
+    try:
+        url = f"http://{server.http}/v2/models/dic"
+        assert httpx.get(f"http://{server.http}/v2/health/ready").status_code == 200
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, headers={"x-api-key": "wrong"}).status_code == 401
+        for headers in ({"x-api-key": "secret"}, {"authorization": "Bearer secret"}):
+            assert httpx.get(url, headers=headers).status_code == 200
+        client = triton_grpc.InferenceServerClient(server.grpc)
+        with pytest.raises(InferenceServerException, match="missing or wrong"):
+            client.infer("dic", ask(triton_grpc))
+        client.infer("dic", ask(triton_grpc), headers={"authorization": "Bearer secret"})
+        client.close()
+    finally:
+        server.stop()
+
+
+def test_limits(tiny_engine: Path) -> None:
+    options = ("--max-queue", 4, "--max-body", 1, "--max-pixels", 1)
+    server = serve("--engine", f"dic={tiny_engine}", *options)
+    try:
+        client = triton_http.InferenceServerClient(server.http)
+        with pytest.raises(InferenceServerException, match="4 may; retry later"):
+            client.infer("dic", ask(triton_http))
+        client.close()
+        body = {"inputs": [{**TENSOR, "shape": [5, 16, 16, 3], "data": FACES.ravel().tolist()}]}
+        refused = post(server, body)
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"]
+        url = f"http://{server.http}/restore"
+        assert httpx.post(url, content=bytes(2**20 + 1)).status_code == 413
+        file = io.BytesIO()
+        Image.new("L", (1001, 1000)).save(file, "PNG")
+        large = httpx.post(url, content=file.getvalue())
+        assert large.status_code == 400
+        assert "larger than 1000000 pixels" in large.json()["error"]
+    finally:
+        server.stop()
+
+
+def test_an_expired_request_is_dropped(running: Running) -> None:
+    body = {"inputs": [{**TENSOR, "data": [0] * 768}], "parameters": {"timeout": 1}}
+    answer = post(running, body)
+    assert answer.status_code == 504
+    assert "deadline" in answer.json()["error"]
+
+
+def test_stopping_finishes_what_is_under_way(tiny_engine: Path) -> None:
+    server = serve("--engine", f"dic={tiny_engine}")
+    document = {"inputs": [{**TENSOR, "shape": [300, 16, 16, 3], "data": [7] * 300 * 768}]}
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(post(server, document)))
+    thread.start()
+    time.sleep(0.3)
+    status, errors = server.stop()
+    thread.join()
+    assert status == 0, errors
+    assert answers[0].status_code == 200
+    assert answers[0].json()["outputs"][0]["shape"] == [300, 128, 128, 3]
+
+
+def test_wrong_calls(command: Command, tiny_engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for line, why in (
+            (["--host", "0.0.0.0"], "others can reach this address"),
+            (["--port", port], "Address already in use"),
+            (["--grpc-port", port, "--port", 0], "is in use"),
+            (["--engine", "dic"], "must be NAME=FILE"),
+            (["--engine", "a=x", "--engine", "a=y"], "given twice"),
+            (["--engine", f"dic={tmp_path / 'none.onnx'}", "--port", 0], "No such file"),
+            (["--api-key-file", tmp_path / "none"], "No such file"),
+            (["--api-key-file", tmp_path / "empty"], "is empty"),
+            (["--max-queue", 0], "must be 1 to"),
+        ):
+            assert why in one_line_error(command("runtime.serve", *line), 2)
