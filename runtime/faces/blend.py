@@ -24,7 +24,13 @@ FLAGS = {
     Interpolation.LANCZOS: cv2.INTER_LANCZOS4,
 }
 PROJECTION_SIDE = 64  # pixels; largest resolution of the back-projection
-PROJECTION_ROUNDS = 4
+# By the photograph's quantisation up to so many grey levels: rounds, and how the difference is
+# enlarged. Sharp projection would put back a JPEG's noise (measured in benchmarks/NOTES.md).
+PROJECTION = (
+    (1.0, 4, cv2.INTER_LANCZOS4),
+    (20.0, 2, cv2.INTER_CUBIC),
+    (np.inf, 1, cv2.INTER_CUBIC),
+)
 # Comparison of a restored face with the photograph: side in pixels, standard deviation of the
 # blur in those pixels, and the mean differences in grey levels that give weights of 1 and 0.
 COMPARISON_SIDE = 16
@@ -64,7 +70,7 @@ def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBI
     return replace(photo, pixels=pixels, alpha=enlarge(photo.alpha))
 
 
-def back_project(face: Bytes, crop: Bytes) -> Bytes:
+def back_project(face: Bytes, crop: Bytes, quantisation: float = 0.0) -> Bytes:
     """Make a restored face consistent with the photograph (Irani and Peleg, 1991).
 
     Iterative back-projection: reduced to the crop's resolution, the face should equal the crop.
@@ -74,6 +80,7 @@ def back_project(face: Bytes, crop: Bytes) -> Bytes:
     Args:
         face: (128, 128, 3) uint8 RGB, restored from `crop`.
         crop: (S, S, 3) uint8 RGB.
+        quantisation: of the photograph, see `Picture`.
 
     Returns:
         (128, 128, 3) uint8 RGB.
@@ -81,9 +88,10 @@ def back_project(face: Bytes, crop: Bytes) -> Bytes:
     side = min(crop.shape[0], PROJECTION_SIDE)
     target = resize(crop, (side, side)).astype(np.float32)
     full = (face.shape[1], face.shape[0])
-    for _ in range(PROJECTION_ROUNDS):
+    rounds, way = next((n, way) for most, n, way in PROJECTION if quantisation <= most)
+    for _ in range(rounds):
         residual = target - resize(face, (side, side))
-        correction = cv2.resize(residual, full, interpolation=cv2.INTER_LANCZOS4)
+        correction = cv2.resize(residual, full, interpolation=way)
         face = np.clip(np.round(face + correction), 0, 255).astype(np.uint8)
     return face
 

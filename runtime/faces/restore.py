@@ -348,7 +348,8 @@ class Restorer:
         for face, weight in sorted(pairs, key=lambda pair: pair[0].crop.size):
             piece = cut(image, face.crop)
             mask = face.mask() * consistency(face.image, piece) * np.float32(weight)
-            paste(picture, back_project(face.image, piece), face.crop, scale, mask)
+            projected = back_project(face.image, piece, picture.quantisation)
+            paste(picture, projected, face.crop, scale, mask)
 
 
 def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], largest: int) -> int:

@@ -19,7 +19,7 @@ from runtime.faces.blend import enlarged
 from runtime.faces.crop import Crop
 from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.faces.restore import Face, Restorer, enlargement
-from runtime.pictures.files import Picture
+from runtime.pictures.files import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer
@@ -211,7 +211,7 @@ def _restored(
     restorer: Restorer, frame: Frame, visible: list[Sighting], scale: int, way: Interpolation
 ) -> tuple[Frame, list[Face]]:
     """The frame enlarged by `scale` with its faces blended in, and those faces."""
-    photo = Picture(frame.pixels)
+    photo = Picture(frame.pixels, quantisation=LOSSY)
     faces = restorer.restore_in(frame.pixels, [s.crop for s in visible], exact=True)
     weights = [s.weight for s in visible]
     picture = enlarged(photo, scale, way)

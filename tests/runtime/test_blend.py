@@ -209,6 +209,15 @@ def test_a_square_is_cut_alike_within_and_across_the_border(corner: tuple[int, i
     np.testing.assert_array_equal(cut(image, Crop(x, y, 8)), padded[y + 8 : y + 16, x + 8 : x + 16])
 
 
+def test_the_noise_of_a_jpeg_is_not_put_back() -> None:
+    """A flat face, and a crop of it with noise: the coarser its compression, the less shows."""
+    face = np.full((128, 128, 3), 128, np.uint8)
+    noise = np.random.default_rng(0).normal(0, 12, (40, 40, 3))
+    crop = np.clip(np.round(128 + noise), 0, 255).astype(np.uint8)
+    shown = [back_project(face, crop, step).std() for step in (0.0, 12.0, 58.0)]
+    assert shown[0] > 1.1 * shown[1] > 1.2 * shown[2]
+
+
 def test_hidden_colours_do_not_bleed_into_a_cut_out() -> None:
     y, x = np.mgrid[:60, :60]
     alpha = np.where((x - 30) ** 2 + (y - 30) ** 2 < 20**2, 255, 0).astype(np.uint8)

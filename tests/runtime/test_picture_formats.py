@@ -371,6 +371,18 @@ def test_profile_and_packet_are_carried(suffix: str) -> None:
         assert image.info["icc_profile"] == srgb()
 
 
+def test_how_coarsely_a_picture_was_compressed_is_known() -> None:
+    """The IJG's luminance table has a mean of 57.6 at quality 50, of 11.5 at 90."""
+    image = Image.fromarray(COLOUR)
+    for quality, mean in ((50, 57.625), (90, 11.5)):
+        data = pillow(image, "JPEG", quality=quality)
+        assert decode_picture("a", data).quantisation == pytest.approx(mean, abs=0.4)
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        assert decode_picture("a", pillow(image, kind, **options)).quantisation == 0
+    for kind in ("WEBP", "AVIF"):
+        assert decode_picture("a", pillow(image, kind, quality=60)).quantisation > 1
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 def test_no_metadata_are_invented(suffix: str) -> None:
     file = io.BytesIO()
