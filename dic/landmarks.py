@@ -6,6 +6,7 @@ The 68 points are numbered as in iBUG 300-W. Coordinates are (x, y) pixels of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,21 @@ FLIP_68: tuple[int, ...] = (
 
 # By landmark count. No mirrored numbering of Helen's 194 points has been published.
 FLIPS: dict[int, tuple[int, ...]] = {68: FLIP_68, 5: (1, 0, 2, 4, 3)}
+
+
+def face_square(points: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
+    """Return the square around an upright face from hair to chin, as `CROPS` defines it.
+
+    Args:
+        points: (K, 2) landmarks; K is a key of CROPS.
+
+    Returns:
+        its centre (x, y) and its side, in the points' unit.
+    """
+    factor, shift = CROPS[len(points)]
+    low, high = points.min(0), points.max(0)
+    longer = float((high - low).max())
+    return (low + high) / 2 - [0, shift * longer], factor * longer
 
 
 def component_matrix(landmarks: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dic.landmarks import CROPS
+from dic.landmarks import CROPS, face_square
 from dic.sizes import LQ_SIZE
 
 Bytes = NDArray[np.uint8]
@@ -160,12 +160,8 @@ def from_points(points: Points, score: float = 1.0) -> Crop:
         supported = ", ".join(map(str, CROPS))
         raise ValueError(f"cannot frame a face by {len(points)} landmarks; use {supported}")
     angle = _tilt(points)
-    upright = points @ _rotation(angle)  # rotates by -angle about the origin
-    low, high = upright.min(0), upright.max(0)
-    factor, higher = CROPS[len(points)]
-    longer = float((high - low).max())
-    centre = _rotation(angle) @ ((low + high) / 2 - [0, higher * longer])
-    return Crop.around(centre, factor * longer, score, angle)
+    centre, side = face_square(points @ _rotation(angle))  # rotates by -angle about the origin
+    return Crop.around(_rotation(angle) @ centre, side, score, angle)
 
 
 def refine(crop: Crop, landmarks: Points, scores: Points, side: int) -> Crop:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dic.console import UserError
-from dic.landmarks import COMPONENT_GROUPS, CROPS
+from dic.landmarks import COMPONENT_GROUPS, face_square
 from dic.sizes import SR_SIZE
 from train.data.annotations import Annotation, AnnotationError
 from train.data.datasets import Entry, annotation_of
@@ -93,12 +93,9 @@ def crop_box(points: NDArray[np.float32]) -> tuple[float, float, float, float]:
     Returns:
         (left, top, right, bottom) in whole pixels, right and bottom exclusive.
     """
-    factor, shift = CROPS[len(points)]
-    low, high = points.min(0), points.max(0)
-    longer = float((high - low).max())
-    x, y = (low + high) / 2 - [0, shift * longer]
-    left, top = round(x - factor * longer / 2), round(y - factor * longer / 2)
-    side = max(1, round(factor * longer))
+    (x, y), exact = face_square(points)
+    left, top = round(x - exact / 2), round(y - exact / 2)
+    side = max(1, round(exact))
     return left, top, left + side, top + side
 
 
