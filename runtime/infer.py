@@ -115,7 +115,7 @@ def _parser() -> Parser:
         default=SHIPPED,
         metavar="FILE",
         help="an ONNX file from export.onnx, or a plan from export.tensorrt (default: the shipped "
-        "one, trained on synthetic faces)",
+        "one)",
     )
     add(
         "--device",

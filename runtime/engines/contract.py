@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 from dic.engine_file import EngineError, Metadata, TensorInfo
 from dic.sizes import HEATMAP_SIZE, LQ_SIZE
 
-# A compact DIC trained on synthetic faces; its training and accuracy are in the JSON beside it.
+# A compact DIC; its training and accuracy are in the JSON beside it.
 SHIPPED = Path(__file__).parents[1] / "models" / "dic-photoreal.onnx"
 
 
