@@ -216,16 +216,21 @@ def test_engines_do_not_leak(tiny_engine: Path) -> None:
         with load_engine(tiny_engine, device) as engine:
             for _ in range(50):
                 engine.run({"image": IMAGE})
-            before = resident()
-            for _ in range(150):
-                engine.run({"image": IMAGE})
-            assert resident() - before < 5, device
+            growth = []
+            for _ in range(3):  # a leak grows in every round; others in this process in some
+                before = resident()
+                for _ in range(100):
+                    engine.run({"image": IMAGE})
+                growth.append(resident() - before)
+            assert min(growth) < 3, (device, growth)
         for _ in range(2):
             load_engine(tiny_engine, device).close()
-        before = resident()
+        growth = []
         for _ in range(3):
+            before = resident()
             load_engine(tiny_engine, device).close()
-        assert resident() - before < 15, device
+            growth.append(resident() - before)
+        assert min(growth) < 5, (device, growth)
 
 
 def test_a_plan_that_cannot_run_says_why(
