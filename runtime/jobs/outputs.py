@@ -25,7 +25,6 @@ SCHEMA = "dic-landmarks-1"
 LANDMARK_COLOUR, BOX_COLOUR = (255, 60, 60), (80, 200, 120)  # RGB
 CONFIDENT = 0.5  # least score of a landmark that is drawn filled; others are drawn hollow
 DRAWN_SIDE = 1024  # pixels; smaller pictures are enlarged up to this side before drawing
-# Layout of a comparison in pixels: side of a face, gap between faces, height of a caption.
 
 
 @dataclass(frozen=True)

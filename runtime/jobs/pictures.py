@@ -20,10 +20,15 @@ from runtime.faces.restore import MAX_ENLARGEMENT, RestoredPhoto, Restorer
 from runtime.jobs.boxes import Boxes
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.plan import STREAM, Job, Outcome
-from runtime.pictures.files import ImageError, Picture, decode_picture, encode_picture, read_picture
+from runtime.pictures.files import (
+    MAX_SIDES,
+    ImageError,
+    Picture,
+    decode_picture,
+    encode_picture,
+    read_picture,
+)
 
-# Pixels that a side may have: JPEG's header and WebP's hold no more.
-MAX_SIDES = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
+# Pixels that a side may have: the headers of JPEG and WebP hold no more.
+MAX_SIDES = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 MAX_PIXELS = 2**28  # of a picture read
 DAMAGED = "not a picture, or a damaged one"
 # How the files of each format begin.

@@ -11,12 +11,11 @@ from runtime.faces.detect import Detector
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Restorer
 from runtime.jobs.outputs import face_entry
-from runtime.pictures.files import decode_picture, encode_picture
+from runtime.pictures.files import MAX_SIDES, decode_picture, encode_picture
 from runtime.server.model import ServedModel, SharedEngine
 from runtime.server.protocol import NAMES, ProtocolError
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
-MAX_SIDES = {".jpg": 65_500, ".webp": 16_383}  # pixels that a side may have
 
 
 @dataclass(frozen=True)
