@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -192,8 +193,6 @@ class _Key(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._key = key
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        import hmac
-
         sent = {key: str(value) for key, value in details.invocation_metadata or ()}
         given = sent.get("x-api-key", sent.get("authorization", "").removeprefix("Bearer "))
         if details.method.endswith(("/ServerLive", "/ServerReady")) or hmac.compare_digest(

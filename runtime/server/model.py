@@ -80,7 +80,6 @@ class ServedModel:
     def __init__(self, name: str, version: str, engine: Engine, max_queue: int) -> None:
         self.name, self.version, self.engine, self.max_queue = name, version, engine, max_queue
         self.statistics = Statistics()
-        self.failed = ""  # why the engine does not work any more
         self._lock = threading.Lock()
         self._pending = 0
         self.max_batch = min(engine.max_batch or BATCH, BATCH)

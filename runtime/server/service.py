@@ -48,8 +48,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are accepted: False while the server stops, or if an engine failed."""
-        return not self.stopping and not any(model.failed for model in self.models)
+        """Whether requests are accepted: False while the server stops."""
+        return not self.stopping
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of a name; without a version, the highest.
@@ -78,12 +78,7 @@ class Service:
     def index(self) -> list[dict[str, str]]:
         """Triton's model repository extension: all models and their state."""
         return [
-            {
-                "name": model.name,
-                "version": model.version,
-                "state": "UNAVAILABLE" if model.failed else "READY",
-                "reason": model.failed,
-            }
+            {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
             for model in self.models
         ]
 
@@ -131,7 +126,9 @@ class Service:
         }
 
     def model_ready(self, name: str, version: str) -> bool:
-        return not self.model(name, version).failed and not self.stopping
+        """Whether a model accepts requests; raises as `model` if there is none."""
+        self.model(name, version)
+        return self.ready
 
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """Triton's statistics extension."""
