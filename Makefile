@@ -55,7 +55,8 @@ weights: $(READY)
 		--landmarks $(DATA)/landmarks.json --smallest 110 --margin 0.25 --validation 150 \
 		--out $(FACES) || test $$? -eq 1  # some pictures rejected, each named
 	$(BIN)/python -m train --recipe $(SHIPPED) --out runs/$(SHIPPED) --resume
-	cp runs/$(SHIPPED)/best.pth train/weights/$(SHIPPED).pth
+	$(BIN)/python -m train --recipe $(SHIPPED)-tuned --out runs/$(SHIPPED)-tuned --resume
+	cp runs/$(SHIPPED)-tuned/best.pth train/weights/$(SHIPPED).pth
 	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth --target cpu \
 		-o runtime/models/$(SHIPPED).onnx
 	$(BIN)/python -m benchmarks accuracy --json runtime/models/$(SHIPPED).json

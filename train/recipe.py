@@ -193,7 +193,10 @@ class Recipe:
             "milestones", multiplied by `gamma` at each of the `milestones`.
         milestones: iterations at which the learning rate is multiplied by `gamma`.
         gamma: factor at each milestone.
-        pixel_weight: weight of the L1 loss on every step's face (Ma et al., eq. 9).
+        pixel_weight: weight of the pixel loss on every step's face (Ma et al., eq. 9).
+        pixel_loss: "l1", as in both released implementations, or "psnr", the mean of -PSNR in dB,
+            whose gradient is some 100 times larger.
+        ssim_weight: weight of 1 - SSIM of the last step's face (Zhao et al., 2017).
         align_weight: weight of the MSE loss on every step's heatmaps (eq. 10).
         peak_weight: additional weight of a heatmap's peak in the MSE, relative to its background. 0
             in the paper, which starts from a trained hourglass; an untrained one otherwise predicts
@@ -233,6 +236,8 @@ class Recipe:
     milestones: tuple[Count, ...] = ()
     gamma: Positive = 0.5
     pixel_weight: NotNegative = 1.0
+    pixel_loss: Literal["l1", "psnr"] = "l1"
+    ssim_weight: NotNegative = 0.0
     align_weight: NotNegative = 0.1
     peak_weight: NotNegative = 0.0
     detach_attention: bool = False

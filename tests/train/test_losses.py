@@ -12,17 +12,19 @@ import torch
 from conftest import DATA, TINY, TINY_RUN
 from numpy.typing import NDArray
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
 
 from dic.console import UserError
 from dic.metrics import psnr
 from train.checkpoint import CheckpointError
 from train.data.datasets import FacesInMemory
-from train.data.pairs import FacePairs, denormalise, shrink
+from train.data.pairs import FacePairs, denormalise, normalise, shrink
 from train.loop.processes import launch
 from train.loop.state import State, start
 from train.loop.training import adversarial_terms, update
 from train.loop.validation import validate
+from train.metrics import ssim
 from train.model.light_cnn import LightCNNCritic, LightCNNFeatures, load_features
 from train.model.losses import (
     alignment_loss,
@@ -32,6 +34,8 @@ from train.model.losses import (
     feature_matching_loss,
     generator_loss,
     pixel_loss,
+    psnr_loss,
+    ssim_loss,
 )
 from train.model.network import DIC, Steps
 from train.recipe import Gan, Recipe, load_recipe
@@ -51,6 +55,27 @@ def test_pixel_and_alignment_losses_by_hand() -> None:
     assert alignment_loss(steps, target).item() == pytest.approx((0.125 + 0.5) + 0.125)
     weighed = alignment_loss(steps, target, peak_weight=2.0)
     assert weighed.item() == pytest.approx((0.125 * 2 + 0.5) + 0.125 * 2)
+
+
+def test_psnr_loss_is_scikit_images_psnr() -> None:
+    rng = np.random.default_rng(0)
+    gt, sr = rng.random((2, 3, 3, 128, 128), np.float32)
+    sr[1:] = gt[1:] + rng.normal(0, 0.03, (2, 3, 128, 128)).astype(np.float32)
+    pairs = zip(gt, sr, strict=True)
+    wanted = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs])
+    loss = psnr_loss(torch.from_numpy(sr), torch.from_numpy(gt))
+    assert -loss.item() == pytest.approx(wanted, abs=0.01)  # MSE_FLOOR
+    steps = Steps([torch.from_numpy(sr)] * 3, [])
+    assert pixel_loss(steps, torch.from_numpy(gt), "psnr").item() == pytest.approx(3 * loss.item())
+
+
+def test_ssim_loss_is_scikit_images_ssim() -> None:
+    rng = np.random.default_rng(0)
+    gt, sr = rng.integers(0, 256, (2, 2, 128, 128, 3), np.uint8)
+    sr[1] = np.clip(gt[1].astype(int) + rng.integers(-40, 40, gt[1].shape), 0, 255)
+    wanted = np.mean([ssim(x, y) for x, y in zip(sr, gt, strict=True)])  # crops by 8 pixels
+    loss = ssim_loss(*(normalise(faces)[..., 8:-8, 8:-8] for faces in (sr, gt)))
+    assert 1 - loss.item() == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from train.model.losses import (
     feature_matching_loss,
     generator_loss,
     pixel_loss,
+    ssim_loss,
 )
 from train.recipe import Recipe
 from train.reports.report import Report
@@ -187,12 +188,14 @@ def update(state: State, parts: list[Any]) -> dict[str, float]:
         with fabric.no_backward_sync(generator.model, enabled=accumulating):
             steps = generator.model(pair["lq"])
             terms = {
-                "pixel": (recipe.pixel_weight, pixel_loss(steps, pair["gt"])),
+                "pixel": (recipe.pixel_weight, pixel_loss(steps, pair["gt"], recipe.pixel_loss)),
                 "align": (
                     recipe.align_weight,
                     alignment_loss(steps, pair["heatmaps"], recipe.peak_weight),
                 ),
             }
+            if recipe.ssim_weight:
+                terms["ssim"] = (recipe.ssim_weight, ssim_loss(steps.sr[-1], pair["gt"]))
             if adversarial:
                 terms |= adversarial_terms(state, steps.sr[-1], pair["gt"])
                 fakes.append(steps.sr[-1].detach())

@@ -1,7 +1,7 @@
-"""The losses of DIC and DICGAN: Ma et al., CVPR 2020, Section 3.4.
+"""The losses of DIC and DICGAN: Ma et al., CVPR 2020, Section 3.4; and others for recipes.
 
-The pixel and alignment losses apply to every step, the feature and adversarial losses to the last
-step's face only, as in both released implementations. (One difference: the authors' GAN code adds
+The pixel and alignment losses apply to every step, all others to the last step's face only, as in
+both released implementations. (One difference: the authors' GAN code adds
 the pixel loss of the last face once per step, instead of that of each step's face as in the paper
 and MMEditing.)
 """
@@ -15,20 +15,63 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dic.contract import RGB_MEAN
 from dic.sizes import LQ_SIZE
 from train.model.light_cnn import LightCNNFeatures
 from train.model.network import Steps
 
+PixelKind = Literal["l1", "psnr"]
 GanKind = Literal["vanilla", "lsgan", "hinge", "relativistic"]
 
+MSE_FLOOR = 1e-6  # of `psnr_loss`: 60 dB, which no face reaches
+SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # the window of `ssim_loss`, as in `train.metrics.ssim`
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al., 2004, Section III.B, for a data range of 1
 
-def pixel_loss(steps: Steps, gt: Tensor) -> Tensor:
-    """Return the L1 loss between each step's face and the ground truth, summed over steps (eq. 9).
+
+def pixel_loss(steps: Steps, gt: Tensor, kind: PixelKind = "l1") -> Tensor:
+    """Return the loss between each step's face and the ground truth, summed over steps (eq. 9).
 
     Args:
         gt: (B, 3, 128, 128), normalised.
+        kind: "l1" (both released implementations), or "psnr": see `psnr_loss`.
     """
-    return torch.stack([F.l1_loss(sr.float(), gt) for sr in steps.sr]).sum()
+    loss = F.l1_loss if kind == "l1" else psnr_loss
+    return torch.stack([loss(sr.float(), gt) for sr in steps.sr]).sum()
+
+
+def psnr_loss(sr: Tensor, gt: Tensor) -> Tensor:
+    """Return the mean over faces of -PSNR in dB, for a data range of 1 and without clipping.
+
+    Unlike the MSE, it gives a face that is hard to restore no more weight than an easy one.
+
+    Args:
+        sr, gt: (B, 3, 128, 128), normalised.
+    """
+    mse = ((sr - gt) ** 2).mean(dim=(1, 2, 3))
+    return 10 * torch.log10(mse + MSE_FLOOR).mean()
+
+
+def ssim_loss(sr: Tensor, gt: Tensor) -> Tensor:
+    """Return 1 - SSIM, averaged over faces, channels and all complete windows.
+
+    Zhao et al., "Loss Functions for Image Restoration with Neural Networks", 2017, Section III.B;
+    the SSIM is that of `train.metrics.ssim`.
+
+    Args:
+        sr, gt: (B, 3, 128, 128), normalised.
+    """
+    # RGB_MEAN is added back, because SSIM compares brightness: it is not invariant to an offset.
+    mean = torch.tensor(RGB_MEAN, device=gt.device).view(1, 3, 1, 1)
+    x, y = sr.float() + mean, gt.float() + mean
+    taps = torch.arange(SSIM_SIDE, device=gt.device) - SSIM_SIDE // 2
+    taps = torch.exp(-(taps**2) / (2 * SSIM_SIGMA**2))
+    taps = (taps / taps.sum()).repeat(15, 1, 1, 1)  # (15, 1, 1, 11)
+    maps = torch.cat((x, y, x * x, y * y, x * y), dim=1)
+    maps = F.conv2d(F.conv2d(maps, taps, groups=15), taps.transpose(2, 3), groups=15)
+    x, y, xx, yy, xy = maps.chunk(5, dim=1)
+    numerator = (2 * x * y + SSIM_C1) * (2 * (xy - x * y) + SSIM_C2)
+    denominator = (x * x + y * y + SSIM_C1) * (xx - x * x + yy - y * y + SSIM_C2)
+    return 1 - (numerator / denominator).mean()
 
 
 def alignment_loss(steps: Steps, target: Tensor, peak_weight: float = 0.0) -> Tensor:
