@@ -74,8 +74,9 @@ async def _serve(
 ) -> None:
     import uvicorn
 
+    from runtime.server.calls import Limits
     from runtime.server.grpc import start
-    from runtime.server.http import Limits, application
+    from runtime.server.http import application
     from runtime.server.model import ServedModel
     from runtime.server.service import Service
 

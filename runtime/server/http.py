@@ -1,56 +1,41 @@
-"""The server's HTTP side: protocol version 2, `/restore`, and `/metrics`."""
+"""The server's HTTP side: protocol version 2, the page, `/restore` and `/metrics`."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hmac
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dic.engine_file import EngineError
-from runtime.faces.options import Interpolation, PhotoOptions
-from runtime.pictures.files import ImageError
+from runtime.server.calls import Calls, Limits
 from runtime.server.metrics import CONTENT_TYPE, exposition
-from runtime.server.model import ExpiredError, QueueFullError
+from runtime.server.photos import Photos
 from runtime.server.protocol import HEADER_LENGTH, ProtocolError, build_response, parse_request
 from runtime.server.service import Service
 
 log = logging.getLogger("runtime.server")
 
 RETRY_AFTER = 1  # seconds
-MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-OPEN = ("/v2/health/live", "/v2/health/ready")  # without a key, for load balancers
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may take.
-
-    Attributes:
-        body: bytes.
-        pixels: of a picture, before it is decoded.
-        threads: requests processed at once; others wait.
-    """
-
-    body: int
-    pixels: int
-    threads: int
+PAGE = Path(__file__).parent / "page"
+# Without a key: for load balancers, and the page, which asks its user for the key.
+OPEN = ("/", "/v2/health/live", "/v2/health/ready", *(f"/{file}" for file in os.listdir(PAGE)))
+# The page loads nothing from elsewhere, and nothing may embed it.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def application(service: Service, limits: Limits, key: str | None) -> Starlette:
@@ -59,7 +44,8 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
     Args:
         key: that clients must send, as `Authorization: Bearer KEY` or `X-API-Key`; None for none.
     """
-    handlers = _Handlers(service, limits)
+    calls = Calls(limits)
+    handlers = _Handlers(service, calls)
     model = "/v2/models/{name}"
     routes = [
         Route("/v2", handlers.server),
@@ -67,7 +53,7 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
         Route("/v2/health/ready", handlers.ready),
         Route("/v2/models/stats", handlers.statistics),
         Route("/v2/repository/index", handlers.index, methods=["POST"]),
-        Route("/restore", handlers.restore, methods=["POST"]),
+        Route("/restore", Photos(service, calls).restore, methods=["POST"]),
         Route("/metrics", handlers.metrics),
     ]
     for prefix in (model, f"{model}/versions/{{version}}"):
@@ -78,6 +64,8 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
             Route(f"{prefix}/stats", handlers.statistics),
             Route(f"{prefix}/infer", handlers.infer, methods=["POST"]),
         ]
+    routes += [Route(f"/{file}", _page_file(file)) for file in os.listdir(PAGE)]
+    routes.append(Route("/", _page_file("index.html")))
     return Starlette(
         routes=routes,
         middleware=[Middleware(_Guard, key=key)],
@@ -131,6 +119,19 @@ class _Guard:
         return hmac.compare_digest(given, self._key.encode())
 
 
+def _page_file(name: str) -> Callable[[Request], Awaitable[Response]]:
+    headers = {
+        "Content-Security-Policy": PAGE_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
+
+    async def answer(_: Request) -> Response:
+        return FileResponse(PAGE / name, headers=headers)
+
+    return answer
+
+
 async def _protocol_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProtocolError)
     headers = {"Retry-After": str(RETRY_AFTER)} if error.status in (429, 503) else {}
@@ -148,9 +149,8 @@ async def _bug(_: Request, error: Exception) -> Response:
 
 
 class _Handlers:
-    def __init__(self, service: Service, limits: Limits) -> None:
-        self._service, self._limits = service, limits
-        self._threads: Any = None
+    def __init__(self, service: Service, calls: Calls) -> None:
+        self._service, self._calls = service, calls
 
     async def server(self, _: Request) -> Response:
         return JSONResponse(self._service.server_metadata())
@@ -184,9 +184,9 @@ class _Handlers:
     async def infer(self, request: Request) -> Response:
         name, version = _named(request)
         model = self._service.model(name, version)
-        body = await self._body(request)
-        asked = parse_request(body, request.headers.get(HEADER_LENGTH))
-        outputs = await self._work(
+        request = self._calls.limited(request)
+        asked = parse_request(await request.body(), request.headers.get(HEADER_LENGTH))
+        outputs = await self._calls.run(
             request, asked.timeout, lambda wanted: model.infer(asked.inputs, wanted)
         )
         content, length = build_response(model.name, model.version, asked, outputs)
@@ -195,110 +195,6 @@ class _Handlers:
         headers = {HEADER_LENGTH: str(length)}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
-    async def restore(self, request: Request) -> Response:
-        """Restore the faces of the photograph in the body; options are in the query."""
-        query = dict(request.query_params)
-        name = query.pop("engine", "")
-        kind = query.pop("format", "png")
-        if kind not in (*MEDIA, "json"):
-            raise ProtocolError(f"format: must be one of {', '.join(MEDIA)}, json; got {kind!r}")
-        options = _photo_options(query)
-        body = await self._body(request)
-        done = await self._work(
-            request,
-            None,
-            lambda wanted: self._service.restore(
-                name, body, self._limits.pixels, options, SUFFIXES.get(kind, ".png")
-            ),
-        )
-        if kind == "json":
-            image = base64.b64encode(done.content).decode()
-            return JSONResponse({**done.document, "image": image, "format": "png"})
-        headers = {
-            "X-Faces": str(done.document["restored"]),
-            "X-Scale": str(done.document["scale"]),
-        }
-        return Response(done.content, media_type=MEDIA[kind], headers=headers)
-
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, refused as soon as it is known to be too long."""
-        most = self._limits.body
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > most:
-            raise ProtocolError(f"the body has {announced} bytes; at most {most} are accepted", 413)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise ProtocolError(f"the body is too long; at most {most} bytes are accepted", 413)
-        return bytes(body)
-
-    async def _work(
-        self,
-        request: Request,
-        timeout: float | None,
-        work: Callable[[Callable[[], bool]], Any],
-    ) -> Any:
-        """Call `work(wanted)` in a thread; `wanted()` turns False when the client leaves or the
-        deadline passes.
-        """
-        if self._threads is None:
-            self._threads = anyio.CapacityLimiter(self._limits.threads)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        gone = False
-
-        def wanted() -> bool:
-            return not gone and (deadline is None or time.monotonic() < deadline)
-
-        async def watch() -> None:
-            nonlocal gone
-            await _disconnected(request.receive)
-            gone = True
-
-        watcher = asyncio.create_task(watch())
-        try:
-            return await anyio.to_thread.run_sync(work, wanted, limiter=self._threads)
-        except QueueFullError as error:
-            raise ProtocolError(str(error), 429) from error
-        except ExpiredError as error:
-            raise ProtocolError(str(error), 504) from error
-        except EngineError as error:
-            raise ProtocolError(str(error), 503) from error
-        except (ValueError, ImageError) as error:
-            raise ProtocolError(str(error)) from error
-        finally:
-            watcher.cancel()
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Message]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
 
 def _named(request: Request) -> tuple[str, str]:
     return request.path_params.get("name", ""), request.path_params.get("version", "")
-
-
-def _photo_options(query: dict[str, str]) -> PhotoOptions:
-    """Options of a photograph, named as the command's.
-
-    Raises:
-        ProtocolError: one is unknown or wrong.
-    """
-    given: dict[str, Any] = {}
-    for name, text in query.items():
-        if name in ("max_face", "enlarge"):
-            low, high = (16, 4096) if name == "max_face" else (1, 8)
-            if not text.isdigit() or not low <= int(text) <= high:
-                raise ProtocolError(f"{name}: must be {low} to {high}, got {text!r}")
-            given[name] = int(text)
-        elif name == "upscale_background":
-            if text not in list(Interpolation):
-                raise ProtocolError(f"{name}: must be one of {', '.join(Interpolation)}")
-            given["background"] = Interpolation(text)
-        else:
-            raise ProtocolError(
-                f"unknown option {name!r}; the options are engine, format, max_face, enlarge, "
-                "upscale_background"
-            )
-    return PhotoOptions(**given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,8 @@ class RestoredPicture:
 
     Attributes:
         content: the encoded picture.
-        document: width, height, scale, and the faces as `--landmarks` describes them.
+        document: width, height, scale, the faces as `--landmarks` describes them, and the time
+            that it took, in ms.
     """
 
     content: bytes
@@ -135,6 +137,14 @@ class Service:
         models = [self.model(name, version)] if name else self.models
         return {"model_stats": [_statistics(model) for model in models]}
 
+    def restorer(self, name: str = "") -> Restorer:
+        """The restorer of a model, which shares its batches; of the first if `name` is empty.
+
+        Raises:
+            ProtocolError: there is no such model (404).
+        """
+        return self._restorers[id(self.model(name) if name else self.models[0])]
+
     def restore(
         self, name: str, data: bytes, max_pixels: int, options: PhotoOptions, suffix: str
     ) -> RestoredPicture:
@@ -152,15 +162,17 @@ class Service:
             QueueFullError: no room for its faces.
             EngineError: the engine failed.
         """
-        model = self.model(name) if name else self.models[0]
+        started = time.monotonic()
+        restorer = self.restorer(name)
         photo = decode_picture("the picture", data, max_pixels)
-        done = self._restorers[id(model)].restore_photo(
+        done = restorer.restore_photo(
             photo,
             max_face=options.max_face,
             enlarge=options.enlarge,
             background=options.background,
             max_side=MAX_SIDES.get(suffix),
         )
+        content = encode_picture(done.picture, suffix)
         height, width = photo.pixels.shape[:2]
         document = {
             "width": width,
@@ -169,8 +181,9 @@ class Service:
             "restored": len(done.faces),
             "left": len(done.left),
             "faces": [face_entry(face) for face in done.faces],
+            "ms": round((time.monotonic() - started) * 1e3, 1),
         }
-        return RestoredPicture(encode_picture(done.picture, suffix), document)
+        return RestoredPicture(content, document)
 
 
 def _statistics(model: ServedModel) -> dict[str, Any]:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,54 +16,15 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from conftest import ROOT, Command, one_line_error
+from conftest import Command, one_line_error
 from PIL import Image
+from servers import Running, serve
 from tritonclient.utils import InferenceServerException
 
 from runtime.engines.load import load_engine
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(0, 256, (5, 16, 16, 3), np.uint8)
-
-
-@dataclass
-class Running:
-    process: subprocess.Popen[str]
-    errors: Path
-    port: int
-    grpc_port: int
-
-    @property
-    def http(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def grpc(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
-
-    def stop(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=30)
-        return self.process.returncode, self.errors.read_text()
-
-
-def serve(*options: object, **environment: str) -> Running:
-    line = [sys.executable, "-m", "runtime.serve", "--port", "0", "--grpc-port", "0"]
-    errors = Path(tempfile.mkdtemp()) / "errors"  # a pipe that nobody reads would block it
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [*line, *map(str, options)],
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-        )
-    assert process.stdout is not None
-    for text in process.stdout:
-        if found := re.search(r"http://\S+?:(\d+) and grpc://\S+?:(\d+)", text):
-            return Running(process, errors, int(found[1]), int(found[2]))
-    raise AssertionError(errors.read_text())
 
 
 @pytest.fixture(scope="module")
