@@ -13,13 +13,15 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError
-from runtime.engines.contract import SHIPPED, Engine
+from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
+from runtime.server.model import ServedModel
 
 KEY_VARIABLE = "DIC_API_KEY"
 LOOPBACK = "127.0.0.1"
@@ -34,7 +36,7 @@ class ServerOptions:
     Attributes:
         engines: (name, version, file) of each.
         host: address to listen on.
-        port, grpc_port: TCP ports; 0 takes a free one.
+        port, grpc_port, metrics_port: TCP ports; 0 takes a free one.
         key: that clients must send; None for none.
         device, threads: see `load_engine`.
         max_queue: faces of a model that may wait or run at once.
@@ -46,6 +48,7 @@ class ServerOptions:
     host: str
     port: int
     grpc_port: int
+    metrics_port: int
     key: str | None
     device: str
     threads: int | None
@@ -59,42 +62,35 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
-        engines = [
-            (name, version, stack.enter_context(load_engine(path, options.device, options.threads)))
-            for name, version, path in options.engines
-        ]
+        http = stack.enter_context(_listen(options.host, "--port", options.port))
+        metrics = stack.enter_context(_listen(options.host, "--metrics-port", options.metrics_port))
+        models = []
+        for name, version, path in options.engines:
+            load = partial(load_engine, path, options.device, options.threads)
+            models.append(stack.enter_context(ServedModel(name, version, load, options.max_queue)))
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(options, listener, engines))
+            asyncio.run(_serve(options, http, metrics, models))
     return 0
 
 
 async def _serve(
-    options: ServerOptions, listener: socket.socket, engines: list[tuple[str, str, Engine]]
+    options: ServerOptions, http: socket.socket, metrics: socket.socket, models: list[ServedModel]
 ) -> None:
     import uvicorn
 
     from runtime.server.calls import Limits
     from runtime.server.grpc import start
-    from runtime.server.http import application
-    from runtime.server.model import ServedModel
+    from runtime.server.http import application, metrics_application
     from runtime.server.service import Service
 
-    models = [ServedModel(name, ver, engine, options.max_queue) for name, ver, engine in engines]
+    host = f"[{options.host}]" if ":" in options.host else options.host
     service = Service(models)
     limits = Limits(options.max_body, options.max_pixels, THREADS)
     grpc_server, grpc_port = await start(
-        service, f"{options.host}:{options.grpc_port}", options.key, options.max_body, THREADS
+        service, f"{host}:{options.grpc_port}", options.key, options.max_body, THREADS
     )
     if not grpc_port:
         raise UserError(f"--grpc-port {options.grpc_port}: is in use; choose another port")
-    config = uvicorn.Config(
-        application(service, limits, options.key),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=int(GRACE),
-    )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
     class Server(uvicorn.Server):
@@ -102,26 +98,46 @@ async def _serve(
         def capture_signals(self) -> Iterator[None]:
             yield  # `stop` handles them; uvicorn would end the process by them at last
 
-    server = Server(config)
+    servers = [
+        Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=int(GRACE),
+            )
+        )
+        for app in (
+            application(service, limits, options.key),
+            metrics_application(service, options.key),
+        )
+    ]
 
     def stop() -> None:
         service.stopping = True  # load balancers see it while requests in progress are finished
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    port = listener.getsockname()[1]
+    port, metrics_port = http.getsockname()[1], metrics.getsockname()[1]
     for model in models:
         engine = model.engine
         print(f"{model.name} version {model.version}: {engine.path} on {engine.device}", flush=True)
-    addresses = f"http://{options.host}:{port} and grpc://{options.host}:{grpc_port}"
-    print(f"listening on {addresses}", flush=True)
-    await server.serve(sockets=[listener])
+    print(
+        f"listening on http://{host}:{port} and grpc://{host}:{grpc_port}, metrics on "
+        f"http://{host}:{metrics_port}/metrics",
+        flush=True,
+    )
+    await asyncio.gather(
+        *(server.serve(sockets=[s]) for server, s in zip(servers, (http, metrics), strict=True))
+    )
     await grpc_server.stop(GRACE)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, option: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,7 +145,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise UserError(f"--host {host} --port {port}: {error.strerror or error}") from error
+        raise UserError(f"--host {host} {option} {port}: {error.strerror or error}") from error
     listener.listen(1024)
     return listener
 
@@ -154,6 +170,7 @@ def _options(options: argparse.Namespace) -> ServerOptions:
         host=options.host,
         port=options.port,
         grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
         key=key,
         device=options.device,
         threads=options.threads,
@@ -208,6 +225,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--port", type=int, default=8000, help="HTTP port (default: %(default)s)")
     add("--grpc-port", type=int, default=8001, help="gRPC port (default: %(default)s)")
     add(
+        "--metrics-port",
+        type=int,
+        default=8002,
+        help="port of /metrics for Prometheus, which the HTTP port has too (default: %(default)s)",
+    )
+    add(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -241,6 +264,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     for name, low, high in (
         ("port", 0, 65535),
         ("grpc_port", 0, 65535),
+        ("metrics_port", 0, 65535),
         ("threads", 1, 1024),
         ("max_queue", 1, 1_000_000),
         ("max_body", 1, 1024),

@@ -77,6 +77,19 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
     )
 
 
+def metrics_application(service: Service, key: str | None) -> Starlette:
+    """The ASGI application of `--metrics-port`: nothing but `/metrics`."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(exposition(service), media_type=CONTENT_TYPE)
+
+    return Starlette(
+        routes=[Route("/metrics", metrics)],
+        middleware=[Middleware(_Guard, key=key)],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
 class _Guard:
     """Checks the key, gives each request an identifier, and logs it as JSON."""
 

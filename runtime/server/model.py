@@ -1,23 +1,30 @@
-"""One served engine: admission, batches over all clients, deadlines, statistics."""
+"""One served engine: admission, batches over all clients, deadlines, recovery, statistics."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dic.engine_file import EngineError
 from runtime.engines.batching import Batcher
 from runtime.engines.contract import Engine
 
 Arrays = dict[str, NDArray[Any]]
 
 BATCH = 32  # most faces of a run if the engine has no limit of its own
+FIRST_RETRY, LAST_RETRY = 0.5, 60.0  # seconds between attempts to open a failed engine again
+
+log = logging.getLogger("runtime.server")
 
 
 class QueueFullError(Exception):
@@ -71,19 +78,50 @@ class _Result:
 class ServedModel:
     """An engine under a name. Thread-safe; faces of all callers share batches.
 
+    After a run fails, the model is not ready and refuses requests until its engine was opened
+    again, which is tried until it succeeds.
+
     Args:
         name, version: as clients address it.
-        engine: loaded; the caller closes it.
+        open_engine: loads the engine; called at once, and after each failure. `close` closes it.
         max_queue: faces that may wait or run at once.
+
+    Attributes:
+        failure: why the engine is not in use; empty if it is.
+
+    Raises:
+        EngineError: it cannot be loaded.
     """
 
-    def __init__(self, name: str, version: str, engine: Engine, max_queue: int) -> None:
-        self.name, self.version, self.engine, self.max_queue = name, version, engine, max_queue
+    def __init__(
+        self, name: str, version: str, open_engine: Callable[[], Engine], max_queue: int
+    ) -> None:
+        self.name, self.version, self.max_queue = name, version, max_queue
+        self.failure = ""
+        self._open, self._closed = open_engine, threading.Event()
+        self.engine = engine = open_engine()
         self.statistics = Statistics()
         self._lock = threading.Lock()
         self._pending = 0
+        self._running = 0
         self.max_batch = min(engine.max_batch or BATCH, BATCH)
         self._batcher = Batcher(self._run, self.max_batch, engine.lanes)
+
+    def close(self) -> None:
+        """Close the engine. No thread may be in `infer`."""
+        self._closed.set()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted."""
+        return not self.failure
 
     @property
     def pending(self) -> int:
@@ -106,7 +144,7 @@ class ServedModel:
             ValueError: the arrays are not the engine's inputs.
             QueueFullError: no room for so many faces.
             ExpiredError: `wanted` was False.
-            EngineError: the engine failed.
+            EngineError: the engine failed, now or before.
         """
         started = time.monotonic_ns()
         self.statistics.last = time.time_ns() // 1_000_000
@@ -128,6 +166,8 @@ class ServedModel:
         self._check(feed)
         count = len(next(iter(feed.values())))
         with self._lock:
+            if self.failure:
+                raise EngineError(self.failure)
             if self._pending + count > self.max_queue:
                 raise QueueFullError(
                     f"{self._pending} faces are waiting, {self.max_queue} may; retry later"
@@ -173,7 +213,7 @@ class ServedModel:
         if live:
             names = live[0].arrays
             feed = {name: np.concatenate([item.arrays[name] for item in live]) for name in names}
-            outputs = self.engine.run(feed)
+            outputs = self._run_engine(feed)
         compute = time.monotonic_ns() - begun
         with self._lock:
             self.statistics.faces += len(live)
@@ -189,6 +229,54 @@ class ServedModel:
             results.append(_Result(given, begun - item.queued, compute))
         return results
 
+    def _run_engine(self, feed: Arrays) -> Arrays:
+        with self._lock:
+            if self.failure:  # of a run that began before this one
+                raise EngineError(self.failure)
+            self._running += 1
+        try:
+            return self.engine.run(feed)
+        except EngineError as error:
+            self._fail(error)
+            raise
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _fail(self, error: EngineError) -> None:
+        """Refuse requests until a thread has opened the engine again."""
+        with self._lock:
+            if self.failure or self._closed.is_set():
+                return
+            self.failure = f"{self.name}: the engine failed and is opened again: {error}"
+        self._log("failed", str(error))
+        threading.Thread(target=self._reopen, name=f"reopen {self.name}", daemon=True).start()
+
+    def _reopen(self) -> None:
+        while self._running:  # parallel runs, which the old engine must outlive
+            time.sleep(0.01)
+        # First, so that its memory is free. What it fails with does not matter any more.
+        with contextlib.suppress(EngineError):
+            self.engine.close()
+        wait = FIRST_RETRY
+        while not self._closed.is_set():
+            try:
+                self.engine = self._open()
+            except EngineError as error:
+                self._log("not opened", str(error))
+                self._closed.wait(wait)
+                wait = min(2 * wait, LAST_RETRY)
+                continue
+            self.failure = ""
+            self._log("opened again", "")
+            if self._closed.is_set():
+                self.engine.close()
+            return
+
+    def _log(self, event: str, error: str) -> None:
+        known = {"model": self.name, "version": self.version, "engine": event}
+        log.warning(json.dumps({**known, "error": error} if error else known))
+
     def _count(self, reason: str) -> None:
         with self._lock:
             self.statistics.requests[reason] += 1
@@ -202,6 +290,7 @@ class SharedEngine:
         self._model = model
         self.path, self.metadata, self.device = engine.path, engine.metadata, engine.device
         self.inputs, self.outputs, self.backend = engine.inputs, engine.outputs, engine.backend
+        # More callers than the engine's lanes, so that batches fill.
         self.max_batch, self.lanes = engine.max_batch, max(engine.lanes, 4)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,9 +195,11 @@ async def _parts(
     async for name, document, content in results:
         headers = {"Content-Type": MEDIA[picture] if content else "application/json"}
         headers |= _counts(document) if content else {}
-        # The client's file name is quoted, so that it cannot add a header.
-        quoted = json.dumps(name)
+        # Escaped as in a form, so that a file name cannot add a header.
+        for character, code in (('"', "%22"), ("\r", "%0D"), ("\n", "%0A")):
+            name = name.replace(character, code)
+        headers["Content-Disposition"] = f'attachment; filename="{name}"'
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-        head = f"--{boundary}\r\nContent-Disposition: attachment; filename={quoted}\r\n{lines}\r\n"
+        head = f"--{boundary}\r\n{lines}\r\n"
         yield head.encode() + (content or json.dumps(document).encode()) + b"\r\n"
     yield f"--{boundary}--\r\n".encode()

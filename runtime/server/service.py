@@ -50,8 +50,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are accepted: False while the server stops."""
-        return not self.stopping
+        """Whether all models accept requests: False also while the server stops."""
+        return not self.stopping and all(model.ready for model in self.models)
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of a name; without a version, the highest.
@@ -80,7 +80,12 @@ class Service:
     def index(self) -> list[dict[str, str]]:
         """Triton's model repository extension: all models and their state."""
         return [
-            {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
+            {
+                "name": model.name,
+                "version": model.version,
+                "state": "READY" if model.ready else "UNAVAILABLE",
+                "reason": model.failure,
+            }
             for model in self.models
         ]
 
@@ -129,8 +134,7 @@ class Service:
 
     def model_ready(self, name: str, version: str) -> bool:
         """Whether a model accepts requests; raises as `model` if there is none."""
-        self.model(name, version)
-        return self.ready
+        return self.model(name, version).ready and not self.stopping
 
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """Triton's statistics extension."""

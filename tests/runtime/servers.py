@@ -20,6 +20,7 @@ class Running:
     errors: Path
     port: int
     grpc_port: int
+    metrics_port: int
 
     @property
     def http(self) -> str:
@@ -36,7 +37,8 @@ class Running:
 
 
 def serve(*options: object, **environment: str) -> Running:
-    line = [sys.executable, "-m", "runtime.serve", "--port", "0", "--grpc-port", "0"]
+    ports = [f"--{name}=0" for name in ("port", "grpc-port", "metrics-port")]
+    line = [sys.executable, "-m", "runtime.serve", *ports]
     errors = Path(tempfile.mkdtemp()) / "errors"  # a pipe that nobody reads would block it
     with errors.open("w") as file:
         process = subprocess.Popen(
@@ -49,6 +51,6 @@ def serve(*options: object, **environment: str) -> Running:
         )
     assert process.stdout is not None
     for text in process.stdout:
-        if found := re.search(r"http://\S+?:(\d+) and grpc://\S+?:(\d+)", text):
-            return Running(process, errors, int(found[1]), int(found[2]))
+        if found := re.search(r"http://\S+?:(\d+) and grpc://\S+?:(\d+), .*:(\d+)/", text):
+            return Running(process, errors, *map(int, found.groups()))
     raise AssertionError(errors.read_text())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import email
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -19,9 +22,15 @@ import tritonclient.http as triton_http
 from conftest import Command, one_line_error
 from PIL import Image
 from servers import Running, serve
+from starlette.applications import Starlette
 from tritonclient.utils import InferenceServerException
 
+from dic.engine_file import EngineError
 from runtime.engines.load import load_engine
+from runtime.server.calls import Limits
+from runtime.server.http import application
+from runtime.server.model import ServedModel
+from runtime.server.service import Service
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(0, 256, (5, 16, 16, 3), np.uint8)
@@ -188,7 +197,9 @@ def test_clients_share_batches(running: Running, wanted: dict[str, np.ndarray]) 
 def test_metrics_are_prometheus(running: Running) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
-    text = httpx.get(f"http://{running.http}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{running.metrics_port}/metrics").text
+    assert httpx.get(f"http://127.0.0.1:{running.metrics_port}/v2").status_code == 404
+    assert "nv_inference_count" in httpx.get(f"http://{running.http}/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert "nv_inference_request_success" in families
     (sample,) = [s for s in families["nv_inference_count"].samples if s.labels["version"] == "2"]
@@ -234,6 +245,96 @@ def test_photographs_are_restored(photo: bytes) -> None:
     assert "Traceback" not in errors
 
 
+def test_a_form_of_several_photographs_is_answered_in_order(photo: bytes) -> None:
+    files = [
+        ("file", ("a.png", photo, "image/png")),
+        ("file", ('b".txt', b"no picture", "text/plain")),
+        ("file", ("c.png", photo, "image/png")),
+    ]
+    server = serve()
+    try:
+        url = f"http://{server.http}/restore"
+        answer = httpx.post(url, files=files, data={"format": "jpeg"}, timeout=60)
+        assert answer.status_code == 200
+        head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
+        parts = email.message_from_bytes(head + answer.content).get_payload()
+        assert [part.get_filename() for part in parts] == ["a.png", "b%22.txt", "c.png"]
+        for part in (parts[0], parts[2]):
+            assert part["x-faces"] == "1"
+            with Image.open(io.BytesIO(part.get_payload(decode=True))) as image:
+                assert image.format == "JPEG"
+        wrong = json.loads(parts[1].get_payload(decode=True))
+        assert wrong["status"] == 400
+        assert "not a picture" in wrong["error"]
+
+        lines = httpx.post(f"{url}?format=json", files=files, timeout=60).text.splitlines()
+        documents = [json.loads(line) for line in lines]
+        assert [document["name"] for document in documents] == ["a.png", "b%22.txt", "c.png"]
+        assert [len(document.get("faces", ())) for document in documents] == [1, 0, 1]
+        assert "image" in documents[0]
+
+        one = httpx.post(url, files=files[:1], timeout=60)
+        with Image.open(io.BytesIO(one.content)) as image:
+            assert image.format == "PNG"
+        for sent, why in (
+            ({"files": files, "data": {"engine": "x"}}, "unknown model 'x'"),
+            ({"files": {"file": ("", b"")}, "data": {"path": "/etc"}}, "unknown option 'path'"),
+            ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "malformed"),
+        ):
+            answer = httpx.post(url, timeout=60, **sent)
+            assert answer.status_code in (400, 404)
+            assert why in answer.json()["error"]
+    finally:
+        server.stop()
+
+
+def call(app: Starlette, method: str, path: str, **how: object) -> httpx.Response:
+    """Call an application in this process."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.request(method, path, **how)
+
+    return asyncio.run(ask())
+
+
+def test_a_failed_engine_is_opened_again(
+    tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(feed: object) -> None:
+        raise EngineError("out of memory")
+
+    file, away = tmp_path / "dic.onnx", tmp_path / "away.onnx"
+    shutil.copy(tiny_engine, file)
+    feed = {"image": FACES}
+    with ServedModel("dic", "1", lambda: load_engine(file, "cpu"), 64) as model:
+        service = Service([model])
+        before = model.infer(feed)["face"]
+        file.rename(away)
+        monkeypatch.setattr(model.engine, "run", fail)
+        with pytest.raises(EngineError, match="out of memory"):
+            model.infer(feed)
+        assert not service.ready
+        assert service.index()[0]["state"] == "UNAVAILABLE"
+        assert "is opened again" in service.index()[0]["reason"]
+        app = application(service, Limits(2**20, 10**6, 8), None)
+        assert call(app, "GET", "/v2/health/live").status_code == 200
+        for path in ("/v2/health/ready", "/v2/models/dic/ready"):
+            assert call(app, "GET", path).status_code == 503
+        request = {"inputs": [{**TENSOR, "data": [0] * 768}]}
+        refused = call(app, "POST", "/v2/models/dic/infer", json=request)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        away.rename(file)
+        deadline = time.monotonic() + 60
+        while not service.ready:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        np.testing.assert_array_equal(model.infer(feed)["face"], before)
+        assert call(app, "POST", "/v2/models/dic/infer", json=request).status_code == 200
+
+
 def test_a_key_is_asked_for(tiny_engine: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
     server = serve("--engine", f"dic={tiny_engine}", "--api-key-file", tmp_path / "key")
@@ -241,6 +342,7 @@ def test_a_key_is_asked_for(tiny_engine: Path, tmp_path: Path) -> None:
         url = f"http://{server.http}/v2/models/dic"
         assert httpx.get(f"http://{server.http}/v2/health/ready").status_code == 200
         assert httpx.get(url).status_code == 401
+        assert httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics").status_code == 401
         assert httpx.get(url, headers={"x-api-key": "wrong"}).status_code == 401
         for headers in ({"x-api-key": "secret"}, {"authorization": "Bearer secret"}):
             assert httpx.get(url, headers=headers).status_code == 200
@@ -303,13 +405,15 @@ def test_wrong_calls(command: Command, tiny_engine: Path, tmp_path: Path) -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
+        free = ("--port", 0, "--metrics-port", 0)
         for line, why in (
             (["--host", "0.0.0.0"], "others can reach this address"),
             (["--port", port], "Address already in use"),
-            (["--grpc-port", port, "--port", 0], "is in use"),
+            (["--grpc-port", port, *free], "is in use"),
+            (["--metrics-port", port, "--port", 0], "Address already in use"),
             (["--engine", "dic"], "must be NAME=FILE"),
             (["--engine", "a=x", "--engine", "a=y"], "given twice"),
-            (["--engine", f"dic={tmp_path / 'none.onnx'}", "--port", 0], "No such file"),
+            (["--engine", f"dic={tmp_path / 'none.onnx'}", *free], "No such file"),
             (["--api-key-file", tmp_path / "none"], "No such file"),
             (["--api-key-file", tmp_path / "empty"], "is empty"),
             (["--max-queue", 0], "must be 1 to"),
