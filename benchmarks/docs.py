@@ -52,6 +52,7 @@ COMMANDS = (
         "benchmarks.pipeline",
         "benchmarks.training",
     ),
+    "benchmarks.serve",
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,7 @@ from runtime.server.service import Service
 log = logging.getLogger("runtime.server")
 
 RETRY_AFTER = 1  # seconds
+CLIENT_LEFT = 499  # nginx's status for a client that left before the answer
 PAGE = Path(__file__).parent / "page"
 # Without a key: for load balancers, and the page, which asks its user for the key.
 OPEN = ("/", "/v2/health/live", "/v2/health/ready", *(f"/{file}" for file in os.listdir(PAGE)))
@@ -72,6 +73,7 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
         exception_handlers={
             ProtocolError: _protocol_error,
             HTTPException: _http_error,
+            ClientDisconnect: _left,
             Exception: _bug,
         },
     )
@@ -155,6 +157,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
     return JSONResponse({"error": message}, error.status_code)
+
+
+async def _left(_: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)  # for the log; nobody reads it
 
 
 async def _bug(_: Request, error: Exception) -> Response:
