@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.server.calls import Calls, Limits
 from runtime.server.metrics import CONTENT_TYPE, exposition
+from runtime.server.openapi import document
 from runtime.server.photos import Photos
 from runtime.server.protocol import HEADER_LENGTH, ProtocolError, build_response, parse_request
 from runtime.server.service import Service
@@ -67,6 +68,7 @@ def application(service: Service, limits: Limits, key: str | None) -> Starlette:
         ]
     routes += [Route(f"/{file}", _page_file(file)) for file in os.listdir(PAGE)]
     routes.append(Route("/", _page_file("index.html")))
+    routes.append(Route("/openapi.json", handlers.openapi))
     return Starlette(
         routes=routes,
         middleware=[Middleware(_Guard, key=key)],
@@ -180,6 +182,9 @@ class _Handlers:
     async def ready(self, _: Request) -> Response:
         ready = self._service.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def openapi(self, _: Request) -> Response:
+        return JSONResponse(document())
 
     async def index(self, _: Request) -> Response:
         return JSONResponse(self._service.index())
