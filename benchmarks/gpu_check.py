@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.gpu_parts import PARTS, RUNS
-from benchmarks.report.tables import table
+from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
 from export import disable_telemetry
@@ -273,14 +273,16 @@ def main(arguments: list[str]) -> int:
         return DONE
     if options.wheels and not options.wheels.is_dir():
         raise UserError(f"{options.wheels}: is not a folder; give a folder of packages")
-    from train.checkpoint import SHIPPED_WEIGHTS
+    checkpoint = options.checkpoint
+    if checkpoint is None:
+        from train.checkpoint import SHIPPED_WEIGHTS
 
+        checkpoint = SHIPPED_WEIGHTS
     for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         (options.out / "log.txt").unlink()
     deadline = time.monotonic() + 60 * options.minutes
-    checkpoint = options.checkpoint or SHIPPED_WEIGHTS
     check = Check(options.out, options.work, options.wheels, checkpoint, deadline)
     for name in options.only or STAGES:
         STAGES[name](check)

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.measure import statistics
 from benchmarks.measure.machine import machine, resident
-from benchmarks.report.tables import table
+from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
 from dic.cores import cores
 from dic.engine_file import EngineError

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.measure.machine import machine
-from benchmarks.report.tables import table
+from benchmarks.report.markdown import table
 from dic.console import Parser, run
 from dic.files import write_whole
 from dic.progress import Progress

@@ -9,10 +9,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The commands set this before they import ONNX Runtime; tests import it without them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import contextlib
+import importlib
+import io
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -30,7 +36,12 @@ from train.model.network import DIC, NetworkConfig
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parent.parent
 TINY = NetworkConfig(
-    channels=4, groups=2, projection=2, fusion_blocks=1, hourglass_channels=8, steps=2
+    channels=4,
+    groups=2,
+    projection=2,
+    fusion_blocks=1,
+    hourglass_channels=8,
+    steps=2,
 )
 # Settings that make any recipe on synthetic faces a run of seconds.
 TINY_RUN = [
@@ -115,23 +126,41 @@ def command() -> Command:
 
 
 @pytest.fixture
-def infer(capsys: pytest.CaptureFixture[str]) -> Command:
-    """`python -m runtime.infer` without the seconds that a process takes to start."""
-    from dic.console import UserError, print_error
-    from dic.engine_file import EngineError
-    from runtime.infer import main
+def here() -> Command:
+    """`python -m …` in this process: its `cli`, with its output, errors and exit status.
 
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
+    A process needs seconds to import PyTorch. `command` starts one, for what only a process shows:
+    signals, limits, closed streams, and that `python -m` leads to `cli` at all.
+    """
+
+    def call(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        name = f"{module}.__main__" if module in ("train", "benchmarks") else module
+        cli = importlib.import_module(name).cli
+        line = [name, *map(str, arguments)]
+        before = signal.getsignal(signal.SIGTERM)
+        out, errors = io.StringIO(), io.StringIO()
         try:
-            status = main([str(argument) for argument in arguments])
-        except (UserError, EngineError) as error:
-            print_error(error)
-            status = 2
-        told = capsys.readouterr()
-        return subprocess.CompletedProcess([], status, told.out, told.err)
+            with (
+                mock.patch.object(sys, "argv", line),
+                mock.patch.dict(os.environ),
+                contextlib.chdir(ROOT),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(errors),
+                pytest.raises(SystemExit) as left,
+            ):
+                cli()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        status = left.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(line, status, out.getvalue(), errors.getvalue())
 
     return call
+
+
+@pytest.fixture
+def infer(here: Command) -> Command:
+    return partial(here, "runtime.infer")
 
 
 def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:

@@ -9,23 +9,10 @@ from benchmarks.measure import statistics
 from benchmarks.measure.latency import Latency
 from benchmarks.measure.operators import Operator
 from benchmarks.measure.statistics import FOR_INTERVAL, Interval
+from benchmarks.report.markdown import table
 from benchmarks.report.results import Results
 
 OPERATORS = 12  # rows of a profile; the rest is summed in one row
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return "| " + " | ".join([first.strip().ljust(widths[0]), *rest]) + " |"
-
-    rule = (
-        "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
-    )
-    return "\n".join([line(head), rule, *map(line, rows)])
 
 
 def latency(results: Results) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, TINY, TINY_RUN, Command, one_line_error
+from conftest import DATA, ROOT, TINY_RUN, Command, one_line_error, unroll
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,7 +24,7 @@ from benchmarks.measure.footprint import measure_footprints
 from benchmarks.measure.latency import FEWEST, Latency, measure_latency
 from benchmarks.measure.machine import Machine
 from benchmarks.measure.roofline import Limits, operations
-from benchmarks.report import compare, results, tables
+from benchmarks.report import compare, markdown, results, tables
 from benchmarks.report.results import VERSION, Named, Results
 from dic.console import UserError
 from dic.engine_file import EngineError
@@ -32,7 +32,6 @@ from dic.metrics import psnr
 from export.exporter import export
 from export.graph.flops import flops
 from export.graph.interface import Io, Signature
-from export.graph.unroll import unroll
 from runtime.engines.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.model.network import DIC
@@ -196,12 +195,11 @@ def test_shares_of_the_limit() -> None:
     assert limits.share(row, "cuda:0", "fp32") is None
 
 
-def test_operations_equal_the_graphs() -> None:
-    network = DIC(TINY).eval()
+def test_operations_equal_the_graphs(tiny_network: DIC) -> None:
     for landmarks in (True, False):
-        signature = Signature(Io.IMAGE, TINY.steps, landmarks)
-        counted = sum(flops(unroll(network, signature)).values()) / 1e9
-        assert operations(network, landmarks) == pytest.approx(counted, rel=0.01)
+        signature = Signature(Io.IMAGE, tiny_network.config.steps, landmarks)
+        counted = sum(flops(unroll(tiny_network, signature)).values()) / 1e9
+        assert operations(tiny_network, landmarks) == pytest.approx(counted, rel=0.01)
 
 
 def test_operators_are_counted_by_hand() -> None:
@@ -361,7 +359,7 @@ def test_engines_are_compared_with_the_fastest_peer() -> None:
 
 
 def test_tables_are_markdown() -> None:
-    lines = tables.table(("", "a"), [("x", "10"), ("long name", "2")]).splitlines()
+    lines = markdown.table(("", "a"), [("x", "10"), ("long name", "2")]).splitlines()
     assert lines[1].replace("-", "") == "||:|"
     assert len({len(line) for line in lines}) == 1
 
@@ -495,7 +493,7 @@ def test_the_report_is_self_contained(whole: tuple[Path, str]) -> None:
 @one_process
 def test_a_slowdown_sets_the_exit_status(
     whole: tuple[Path, str],
-    command: Command,
+    here: Command,
     tiny_checkpoint: Path,
     tiny_engine: Path,
     tmp_path: Path,
@@ -506,21 +504,22 @@ def test_a_slowdown_sets_the_exit_status(
     for factor, status in ((100.0, 1), (0.01, 0)):
         rows = [replace(row, speed=[factor * s for s in row.speed]) for row in run.latency]
         results.write(replace(run, latency=rows), tmp_path / "old.json")
-        done = command(*line)
+        done = here(*line)
         assert done.returncode == status, done.stderr
         assert ("worse: tiny.onnx, batch 1" in done.stdout) == bool(status)
         assert "1 figures compared" in done.stdout
     results.write(replace(run, latency=[]), tmp_path / "old.json")
-    assert "in common" in one_line_error(command(*line), 2)
+    assert "in common" in one_line_error(here(*line), 2)
 
 
+@pytest.mark.filterwarnings("default")  # compilers warn
 def test_peers_give_the_same_faces(
-    command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
+    here: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
     """torch.compile may be missing: it needs a compiler, and fails on networks this small."""
     out = tmp_path / "results.json"
     common = ("--engine", tiny_engine, "--reference", tiny_checkpoint, "--peers")
-    done = command("benchmarks", "accuracy", *common, "--faces", 3, "--json", out)
+    done = here("benchmarks", "accuracy", *common, "--faces", 3, "--json", out)
     assert done.returncode == 0, done.stderr
     found = results.read(out)
     rows = {row.name: row for row in found.accuracy}
@@ -534,22 +533,20 @@ def test_peers_give_the_same_faces(
     assert "torch.compile" in peers or "torch.compile" in missing
 
 
-def test_tensor_engines_are_measured(
-    command: Command, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_tensor_engines_are_measured(here: Command, tiny_checkpoint: Path, tmp_path: Path) -> None:
     tensor = tmp_path / "tensor.onnx"
     export(load_checkpoint(tiny_checkpoint), Signature(Io.TENSOR, 2, True, True), tensor)
     common = ("--engine", tensor, "--reference", tiny_checkpoint, "--json", tmp_path / "r.json")
-    assert command("benchmarks", "accuracy", *common, "--faces", 3).returncode == 0
+    assert here("benchmarks", "accuracy", *common, "--faces", 3).returncode == 0
     row = results.read(tmp_path / "r.json").accuracy[-1]
     assert (row.name, row.largest) in {("tensor.onnx", 0), ("tensor.onnx", 1)}
     assert row.nme is not None
 
 
-def test_training_speed_is_compared_with_a_plain_loop(command: Command, tmp_path: Path) -> None:
+def test_training_speed_is_compared_with_a_plain_loop(here: Command, tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     run = ["benchmarks.training", "--recipe", "synthetic-demo", "--rounds", 2, "--json", out]
-    done = command(*run, *TINY_RUN, "data.count=4", "precision=bf16")
+    done = here(*run, *TINY_RUN, "data.count=4", "precision=bf16")
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert "python -m benchmarks.training --recipe" in found["machine"]["command"]
@@ -561,12 +558,12 @@ def test_training_speed_is_compared_with_a_plain_loop(command: Command, tmp_path
     ]
     assert all(len(row["seconds"]) == 2 for row in rows)
     assert "iterations/s" in done.stdout
-    bad = command("benchmarks.training", "--recipe", "synthetic-demo", "bach_size=3")
+    bad = here("benchmarks.training", "--recipe", "synthetic-demo", "bach_size=3")
     assert "did you mean 'batch_size'" in one_line_error(bad, 2)
 
 
 def test_command_errors_are_one_line(
-    command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
+    here: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
     engine, checkpoint = ("--engine", tiny_engine), ("--reference", tiny_checkpoint)
     (tmp_path / "old.json").write_text("[]")
@@ -588,7 +585,7 @@ def test_command_errors_are_one_line(
         (["all", *engine, *checkpoint, "--device", "tpu"], "use auto, cpu"),
     ]
     for arguments, why in cases:
-        assert why in one_line_error(command("benchmarks", *arguments), 2)
+        assert why in one_line_error(here("benchmarks", *arguments), 2)
 
 
 def test_the_demo_command(command: Command, tiny_engine: Path, tmp_path: Path) -> None:

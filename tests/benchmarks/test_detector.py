@@ -37,13 +37,13 @@ def test_detections_are_counted(faces: Faces) -> None:
     assert (wrong.recall, wrong.false) == (0, 12)
 
 
-def test_the_command(command: Command, tmp_path: object) -> None:
-    done = command("benchmarks.detector", "--count", 3)
+def test_the_command(here: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.detector.MOSAIC", 4)
+    done = here("benchmarks.detector", "--count", 3)
     assert done.returncode == 0, done.stderr
     assert "| rotated by 180° |" in done.stdout
-    assert "neither a folder" in one_line_error(
-        command("benchmarks.detector", "--faces", "none"), 2
-    )
+    assert "| 16 faces of 40 px |" in done.stdout
+    assert "neither a folder" in one_line_error(here("benchmarks.detector", "--faces", "none"), 2)
 
 
 @pytest.mark.parametrize("width", [10, 80])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Command, one_line_error
 
 from dic.console import UserError
 from dic.files import check_writable, write_together, write_whole
@@ -32,6 +32,22 @@ def test_user_errors_are_printed_in_one_line(raised: str, printed: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (2, printed + "\n")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("runtime.infer", "runtime.serve", "export.onnx", "export.tensorrt", "export.triton"),
+        *("export.inspect", "train", "train.prepare", "train.pretrained", "benchmarks"),
+        *("benchmarks.training", "benchmarks.detector", "benchmarks.portraits"),
+        *("benchmarks.gpu_check", "benchmarks.demo"),
+    ],
+)
+def test_every_command_ends_with_its_exit_status(module: str, command: Command) -> None:
+    """As a process; other tests call its `cli` in their own."""
+    done = command(module, "--nonsense")
+    assert f"(see python -m {module} --help)" in one_line_error(done, 2)
+    assert done.stderr.count("\n") == 1
 
 
 def test_progress_without_a_terminal_prints_few_lines() -> None:

@@ -52,14 +52,14 @@ def test_the_full_size_network_builds(rtx: Flavour, precision: Precision, tmp_pa
     torch.manual_seed(0)
     path = tmp_path / "full.onnx"
     network = DIC(NetworkConfig()).eval()
-    onnx.save(build(network, Signature(Io.IMAGE, 4, True), Choices(precision=precision)), path)
+    onnx.save(build(network, Signature(Io.IMAGE, 2, True), Choices(precision=precision)), path)
     plan = PlanBuilder(rtx, path, PlanChoices()).build()
     weights = sum(p.numel() for p in network.parameters())
     least = weights * (4 if precision is Precision.FP32 else 2)
     assert len(plan) > 0.9 * least
 
 
-def test_the_command(command: Command, tmp_path: Path, tiny_engine: Path) -> None:
+def test_the_command(command: Command, here: Command, tmp_path: Path, tiny_engine: Path) -> None:
     out = tmp_path / "new" / "dic.trt"
     done = command(
         "export.tensorrt",
@@ -81,19 +81,19 @@ def test_the_command(command: Command, tmp_path: Path, tiny_engine: Path) -> Non
     assert read_engine_file(out).inputs == source.inputs
     with pytest.raises(EngineError, match="TensorRT-RTX plan"):
         load_engine(out)
-    facts = command("export.inspect", out)
+    facts = here("export.inspect", out)
     assert facts.returncode == 0, facts.stderr
     assert "runs here: " in facts.stdout
     assert "output: face uint8 [batch, 128, 128, 3]" in facts.stdout
 
 
 def test_tf32_is_verified_with_fp16s_limits(
-    command: Command, tmp_path: Path, tiny_engine: Path
+    here: Command, tmp_path: Path, tiny_engine: Path
 ) -> None:
     limits = {}
     for extra in ([], ["--tf32"]):
         out = tmp_path / "dic.trt"
-        done = command("export.tensorrt", tiny_engine, "-o", out, *extra)
+        done = here("export.tensorrt", tiny_engine, "-o", out, *extra)
         assert done.returncode == 0, done.stderr
         metadata = json.loads((tmp_path / "dic.trt.json").read_text())
         limits[bool(extra)] = json.loads(metadata["export_error"])["limits"]
@@ -125,7 +125,7 @@ def test_a_parser_error_names_the_node_and_the_reason(rtx: Flavour, tmp_path: Pa
 
 
 def test_command_errors_are_one_line(
-    command: Command, tmp_path: Path, tiny_engine: Path, tiny_checkpoint: Path
+    here: Command, tmp_path: Path, tiny_engine: Path, tiny_checkpoint: Path
 ) -> None:
     far, checkpoint = tmp_path / "far.onnx", tiny_checkpoint
     write(onnx.load(tiny_engine), far, external_data=True)
@@ -178,7 +178,7 @@ def test_command_errors_are_one_line(
         ([tiny_engine, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:
-        done = command("export.tensorrt", *arguments, *([] if "-o" in arguments else ["-o", out]))
+        done = here("export.tensorrt", *arguments, *([] if "-o" in arguments else ["-o", out]))
         assert why in one_line_error(done, 2), arguments
         assert not out.parent.exists() or not list(out.parent.iterdir())
 

@@ -234,7 +234,7 @@ def test_engines_do_not_leak(tiny_engine: Path) -> None:
 
 
 def test_a_plan_that_cannot_run_says_why(
-    plan: Path, command: Command, face_file: Path, tmp_path: Path
+    plan: Path, here: Command, face_file: Path, tmp_path: Path
 ) -> None:
     """Without a driver; cut; of another version; and asked to run on the CPU."""
     from dic.driver import has_driver
@@ -242,14 +242,14 @@ def test_a_plan_that_cannot_run_says_why(
     if has_driver():
         pytest.skip("a plan runs here")
     line = ("runtime.infer", face_file, "-o", tmp_path / "out.png", "--engine")
-    assert "no NVIDIA driver works here" in one_line_error(command(*line, plan), 2)
-    assert "only on NVIDIA GPUs" in one_line_error(command(*line, plan, "--device", "cpu"), 2)
+    assert "no NVIDIA driver works here" in one_line_error(here(*line, plan), 2)
+    assert "only on NVIDIA GPUs" in one_line_error(here(*line, plan, "--device", "cpu"), 2)
     cut, other = tmp_path / "cut.trt", tmp_path / "other.trt"
     whole = plan.read_bytes()
     cut.write_bytes(whole[:40])
-    assert "cannot run here" in one_line_error(command(*line, cut), 2)
+    assert "cannot run here" in one_line_error(here(*line, cut), 2)
     other.write_bytes(b"ptrt" + whole[4:])
-    assert "tensorrt is not installed" in one_line_error(command(*line, other), 2)
+    assert "tensorrt is not installed" in one_line_error(here(*line, other), 2)
     assert not (tmp_path / "out.png").exists()
 
 

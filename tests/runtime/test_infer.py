@@ -166,15 +166,15 @@ def test_a_small_face_in_a_large_photograph(tiny_engine: Path, tmp_path: Path) -
     assert done.scale == 2
 
 
-def test_large_faces_are_left_alone(command: Command, tiny_engine: Path, tmp_path: Path) -> None:
+def test_large_faces_are_left_alone(here: Command, tiny_engine: Path, tmp_path: Path) -> None:
     import skimage.data
 
     path, out = tmp_path / "large.png", tmp_path / "out.png"
     cv2.imwrite(str(path), skimage.data.astronaut()[:, :, ::-1])
     line = ("runtime.infer", path, "-o", out, "--engine", tiny_engine, "--faces")
-    assert "larger than --max-face" in one_line_error(command(*line, "--max-face", 30), 2)
+    assert "larger than --max-face" in one_line_error(here(*line, "--max-face", 30), 2)
     assert not out.exists()
-    assert command(*line, "--max-face", 200).returncode == 0
+    assert here(*line, "--max-face", 200).returncode == 0
     assert read_picture(out).rgb().shape == (512, 512, 3)
 
 
@@ -236,20 +236,20 @@ def test_wrong_calls_end_in_one_line_with_nothing_written(
 
 
 def test_a_header_that_promises_too_much_is_refused(
-    command: Command, tiny_engine: Path, tmp_path: Path
+    here: Command, tiny_engine: Path, tmp_path: Path
 ) -> None:
     huge = tmp_path / "huge.png"
     huge.write_bytes(png_header(20_000, 20_000))
-    done = command("runtime.infer", huge, "-o", tmp_path / "out", "--engine", tiny_engine)
+    done = here("runtime.infer", huge, "-o", tmp_path / "out", "--engine", tiny_engine)
     assert "larger than 268435456 pixels" in one_line_error(done, 2)
 
 
 def test_one_bad_file_does_not_stop_the_rest(
-    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+    here: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
-    done = command(
+    done = here(
         "runtime.infer",
         bad,
         face_file,
@@ -337,6 +337,6 @@ def test_help_waits_for_no_heavy_import(module: str) -> None:
     assert "usage: python -m" in done.stdout
 
 
-def test_a_path_too_long_for_the_system(command: Command, tiny_engine: Path) -> None:
-    done = command("runtime.infer", "x" * 5000, "-o", "out", "--engine", tiny_engine)
+def test_a_path_too_long_for_the_system(here: Command, tiny_engine: Path) -> None:
+    done = here("runtime.infer", "x" * 5000, "-o", "out", "--engine", tiny_engine)
     assert "name too long" in one_line_error(done, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command, one_line_error
 from PIL import Image
 
 from dic.console import UserError
@@ -17,7 +18,6 @@ from runtime.faces.options import PhotoOptions
 from runtime.jobs.boxes import Boxes
 from runtime.jobs.pictures import PictureWork
 from runtime.jobs.plan import Job
-from tests.conftest import Command, one_line_error
 
 BOX = "photo.png,0,0,40,40\n"
 
@@ -39,7 +39,7 @@ def test_no_output_replaces_a_file_that_is_read(
     photo: Path,
     tiny_engine: Path,
     tmp_path: Path,
-    command: Command,
+    here: Command,
 ) -> None:
     boxes, engine = tmp_path / "boxes.csv", tmp_path / "engine.onnx"
     boxes.write_text(BOX)
@@ -58,7 +58,7 @@ def test_no_output_replaces_a_file_that_is_read(
             os.link(target, alias)
     outputs = {"-o": tmp_path / "out.png", "--summary": tmp_path / "summary.json"} | {option: alias}
     line = [part for pair in outputs.items() for part in pair]
-    done = command("runtime.infer", "--boxes", boxes, photo, "--engine", engine, *line)
+    done = here("runtime.infer", "--boxes", boxes, photo, "--engine", engine, *line)
     message = one_line_error(done, 2)
     if option == "--summary" or alias.suffix == ".png":
         assert "would be overwritten" in message or "one of the inputs" in message

@@ -399,7 +399,7 @@ def test_stopping_finishes_what_is_under_way(tiny_engine: Path) -> None:
     assert answers[0].json()["outputs"][0]["shape"] == [300, 128, 128, 3]
 
 
-def test_wrong_calls(command: Command, tiny_engine: Path, tmp_path: Path) -> None:
+def test_wrong_calls(here: Command, tiny_engine: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -418,4 +418,4 @@ def test_wrong_calls(command: Command, tiny_engine: Path, tmp_path: Path) -> Non
             (["--api-key-file", tmp_path / "empty"], "is empty"),
             (["--max-queue", 0], "must be 1 to"),
         ):
-            assert why in one_line_error(command("runtime.serve", *line), 2)
+            assert why in one_line_error(here("runtime.serve", *line), 2)

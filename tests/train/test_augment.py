@@ -141,14 +141,14 @@ def test_a_margin_is_stored_with_the_box_of_the_face(tmp_path: Path, faces: Face
     ],
 )
 def test_invalid_fields_are_reported_in_one_line(
-    command: Command, tmp_path: Path, fields: list[str], message: str
+    here: Command, tmp_path: Path, fields: list[str], message: str
 ) -> None:
-    done = command("train", "--recipe", "synthetic-demo", "--out", tmp_path / "out", *fields)
+    done = here("train", "--recipe", "synthetic-demo", "--out", tmp_path / "out", *fields)
     assert message in one_line_error(done, 2)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_on_mixed_and_augmented_faces(tmp_path: Path, faces: Faces, command: Command) -> None:
+def test_a_run_on_mixed_and_augmented_faces(tmp_path: Path, faces: Faces, here: Command) -> None:
     for part, some in (("train", range(6)), ("validation", range(6, 8))):
         (tmp_path / part).mkdir()
         for i in some:
@@ -159,7 +159,7 @@ def test_a_run_on_mixed_and_augmented_faces(tmp_path: Path, faces: Faces, comman
     small = [field for field in TINY_RUN if not field.startswith("data.")]
     where = [f"data.train={tmp_path / 'train'}", f"data.validation={tmp_path / 'validation'}"]
     out = tmp_path / "run"
-    done = command("train", "--recipe", "dic-photoreal", "--out", out, *small, *where)
+    done = here("train", "--recipe", "dic-photoreal", "--out", out, *small, *where)
     assert done.returncode == 0, done.stderr
     assert "iteration 6" in done.stderr
     assert (out / "best.pth").exists()

@@ -381,12 +381,12 @@ def test_resuming_with_other_faces_is_refused(tmp_path: Path, faces: Faces) -> N
         train(recipe, tmp_path / "run", resume=True)
 
 
-def test_the_command_reports_invalid_data(command: Command, tmp_path: Path, faces: Faces) -> None:
+def test_the_command_reports_invalid_data(here: Command, tmp_path: Path, faces: Faces) -> None:
     broken_set(tmp_path / "data", faces, tuple(range(COUNT)))
     run = ["train", "--recipe", "synthetic-demo", "--out", tmp_path / "run"]
-    done = command(*run, *files_run(tmp_path, "data.workers=1"))
+    done = here(*run, *files_run(tmp_path, "data.workers=1"))
     assert "faces in a row cannot be read" in one_line_error(done, 2)
-    done = command("train", "--recipe", "dic-celebahq", "--out", tmp_path / "run")
+    done = here("train", "--recipe", "dic-celebahq", "--out", tmp_path / "run")
     assert "data/celebahq/train: neither a folder" in one_line_error(done, 2)
     assert not (tmp_path / "run" / "last.pth").exists()
 

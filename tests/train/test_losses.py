@@ -216,7 +216,8 @@ REFERENCE_SIZES = [
 
 
 def tiny_recipe(*settings: str, gan: Gan | None = None) -> Recipe:
-    recipe = load_recipe("synthetic-demo", [*TINY_RUN, "schedule=constant", "warmup=0", *settings])
+    fixed = ["schedule=constant", "warmup=0", "network.hourglass_depth=4"]
+    recipe = load_recipe("synthetic-demo", [*TINY_RUN, *fixed, *settings])
     return replace(recipe, gan=gan)
 
 
@@ -251,8 +252,7 @@ def test_a_small_hourglass_overfits_the_landmarks_of_one_batch(faces: Faces) -> 
     assert found < 0.4, f"{100 * found:.0f} % of the eyes' distance; empty heatmaps give over 140 %"
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "lsgan", "hinge"])
-def test_a_tiny_dicgan_overfits_one_batch(faces: Faces, tmp_path: Path, kind: Any) -> None:
+def test_a_tiny_dicgan_overfits_one_batch(faces: Faces, tmp_path: Path) -> None:
     torch.manual_seed(0)
     features = LightCNNFeatures()
     for parameter in features.parameters():
@@ -261,7 +261,7 @@ def test_a_tiny_dicgan_overfits_one_batch(faces: Faces, tmp_path: Path, kind: An
         ):  # with PyTorch's default initialisation, the output of nine layers vanishes
             nn.init.kaiming_normal_(parameter)
     torch.save(features.state_dict(), tmp_path / "features.pth")
-    gan = Gan(kind, 5, 1, 1e-4, 0.1, str(tmp_path / "features.pth"), 0.005)
+    gan = Gan("vanilla", 5, 1, 1e-4, 0.1, str(tmp_path / "features.pth"), 0.005)
     pairs = FacePairs(FacesInMemory(faces[0][:2], faces[1][:2]))
     state, found = learn(tiny_recipe("learning_rate=5e-3", gan=gan), pairs, 40)
     assert set(found[4]) == {"pixel", "align"}, "there is no critic in the first `start` iterations"

@@ -70,13 +70,13 @@ def test_the_crop_matches_that_of_synthetic_faces(faces: Faces) -> None:
     np.testing.assert_allclose(found, [0, 0, 128, 128], atol=8)
 
 
-def test_aligned_faces_are_only_resized(tmp_path: Path, faces: Faces, command: Command) -> None:
+def test_aligned_faces_are_only_resized(tmp_path: Path, faces: Faces, here: Command) -> None:
     for i in range(3):
         big = Image.fromarray(faces[0][i]).resize((1024, 1024), Image.Resampling.BICUBIC)
         big.save(tmp_path / f"{i}.png")
     held = {str(i): ((faces[1][i] + 0.5) * 8 - 0.5).tolist() for i in range(3)}
     (tmp_path / "all.json").write_text(json.dumps(held))
-    done = command(
+    done = here(
         *("train.prepare", tmp_path, "--out", tmp_path / "out"),
         *("--landmarks", tmp_path / "all.json", "--crop", "none"),
     )
@@ -291,7 +291,7 @@ def test_the_largest_detected_face_is_used(
 
 
 def test_usage_errors_are_reported_in_one_line(
-    pictures: Path, tmp_path: Path, command: Command
+    pictures: Path, tmp_path: Path, here: Command
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
@@ -312,7 +312,7 @@ def test_usage_errors_are_reported_in_one_line(
         ([bare, *out], "all 1 pictures were rejected"),
     ]
     for arguments, why in cases:
-        done = command("train.prepare", *arguments)
+        done = here("train.prepare", *arguments)
         assert why in one_line_error(done, 2)
 
 

@@ -164,7 +164,7 @@ def test_recipe_errors_name_the_field(override: str, why: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
+def test_command_errors_are_one_line(here: Command, tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("about = [")
     (tmp_path / "file").write_text("")
@@ -177,7 +177,7 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         (["--recipe", "synthetic-demo", "--out", tmp_path / "file" / "x", *TINY_RUN], "file"),
     ]
     for arguments, why in cases:
-        assert why in one_line_error(command("train", *arguments), 2)
+        assert why in one_line_error(here("train", *arguments), 2)
 
 
 def test_shrinking_uses_pillows_bicubic(faces: tuple[np.ndarray, np.ndarray]) -> None:
