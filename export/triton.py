@@ -60,8 +60,8 @@ def main(arguments: list[str]) -> int:
     cache = " --cache-config=local,size=67108864" if serving.cache else ""
     if backend is PYTHON and not serving.environment:
         print(
-            "Triton's Python must find dic-toolkit[cpu] or dic-toolkit[gpu]: set PYTHONPATH, or "
-            "give --environment"
+            "Triton's Python needs dic-toolkit[cpu] or dic-toolkit[gpu]: install it there, or name "
+            "an environment that has it with --environment"
         )
     print(f"to serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
     return 0

@@ -1,7 +1,7 @@
 """Runs an engine in Triton's Python backend, through dic-toolkit's own runtime.
 
-`python -m export.triton --backend python` copies this file. Triton's Python must be able to import
-dic-toolkit. config.pbtxt has two parameters for it:
+`python -m export.triton --backend python` copies this file. It needs dic-toolkit, in Triton's
+Python or in the environment that `EXECUTION_ENV_PATH` in config.pbtxt names. Two more parameters:
 
     engine      name of the engine's file, beside this one
     device      as `load_engine` takes it; "auto" follows the instance's kind: its GPU if it has one
@@ -39,9 +39,9 @@ class TritonPythonModel:
             from runtime import EngineError, load_engine
         except ImportError as error:
             raise triton.TritonModelException(
-                f"dic-toolkit cannot be imported by Triton's Python {sys.version.split()[0]} "
-                f"({error}): set PYTHONPATH, or EXECUTION_ENV_PATH in config.pbtxt, to an "
-                "environment of Python 3.11 or later with dic-toolkit[cpu] or dic-toolkit[gpu]"
+                f"Triton's Python {sys.version.split()[0]} cannot import dic-toolkit ({error}): "
+                "install dic-toolkit[cpu] or dic-toolkit[gpu] there, or let EXECUTION_ENV_PATH in "
+                "config.pbtxt name an environment of the same Python that has it"
             ) from None
         parameters = json.loads(args["model_config"])["parameters"]
         path = Path(__file__).with_name(parameters["engine"]["string_value"])

@@ -137,7 +137,7 @@ def test_the_python_backend_is_chosen_for_a_tensorrt_rtx_plan(
     assert main([str(rtx), "-o", str(tmp_path / "m")]) == 0
     told = capsys.readouterr().out
     assert "(python backend)" in told
-    assert "Triton's Python must find dic-toolkit" in told
+    assert "Triton's Python needs dic-toolkit" in told
     version = tmp_path / "m" / "dic" / "1"
     copied = {path.name: path.read_bytes() for path in version.iterdir()}
     assert sorted(copied) == ["model.plan", "model.plan.json", "model.py"]
