@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := build/triton
 DEMO := build/demo
 RESULTS := benchmarks/results
 
 .PHONY: setup test test-gpu gpu-check lint demo weights results docs clean
 
-setup: $(READY)
+setup: $(READY) $(TRITON)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,13 +20,19 @@ $(READY): pyproject.toml constraints.txt
 		--editable '.[cpu,openvino,video,train,export,rtx,triton,serve,benchmarks,test]'
 	touch $(READY)
 
+# NVIDIA's Triton, with its Python backend only, for the tests that speak to it: they skip without.
+$(TRITON): | $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 -c constraints.txt \
+		--no-deps --target $@ nvidia-pytriton \
+		|| echo "no Triton (it needs Linux on x86-64, and a network): its tests will be skipped"
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint $(TRITON)
 	$(BIN)/pytest -W error --numprocesses auto --dist loadgroup
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.

@@ -2,6 +2,7 @@
 
     models/dic/config.pbtxt     inputs, outputs, batching, warm-up
     models/dic/1/model.onnx     or model.plan; one folder per version
+    models/dic/1/model.py       with Triton's Python backend, which runs any engine by our runtime
 
 The configuration is a Triton `ModelConfig` protobuf message (from the `tritonclient` package) in
 text format.
@@ -13,26 +14,25 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
+from dic.engine_file import sidecar
 from dic.files import write_together
+from export.engine_file import EngineFile, Kind, read_engine_file
 
-if TYPE_CHECKING:
-    from export.engine_file import EngineFile
-
-ONNX_BACKEND = ("onnxruntime", "onnxruntime_onnx", "model.onnx")
-PLAN_BACKEND = ("tensorrt", "tensorrt_plan", "model.plan")
 CONFIG = "config.pbtxt"
+ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
+# What `--backend python` serves: a file of its own, because `export` does not import `runtime`.
+MODEL_PY = Path(__file__).parent / "templates" / "model.py"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    from export.engine_file import read_engine_file
-
     engine = read_engine_file(options.engine)
     serving = Serving(
         folder=options.output / options.name,
@@ -43,9 +43,13 @@ def main(arguments: list[str]) -> int:
         max_batch=options.max_batch,
         queue_delay=options.queue_delay,
         cache=not options.no_cache,
+        environment=options.environment,
     )
-    write_together(repository(engine, serving))
-    print(f"wrote {serving.folder}: version {serving.version}, {CONFIG}")
+    backend = choose_backend(engine, serving, options.backend)
+    files = repository(engine, serving, backend)
+    write_together(files)
+    _remove_earlier(serving.folder / str(serving.version), files)
+    print(f"wrote {serving.folder}: version {serving.version}, {CONFIG} ({backend.name} backend)")
     newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
     if newer >= serving.keep:
         print(
@@ -54,6 +58,11 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
     cache = " --cache-config=local,size=67108864" if serving.cache else ""
+    if backend is PYTHON and not serving.environment:
+        print(
+            "Triton's Python needs dic-toolkit[cpu] or dic-toolkit[gpu]: install it there, or name "
+            "an environment that has it with --environment"
+        )
     print(f"to serve it: tritonserver --model-repository={options.output.resolve()}{cache}")
     return 0
 
@@ -67,6 +76,20 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("engine", type=Path, metavar="ENGINE", help="dic.onnx or dic.trt")
     add("-o", "--output", type=Path, default=Path("models"), help="default: %(default)s")
     add("--name", default="dic", help="the model's name (default: %(default)s)")
+    add(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="Triton's backend that runs the engine; python runs any engine, by this toolkit's "
+        "runtime (default: onnxruntime for an ONNX file, tensorrt for a TensorRT plan, python for "
+        "a TensorRT-RTX plan)",
+    )
+    add(
+        "--environment",
+        metavar="PATH",
+        help="for the python backend: the Python environment with dic-toolkit on Triton's machine, "
+        "a folder with bin/activate or a packed .tar.gz (default: Triton's own Python)",
+    )
     _add_serving_options(parser)
     options = parser.parse_args(arguments)
     _validate(parser, options)
@@ -129,6 +152,28 @@ def _validate(parser: Parser, options: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
+class Backend:
+    """One of Triton's backends.
+
+    Attributes:
+        name: Triton's name of it.
+        platform: Triton's older name of what it loads; empty if it has none.
+        kinds: of the engine files that it runs.
+    """
+
+    name: str
+    platform: str
+    kinds: tuple[Kind, ...]
+
+
+ONNXRUNTIME = Backend("onnxruntime", "onnxruntime_onnx", (Kind.ONNX,))
+TENSORRT = Backend("tensorrt", "tensorrt_plan", (Kind.TENSORRT,))
+PYTHON = Backend("python", "", tuple(Kind))
+# A kind's own backend comes before Python, which runs all.
+BACKENDS = {backend.name: backend for backend in (ONNXRUNTIME, TENSORRT, PYTHON)}
+
+
+@dataclass(frozen=True)
 class Serving:
     """How Triton serves an engine: the command's options, with the same defaults.
 
@@ -141,6 +186,7 @@ class Serving:
         max_batch: largest batch; None for the plan's, or 32 for an ONNX file.
         queue_delay: longest time in microseconds that a request waits to be batched with others.
         cache: answer repeated requests from Triton's response cache.
+        environment: of the Python backend, a path on Triton's machine; None for its own Python.
     """
 
     folder: Path
@@ -151,33 +197,55 @@ class Serving:
     max_batch: int | None = None
     queue_delay: int = 500
     cache: bool = True
+    environment: str | None = None
 
 
-def repository(engine: EngineFile, serving: Serving) -> dict[Path, bytes]:
+def repository(engine: EngineFile, serving: Serving, backend: Backend) -> dict[Path, bytes]:
     """The configuration and model files of one version, by path.
 
     Raises:
         UserError: Triton cannot serve the engine, or versions that are already in the folder have
-            another platform or other inputs and outputs.
+            another backend, another kind of engine file, or other inputs and outputs.
     """
     from google.protobuf import text_format
 
     folder = serving.folder
-    backend, platform, file = _backend(engine, serving)
-    config = configuration(engine, serving, backend, platform, file)
+    config = configuration(engine, serving, backend)
     earlier = _earlier(folder / CONFIG)
     others = [v for v in _versions(folder) if int(v.name) != serving.version]
-    if earlier is not None and others:
-        fields = ("platform", "input", "output")
-        if any(getattr(earlier, field) != getattr(config, field) for field in fields):
-            raise UserError(
-                f"{folder}: holds versions with another platform or other inputs and outputs; "
-                "choose another --name"
-            )
+    if earlier is not None and others and _shared(earlier) != _shared(config):
+        raise UserError(
+            f"{folder}: holds versions with another backend, another kind of engine file, or other "
+            "inputs and outputs; choose another --name"
+        )
     version = folder / str(serving.version)
-    files = {version / file: engine.path.read_bytes()}
+    files = {version / _engine_file(engine): engine.path.read_bytes()}
     files |= {version / path.name: path.read_bytes() for path in _external(engine)}
+    if backend is PYTHON:
+        files[version / MODEL_PY.name] = MODEL_PY.read_bytes()
+        if engine.model is None:
+            copied = sidecar(version / _engine_file(engine))
+            files[copied] = sidecar(engine.path).read_bytes()
     return files | {folder / CONFIG: text_format.MessageToString(config).encode()}
+
+
+def _engine_file(engine: EngineFile) -> str:
+    """The name of the engine in a version's folder: the same in all, as they share a config."""
+    return ONNX_FILE if engine.model else PLAN_FILE
+
+
+def _shared(config: Any) -> tuple[Any, ...]:
+    """What all versions of a model must have in common."""
+    engine = config.parameters["engine"].string_value if "engine" in config.parameters else ""
+    return config.backend, config.platform, engine, list(config.input), list(config.output)
+
+
+def _remove_earlier(version: Path, files: Mapping[Path, bytes]) -> None:
+    """Remove what another backend's files left in a version that was overwritten."""
+    plan = version / PLAN_FILE
+    for path in (version / ONNX_FILE, plan, sidecar(plan), version / MODEL_PY.name):
+        if path not in files:
+            path.unlink(missing_ok=True)
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -185,35 +253,36 @@ def _versions(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
 
 
-def _backend(engine: EngineFile, serving: Serving) -> tuple[str, str, str]:
-    """Triton's backend, platform and model file name for an engine.
+def choose_backend(engine: EngineFile, serving: Serving, name: str) -> Backend:
+    """The backend of a name, or with "auto" the one that is made for the engine.
 
     Raises:
-        UserError: Triton cannot serve the engine on the device.
+        UserError: the backend cannot run the engine on the device.
     """
-    from dic.engine_file import sidecar
-    from export.engine_file import Kind
-
-    path = engine.path
-    if engine.kind is Kind.TENSORRT_RTX:
-        raise UserError(f"{path}: Triton has no backend for TensorRT-RTX plans; give the ONNX file")
-    if engine.kind is Kind.TENSORRT and serving.device == "cpu":
-        raise UserError("--device cpu: TensorRT plans run on GPUs only; give the ONNX file")
+    path, kind = engine.path, engine.kind
+    able = [backend for backend in BACKENDS.values() if kind in backend.kinds]
+    backend = able[0] if name == "auto" else BACKENDS[name]
+    what = "an ONNX file" if kind is Kind.ONNX else f"a {kind.value}"
+    if backend not in able:
+        others = " or ".join(other.name for other in able)
+        raise UserError(f"{path}: --backend {name} does not run {what}; use {others}")
+    if kind is not Kind.ONNX and serving.device == "cpu":
+        raise UserError(f"--device cpu: {kind.value}s run on GPUs only; give the ONNX file")
     if serving.device == "cpu" and engine.metadata.get("precision") == "bf16":
         raise UserError("--device cpu: ONNX Runtime has no bf16 on CPUs; give an fp32 engine")
-    if engine.kind is Kind.TENSORRT and not engine.is_ours:
+    if kind is not Kind.ONNX and not engine.is_ours:
         raise UserError(
             f"{path}: {sidecar(path).name} is needed in the same folder; build the plan with "
             "python -m export.tensorrt"
         )
     if not engine.is_ours:
         raise UserError(f"{path}: not a DIC engine; make one with python -m export.onnx")
-    return PLAN_BACKEND if engine.kind is Kind.TENSORRT else ONNX_BACKEND
+    if serving.environment is not None and backend is not PYTHON:
+        raise UserError(f"--environment: the {backend.name} backend runs no Python; leave it out")
+    return backend
 
 
-def configuration(
-    engine: EngineFile, serving: Serving, backend: str, platform: str, file: str
-) -> Any:
+def configuration(engine: EngineFile, serving: Serving, backend: Backend) -> Any:
     """The `ModelConfig` message of an engine.
 
     Raises:
@@ -235,9 +304,9 @@ def configuration(
     preferred = min(profile[1] if profile else 8, max_batch)
     config = pb.ModelConfig(
         name=serving.folder.name,
-        backend=backend,
-        platform=platform,
-        default_model_filename=file,
+        backend=backend.name,
+        platform=backend.platform,
+        default_model_filename=MODEL_PY.name if backend is PYTHON else _engine_file(engine),
         max_batch_size=max_batch,
         input=[
             pb.ModelInput(name=t.name, data_type=_type(t.dtype), dims=t.sizes)
@@ -265,6 +334,12 @@ def configuration(
             given.dims.extend(t.sizes)
     for key in ("steps", "precision", "io", "landmarks", "checkpoint_sha256"):
         config.parameters[f"dic.{key}"].string_value = str(engine.metadata.get(key, ""))
+    if backend is PYTHON:
+        config.parameters["engine"].string_value = _engine_file(engine)
+        # On a GPU the instance's kind decides which.
+        config.parameters["device"].string_value = "cpu" if serving.device == "cpu" else "auto"
+        if serving.environment:
+            config.parameters["EXECUTION_ENV_PATH"].string_value = serving.environment
     return config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import Command, one_line_error
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from dic.console import UserError
 from export.choices import Choices
 from export.exporter import export
 from export.graph.interface import Io, Signature
@@ -23,9 +25,9 @@ def parsed(path: Path) -> Any:
     return text_format.Parse(path.read_text(), pb.ModelConfig())
 
 
-def fake_plan(path: Path, batch: list[int]) -> Path:
+def fake_plan(path: Path, batch: list[int], magic: bytes = b"ftrt") -> Path:
     """The header of a TensorRT plan, with the metadata file that `export.tensorrt` writes."""
-    path.write_bytes(b"ftrt" + bytes(100))
+    path.write_bytes(magic + bytes(100))
     facts = {
         "format_version": "1",
         "precision": "fp16",
@@ -111,6 +113,78 @@ def test_external_weights_are_copied(tmp_path: Path, tiny_checkpoint: Path) -> N
     onnxruntime.InferenceSession(str(version / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
+def test_the_python_backend_runs_an_onnx_file(tmp_path: Path, tiny_engine: Path) -> None:
+    models = tmp_path / "models"
+    more = ["--backend", "python", "--environment", "/opt/dic", "--device", "cpu"]
+    assert main([str(tiny_engine), "-o", str(models), *more]) == 0
+    version = models / "dic" / "1"
+    assert sorted(p.name for p in version.iterdir()) == ["model.onnx", "model.py"]
+    assert (version / "model.onnx").read_bytes() == tiny_engine.read_bytes()
+    config = parsed(models / "dic" / "config.pbtxt")
+    assert (config.backend, config.default_model_filename) == ("python", "model.py")
+    assert config.max_batch_size == 32
+    assert list(config.dynamic_batching.preferred_batch_size) == [8, 32]
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert parameters["engine"] == "model.onnx"
+    assert parameters["device"] == "cpu"
+    assert parameters["EXECUTION_ENV_PATH"] == "/opt/dic"
+
+
+def test_the_python_backend_is_chosen_for_a_tensorrt_rtx_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rtx = fake_plan(tmp_path / "rtx.trt", [1, 4, 16], b"vtrt")
+    assert main([str(rtx), "-o", str(tmp_path / "m")]) == 0
+    told = capsys.readouterr().out
+    assert "(python backend)" in told
+    assert "Triton's Python needs dic-toolkit" in told
+    version = tmp_path / "m" / "dic" / "1"
+    copied = {path.name: path.read_bytes() for path in version.iterdir()}
+    assert sorted(copied) == ["model.plan", "model.plan.json", "model.py"]
+    assert copied["model.plan.json"] == Path(f"{rtx}.json").read_bytes()
+    config = parsed(tmp_path / "m" / "dic" / "config.pbtxt")
+    assert config.parameters["engine"].string_value == "model.plan"
+    assert config.parameters["device"].string_value == "auto"
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
+
+
+def test_a_version_written_again_holds_one_backends_files(tmp_path: Path, plan: Path) -> None:
+    for backend, files in (
+        ("python", ["model.plan", "model.plan.json", "model.py"]),
+        ("tensorrt", ["model.plan"]),
+    ):
+        assert main([str(plan), "-o", str(tmp_path / "m"), "--backend", backend]) == 0
+        assert sorted(p.name for p in (tmp_path / "m" / "dic" / "1").iterdir()) == files
+
+
+def test_wrong_calls_write_nothing(tmp_path: Path, tiny_engine: Path, plan: Path) -> None:
+    rtx = fake_plan(tmp_path / "rtx.trt", [1, 4, 16], b"vtrt")
+    both = str(tmp_path / "both")
+    assert main([str(plan), "-o", both, "--backend", "python"]) == 0
+    (tmp_path / "blocked" / "dic" / "1" / "model.py").mkdir(parents=True)
+    out = tmp_path / "models"
+    python = ["--backend", "python"]
+    cases: list[tuple[list[object], str]] = [
+        (
+            [plan, "--backend", "onnxruntime"],
+            "does not run a TensorRT plan; use tensorrt or python",
+        ),
+        ([tiny_engine, "--backend", "tensorrt"], "an ONNX file; use onnxruntime or python"),
+        ([rtx, "--backend", "tensorrt"], "does not run a TensorRT-RTX plan; use python"),
+        ([rtx, "--device", "cpu"], "GPUs only"),
+        ([tiny_engine, "--environment", "/opt/dic"], "the onnxruntime backend runs no Python"),
+        ([plan, "-o", both, "--model-version", "2"], "another --name"),
+        ([tiny_engine, "-o", both, "--model-version", "2", *python], "another --name"),
+        ([tiny_engine, "-o", tmp_path / "blocked", *python], "is a folder"),
+    ]
+    for arguments, why in cases:
+        extra = [] if "-o" in arguments else ["-o", out]
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError, match=re.escape(why)):
+            main([str(argument) for argument in [*arguments, *extra]])
+        assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
 def test_command_errors_are_one_line(
     command: Command, tmp_path: Path, tiny_engine: Path, plan: Path
 ) -> None:
@@ -126,7 +200,8 @@ def test_command_errors_are_one_line(
     out = tmp_path / "models"
     cases: list[tuple[list[object], str]] = [
         ([tmp_path / "none.onnx"], "No such file"),
-        ([rtx], "no backend for TensorRT-RTX"),
+        ([rtx], "rtx.trt.json is needed"),
+        ([plan, "--backend", "onnxruntime"], "--backend onnxruntime does not run a TensorRT plan"),
         ([bare], "bare.trt.json is needed"),
         ([tiny_engine, "--name", "../x"], "--name"),
         ([tiny_engine, "--instances", "0"], "--instances"),
