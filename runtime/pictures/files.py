@@ -189,8 +189,8 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
         image = image.colourspace("srgb")
     if image.format not in ("uchar", "ushort"):
         raise ImageError(f"{name}: {image.format} pixels; 8 or 16 bits a channel are supported")
-    pixels = image.numpy()
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    # `numpy` drops axes of length 1: the channels of grey pictures, and more of 1×1 pixels.
+    pixels = image.numpy().reshape(image.height, image.width, image.bands)
     colours, alpha = _split(name, pixels)
     if kind == "gif" and alpha is not None and alpha.all():
         alpha = None  # libvips gives every GIF an alpha channel

@@ -158,7 +158,7 @@ async def _protocol_error(_: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
-    return JSONResponse({"error": message}, error.status_code)
+    return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
 async def _left(_: Request, error: Exception) -> Response:

@@ -235,6 +235,18 @@ def test_pillows_tiffs_are_turned_once(turn: int) -> None:
         np.testing.assert_array_equal(as_picture(image).rgb(), wanted)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_pictures_of_one_pixel_or_line(kind: str, mode: str, size: tuple[int, int]) -> None:
+    if "A" in mode and kind in ("JPEG", "BMP", "PPM"):
+        return  # without alpha
+    image = Image.new("RGBA", size, (200, 200, 200, 255)).convert(mode)
+    picture = decode_picture("one", pillow(image, kind))
+    assert picture.pixels.shape[:2] == size[::-1]
+    assert np.abs(levels(picture)[..., 0] * 255 - 200).max() < 2
+
+
 def test_pillows_modes() -> None:
     deep = Image.fromarray(COLOUR[:, :, 0].astype(np.uint16) * 257)
     for image in (deep, deep.convert("I")):

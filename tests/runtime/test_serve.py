@@ -99,7 +99,9 @@ def test_malformed_bodies_are_named(running: Running, what: str) -> None:
 
 def test_paths_and_methods_that_do_not_exist(running: Running) -> None:
     url = f"http://{running.http}"
-    assert httpx.get(f"{url}/v2/models/dic/infer").status_code == 405
+    wrong = httpx.get(f"{url}/v2/models/dic/infer")
+    assert wrong.status_code == 405
+    assert wrong.headers["allow"] == "POST"
     missing = httpx.get(f"{url}/etc/passwd")
     assert missing.status_code == 404
     assert missing.json() == {"error": "GET /etc/passwd: not found"}
