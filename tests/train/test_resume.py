@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,15 @@ def test_a_resumed_run_is_identical_to_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+def ignores_sigterm(process: str) -> bool:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return False
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_sigterm_saves_the_state_and_exits(
     tmp_path: Path, whole_group: bool, faces: tuple[Any, Any]
@@ -134,9 +144,11 @@ def test_sigterm_saves_the_state_and_exits(
         [*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while not (out / "log.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(3)  # into the iterations, on most machines; the result does not depend on it
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    # The workers of the first iteration exist, and know that the signal is not for them.
+    while sum(map(ignores_sigterm, children.read_text().split())) < 2:
+        assert time.monotonic() < deadline, "no iteration began within two minutes"
+        time.sleep(0.05)
     if whole_group:
         os.killpg(running.pid, signal.SIGTERM)
     running.send_signal(signal.SIGTERM)
