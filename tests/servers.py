@@ -164,7 +164,7 @@ def tritonserver(models: Path, *options: str) -> Iterator[tuple[Server, Path]]:
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a server is ready; fails with its log."""
-    for _ in range(600):
+    for _ in range(1200):
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url).status_code == 200:
                 return

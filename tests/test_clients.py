@@ -110,6 +110,10 @@ def test_batches_and_single_outputs(
     client.close()
 
 
+REFUSED = {
+    "http": ("400", "404"),
+    "grpc": ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND"),
+}
 WRONG = {
     "an unknown model": ("other", "", FACES, "image", "unknown model.*'other'"),
     "an unknown version": ("dic", "9", FACES, "image", "version '?9'?"),
@@ -127,11 +131,7 @@ def test_wrong_requests_are_refused(server: Server, what: str, protocol: str) ->
     client = library.InferenceServerClient(getattr(server, protocol))
     with pytest.raises(InferenceServerException, match=why) as refused:
         client.infer(model, ask(library, faces, name), model_version=version)
-    assert refused.value.status() in (
-        ("400", "404")
-        if protocol == "http"
-        else ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
-    )
+    assert refused.value.status() in REFUSED[protocol]
     client.close()
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Command, one_line_error
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dic.console import UserError
+from dic.engine_file import EngineError
 from export.choices import Choices
 from export.exporter import export
 from export.graph.interface import Io, Signature
-from export.triton import main
+from export.triton import MODEL_PY, main
 from train.checkpoint import load_checkpoint
 
 
@@ -146,6 +151,58 @@ def test_the_python_backend_is_chosen_for_a_tensorrt_rtx_plan(
     assert config.parameters["engine"].string_value == "model.plan"
     assert config.parameters["device"].string_value == "auto"
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
+
+
+class _Triton(ModuleType):
+    """As much of Triton's module as `execute` uses; requests are dictionaries of arrays."""
+
+    class TritonError(Exception):
+        INVALID_ARG, UNAVAILABLE = "invalid", "unavailable"
+
+        def __init__(self, message: str, code: str) -> None:
+            super().__init__(message)
+            self.code = code
+
+    class Tensor:
+        @staticmethod
+        def from_dlpack(name: str, capsule: object) -> str:
+            return name
+
+    @staticmethod
+    def InferenceResponse(tensors: Any = (), error: Any = None) -> tuple[Any, Any]:  # noqa: N802
+        return tensors, error
+
+    @staticmethod
+    def get_input_tensor_by_name(request: dict[str, Any], name: str) -> Any:
+        return request[name]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(ValueError, "invalid"), (EngineError, "unavailable")]
+)
+def test_in_a_batch_an_error_answers_its_own_request_only(
+    monkeypatch: pytest.MonkeyPatch, failure: type[Exception], code: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", _Triton("triton"))
+    model = runpy.run_path(str(MODEL_PY))["TritonPythonModel"]()
+    sizes = []
+
+    class Engine:
+        inputs = (SimpleNamespace(name="image"),)
+
+        def run(self, feed: dict[str, Any]) -> dict[str, Any]:
+            sizes.append(len(feed["image"]))
+            if feed["image"].max() > 254:
+                raise failure("too bright")
+            return {"face": feed["image"].copy()}
+
+    model._engine, model._failed = Engine(), EngineError
+    good, bad = (np.full((2, 16, 16, 3), value, np.uint8) for value in (7, 255))
+    assert model.execute([{"image": good}, {"image": good}]) == [(["face"], None)] * 2
+    answers = model.execute([{"image": good}, {"image": bad}, {"image": good}])
+    assert [tensors for tensors, _ in answers] == [["face"], (), ["face"]]
+    assert (str(answers[1][1]), answers[1][1].code) == ("too bright", code)
+    assert sizes == [4, 6, 2, 2, 2]
 
 
 def test_a_version_written_again_holds_one_backends_files(tmp_path: Path, plan: Path) -> None:
