@@ -1,0 +1,222 @@
+"""Restoring a batch of files on Ray: `runtime.infer --ray ADDRESS`.
+
+One worker process per CPU core, or per GPU, takes a file at a time from reading to writing. These
+are plain actors and not Ray Data, because files are what can fail here: Ray Data counts and repeats
+blocks of rows, ends the whole batch after a block's error or repeats it without end where the file
+itself kills its worker, and needs pyarrow and pandas. With actors a file whose worker died is tried
+again alone, and after that it is a failure with a name.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dic.console import UserError
+from dic.engine_file import EngineError
+from dic.files import remove_partial_files
+from runtime.cluster.instance import connected, first_line
+from runtime.jobs.plan import STREAM, Job, Outcome
+from runtime.jobs.request import Request
+from runtime.jobs.run import run_request, show_progress
+from runtime.jobs.summary import Summary
+
+TRIES = 3  # of a file, each of which ended its worker
+GPU_FILES = 4  # files that a worker with a GPU has in progress, so that the GPU does not wait
+NOT_LOST = (UserError, EngineError)
+
+
+def restore_on_ray(request: Request, address: str) -> int:
+    """Restore what is asked for on a Ray cluster; see `run_request`.
+
+    Args:
+        address: see `connected`.
+
+    Raises:
+        UserError: also where Ray cannot be reached, or standard input or output is asked for.
+    """
+    if "-" in (request.output, *request.inputs):
+        raise UserError("--ray: standard input and output belong to this process; name files")
+    return run_request(request, functools.partial(_execute, address))
+
+
+def _execute(address: str, request: Request, jobs: list[Job], summary: Summary) -> None:
+    with connected(address) as ray:
+        pool = _Pool(ray, request, len(jobs))
+        summary.engine = pool.engine
+        print(
+            f"{pool.engine.path} on {pool.engine.device} ({pool.engine.backend}), "
+            f"{pool.size} workers",
+            file=sys.stderr,
+        )
+        try:
+            show_progress(map(summary.add, pool.restored(jobs)), len(jobs))
+        finally:
+            pool.stop()
+            # A worker that is stopped while it writes leaves a hidden file.
+            for job in summary.left:
+                for output in job.outputs:
+                    remove_partial_files(output)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """What a worker's engine is."""
+
+    path: Path
+    device: str
+    backend: str
+
+
+class Worker:
+    """One process that restores: an actor.
+
+    Args:
+        request: what is asked for.
+        folder: that relative paths start from.
+    """
+
+    def __init__(self, request: Request, folder: str) -> None:
+        from runtime.engines.load import load_engine
+        from runtime.faces.restore import Restorer
+        from runtime.jobs.pictures import PictureWork
+        from runtime.jobs.run import face_source
+
+        logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.chdir(folder)
+        boxes, detector = face_source(request.faces) if request.faces else (None, None)
+        asked = request.engine
+        engine = load_engine(asked.path, asked.device, asked.threads or 1)
+        self._engine = _Engine(engine.path, engine.device, engine.backend)
+        self._restorer = Restorer(engine, detector=detector, batch=asked.batch)
+        self._photos, self._boxes = request.photos, boxes
+        self._work = PictureWork(self._restorer, request.photos, boxes)
+
+    def engine(self) -> _Engine:
+        return self._engine
+
+    def restore(self, job: Job) -> Outcome:
+        """Restore one file; what an earlier worker left of it is removed first."""
+        for output in job.outputs:
+            remove_partial_files(output)
+        if not job.is_video:
+            return self._work(job)
+        from runtime.jobs.run import video
+
+        return video(job, self._restorer, self._photos, self._boxes)
+
+
+class _Pool:
+    """The workers of a batch.
+
+    Args:
+        files: at most so many workers are started.
+
+    Attributes:
+        engine: what the first worker that started loaded.
+        size: workers.
+
+    Raises:
+        UserError, EngineError: no worker starts.
+    """
+
+    def __init__(self, ray: Any, request: Request, files: int) -> None:
+        self._ray = ray
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        on_gpu = request.engine.device.startswith("cuda") or (
+            request.engine.device == "auto" and gpus > 0
+        )
+        threads = request.engine.threads or 1
+        most = gpus if on_gpu else int(resources.get("CPU", 0)) // threads
+        if most < 1:
+            what = "GPU" if on_gpu else f"machine with {threads} CPU cores"
+            raise UserError(f"--ray: the cluster has no {what} for a worker")
+        self.size = min(most, files)
+        self._depth = GPU_FILES if on_gpu else 1
+        actor = ray.remote(
+            num_cpus=0 if on_gpu else threads,
+            num_gpus=1 if on_gpu else 0,
+            max_restarts=-1,  # a worker that dies is started again
+            max_task_retries=0,  # which file is tried again is decided here
+            max_concurrency=self._depth,
+        )(Worker)
+        self._workers = [actor.remote(request, os.getcwd()) for _ in range(self.size)]
+        self.engine = self._first()
+
+    def _first(self) -> _Engine:
+        from ray.exceptions import RayError
+
+        started, _ = self._ray.wait([worker.engine.remote() for worker in self._workers])
+        try:
+            engine = self._ray.get(started[0])
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            for known in NOT_LOST:
+                if found := _cause(error, known):
+                    raise known(found) from error
+            raise UserError(f"--ray: no worker starts: {first_line(cause)}") from error
+        assert isinstance(engine, _Engine)
+        return engine
+
+    def restored(self, jobs: list[Job]) -> Iterator[Outcome]:
+        """Restore jobs; yields each outcome as soon as it is there."""
+        waiting, suspects = deque(jobs), deque[Job]()
+        tries: Counter[str] = Counter()
+        running: dict[Any, tuple[Job, Any]] = {}
+        free = deque(self._workers * self._depth)
+        while waiting or suspects or running:
+            while free and waiting:
+                worker = free.popleft()
+                job = waiting.popleft()
+                running[worker.restore.remote(job)] = job, worker
+            if not waiting and not running and suspects:  # alone, so that no other file suffers
+                worker, job = free.popleft(), suspects.popleft()
+                running[worker.restore.remote(job)] = job, worker
+            done, _ = self._ray.wait(list(running))
+            for reference in done:
+                job, worker = running.pop(reference)
+                free.append(worker)
+                outcome = self._outcome(reference, job)
+                if outcome is None:
+                    tries[str(job.target)] += 1
+                    if tries[str(job.target)] < TRIES:
+                        suspects.append(job)
+                        continue
+                    why = (
+                        f"error: {job.name}: its worker process ended {TRIES} times; out of memory?"
+                    )
+                    outcome = Outcome(job.name, str(job.target), "failed", 0, why)
+                yield outcome
+
+    def _outcome(self, reference: Any, job: Job) -> Outcome | None:
+        """What a worker answered; None if it died."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            outcome = self._ray.get(reference)
+        except RayTaskError as error:  # a bug of ours
+            last = str(error).strip().splitlines()[-1]
+            return Outcome(job.name, str(job.target), "failed", 0, f"error: {job.name}: {last}")
+        except RayActorError:
+            return None
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            self._ray.kill(worker)
+
+
+def _cause(error: BaseException, kind: type[Exception]) -> str:
+    """The message of an error of a kind within Ray's error, which has it as text."""
+    lines = [line for line in str(error).splitlines() if f"{kind.__name__}: " in line]
+    return lines[-1].partition(f"{kind.__name__}: ")[2] if lines else ""
