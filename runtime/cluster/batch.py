@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -23,14 +24,14 @@ from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import remove_partial_files
 from runtime.cluster.instance import connected, first_line
-from runtime.jobs.plan import STREAM, Job, Outcome
+from runtime.jobs.plan import Job, Outcome
 from runtime.jobs.request import Request
 from runtime.jobs.run import run_request, show_progress
 from runtime.jobs.summary import Summary
 
 TRIES = 3  # of a file, each of which ended its worker
 GPU_FILES = 4  # files that a worker with a GPU has in progress, so that the GPU does not wait
-NOT_LOST = (UserError, EngineError)
+PATIENCE = 30.0  # seconds after which waiting for the first worker is told
 
 
 def restore_on_ray(request: Request, address: str) -> int:
@@ -145,57 +146,87 @@ class _Pool:
         actor = ray.remote(
             num_cpus=0 if on_gpu else threads,
             num_gpus=1 if on_gpu else 0,
-            max_restarts=-1,  # a worker that dies is started again
-            max_task_retries=0,  # which file is tried again is decided here
             max_concurrency=self._depth,
         )(Worker)
-        self._workers = [actor.remote(request, os.getcwd()) for _ in range(self.size)]
+        self._start = functools.partial(actor.remote, request, os.getcwd())
+        # Workers that Ray has no room for yet join when it has; nothing is given to them before.
+        self._workers: set[Any] = set()
+        self._starting: dict[Any, Any] = {}  # by the reference to what they will answer
+        for _ in range(self.size):
+            self._add()
         self.engine = self._first()
 
+    def _add(self) -> None:
+        worker = self._start()
+        self._workers.add(worker)
+        self._starting[worker.engine.remote()] = worker
+
     def _first(self) -> _Engine:
+        """What the first worker loaded."""
         from ray.exceptions import RayError
 
-        started, _ = self._ray.wait([worker.engine.remote() for worker in self._workers])
+        references = list(self._starting)
+        started, _ = self._ray.wait(references, timeout=PATIENCE)
+        if not started:
+            print("waiting for workers; has Ray free CPUs or GPUs?", file=sys.stderr)
+            started, _ = self._ray.wait(references)
         try:
             engine = self._ray.get(started[0])
         except RayError as error:
-            cause = getattr(error, "cause", None) or error
-            for known in NOT_LOST:
-                if found := _cause(error, known):
-                    raise known(found) from error
-            raise UserError(f"--ray: no worker starts: {first_line(cause)}") from error
+            raise _as_ours(error) from error
         assert isinstance(engine, _Engine)
         return engine
 
     def restored(self, jobs: list[Job]) -> Iterator[Outcome]:
-        """Restore jobs; yields each outcome as soon as it is there."""
+        """Restore jobs; yields each outcome as soon as it is there.
+
+        Raises:
+            UserError: all workers have ended, and none starts again.
+        """
         waiting, suspects = deque(jobs), deque[Job]()
         tries: Counter[str] = Counter()
         running: dict[Any, tuple[Job, Any]] = {}
-        free = deque(self._workers * self._depth)
+        free: deque[Any] = deque()
+
+        def give(queue: deque[Job]) -> None:
+            worker, job = free.popleft(), queue.popleft()
+            running[worker.restore.remote(job)] = job, worker
+
         while waiting or suspects or running:
             while free and waiting:
-                worker = free.popleft()
-                job = waiting.popleft()
-                running[worker.restore.remote(job)] = job, worker
-            if not waiting and not running and suspects:  # alone, so that no other file suffers
-                worker, job = free.popleft(), suspects.popleft()
-                running[worker.restore.remote(job)] = job, worker
-            done, _ = self._ray.wait(list(running))
+                give(waiting)
+            if free and suspects and not waiting and not running:
+                give(suspects)  # alone, so that no other file suffers
+            done, _ = self._ray.wait([*running, *self._starting])
             for reference in done:
+                if reference in self._starting:
+                    free.extend([self._started(reference)] * self._depth)
+                    continue
                 job, worker = running.pop(reference)
-                free.append(worker)
                 outcome = self._outcome(reference, job)
-                if outcome is None:
-                    tries[str(job.target)] += 1
-                    if tries[str(job.target)] < TRIES:
-                        suspects.append(job)
-                        continue
-                    why = (
-                        f"error: {job.name}: its worker process ended {TRIES} times; out of memory?"
-                    )
-                    outcome = Outcome(job.name, str(job.target), "failed", 0, why)
-                yield outcome
+                if outcome is not None:
+                    free.append(worker)
+                    yield outcome
+                    continue
+                free = deque(other for other in free if other is not worker)
+                self._replace(worker)
+                tries[str(job.target)] += 1
+                if tries[str(job.target)] < TRIES:
+                    suspects.append(job)
+                    continue
+                why = f"error: {job.name}: its worker process ended {TRIES} times; out of memory?"
+                yield Outcome(job.name, str(job.target), "failed", 0, why)
+
+    def _started(self, reference: Any) -> Any:
+        """The worker that has answered that it is ready."""
+        from ray.exceptions import RayError
+
+        worker = self._starting.pop(reference)
+        try:
+            self._ray.get(reference)
+        except RayError as error:
+            raise _as_ours(error) from error
+        return worker
 
     def _outcome(self, reference: Any, job: Job) -> Outcome | None:
         """What a worker answered; None if it died."""
@@ -211,12 +242,23 @@ class _Pool:
         assert isinstance(outcome, Outcome)
         return outcome
 
+    def _replace(self, worker: Any) -> None:
+        """Start another worker in the place of one that died, unless that is done."""
+        if worker in self._workers:
+            self._workers.discard(worker)
+            self._ray.kill(worker)  # it may only be cut off
+            self._add()
+
     def stop(self) -> None:
         for worker in self._workers:
             self._ray.kill(worker)
 
 
-def _cause(error: BaseException, kind: type[Exception]) -> str:
-    """The message of an error of a kind within Ray's error, which has it as text."""
-    lines = [line for line in str(error).splitlines() if f"{kind.__name__}: " in line]
-    return lines[-1].partition(f"{kind.__name__}: ")[2] if lines else ""
+def _as_ours(error: Exception) -> Exception:
+    """The error of ours that kept a worker from starting; Ray has it as text."""
+    kinds = {kind.__name__: kind for kind in (UserError, EngineError)}
+    for line in reversed(str(error).splitlines()):
+        found = re.search(r"\b(UserError|EngineError): (.*)", line)
+        if found:
+            return kinds[found[1]](found[2])
+    return UserError(f"--ray: no worker starts: {first_line(error)}")
