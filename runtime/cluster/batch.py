@@ -151,6 +151,7 @@ class _Pool:
         self._start = functools.partial(actor.remote, request, os.getcwd())
         # Workers that Ray has no room for yet join when it has; nothing is given to them before.
         self._workers: set[Any] = set()
+        self._failures = 0  # of workers to start
         self._starting: dict[Any, Any] = {}  # by the reference to what they will answer
         for _ in range(self.size):
             self._add()
@@ -163,19 +164,18 @@ class _Pool:
 
     def _first(self) -> _Engine:
         """What the first worker loaded."""
-        from ray.exceptions import RayError
-
-        references = list(self._starting)
-        started, _ = self._ray.wait(references, timeout=PATIENCE)
-        if not started:
-            print("waiting for workers; has Ray free CPUs or GPUs?", file=sys.stderr)
-            started, _ = self._ray.wait(references)
-        try:
-            engine = self._ray.get(started[0])
-        except RayError as error:
-            raise _as_ours(error) from error
-        assert isinstance(engine, _Engine)
-        return engine
+        told = False
+        while True:
+            references = list(self._starting)
+            started, _ = self._ray.wait(references, timeout=PATIENCE)
+            if not started and not told:
+                told = True
+                print("waiting for workers; has Ray free CPUs or GPUs?", file=sys.stderr)
+            if started and (worker := self._started(started[0])) is not None:
+                engine = self._ray.get(started[0])
+                assert isinstance(engine, _Engine)
+                self._starting[started[0]] = worker  # `restored` takes it from there
+                return engine
 
     def restored(self, jobs: list[Job]) -> Iterator[Outcome]:
         """Restore jobs; yields each outcome as soon as it is there.
@@ -200,7 +200,8 @@ class _Pool:
             done, _ = self._ray.wait([*running, *self._starting])
             for reference in done:
                 if reference in self._starting:
-                    free.extend([self._started(reference)] * self._depth)
+                    if (ready := self._started(reference)) is not None:
+                        free.extend([ready] * self._depth)
                     continue
                 job, worker = running.pop(reference)
                 outcome = self._outcome(reference, job)
@@ -217,15 +218,26 @@ class _Pool:
                 why = f"error: {job.name}: its worker process ended {TRIES} times; out of memory?"
                 yield Outcome(job.name, str(job.target), "failed", 0, why)
 
-    def _started(self, reference: Any) -> Any:
-        """The worker that has answered that it is ready."""
+    def _started(self, reference: Any) -> Any | None:
+        """The worker that has answered that it is ready; None if it died, and another starts.
+
+        Raises:
+            UserError, EngineError: why no worker starts.
+        """
         from ray.exceptions import RayError
 
         worker = self._starting.pop(reference)
         try:
             self._ray.get(reference)
         except RayError as error:
-            raise _as_ours(error) from error
+            self._failures += 1
+            ours = _as_ours(error)
+            if ours is not None:
+                raise ours from error
+            if self._failures > TRIES * self.size:
+                raise UserError(f"--ray: no worker starts: {first_line(error)}") from error
+            self._replace(worker)
+            return None
         return worker
 
     def _outcome(self, reference: Any, job: Job) -> Outcome | None:
@@ -254,11 +266,8 @@ class _Pool:
             self._ray.kill(worker)
 
 
-def _as_ours(error: Exception) -> Exception:
+def _as_ours(error: Exception) -> Exception | None:
     """The error of ours that kept a worker from starting; Ray has it as text."""
     kinds = {kind.__name__: kind for kind in (UserError, EngineError)}
-    for line in reversed(str(error).splitlines()):
-        found = re.search(r"\b(UserError|EngineError): (.*)", line)
-        if found:
-            return kinds[found[1]](found[2])
-    return UserError(f"--ray: no worker starts: {first_line(error)}")
+    found = re.findall(r"\b(UserError|EngineError): (.*)", str(error))
+    return kinds[found[-1][0]](found[-1][1]) if found else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -53,10 +54,14 @@ def connected(address: str) -> Iterator[Any]:
         how |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
         _check_reachable(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **how)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"--ray {address}: {first_line(error)}") from error
+    # Ray prints a paragraph about each process that dies; what it means for the user is told by us.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield ray
     finally:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from conftest import ROOT
+from conftest import ROOT, Command, one_line_error
 from tritonclient.utils import InferenceServerException
 
 from runtime.engines.load import load_engine
@@ -126,15 +128,15 @@ def test_tritons_clients_get_the_engines_faces(
     library = CLIENTS[protocol]
     client = library.InferenceServerClient(getattr(served, protocol))
     assert client.is_server_ready()
-    assert client.is_model_ready("dic", headers=KEY)
-    given = client.infer("dic", ask(library), headers=KEY)
+    assert client.is_model_ready("dic", headers=dict(KEY))
+    given = client.infer("dic", ask(library), headers=dict(KEY))
     with load_engine(tiny_engine, "cpu") as engine:
         wanted = engine.run({"image": FACES})
     for name, array in wanted.items():
         np.testing.assert_allclose(given.as_numpy(name), array, atol=1)
     for model, name, headers, why in (
-        ("other", "image", KEY, "unknown model 'other'"),
-        ("dic", "lq", KEY, "the inputs are image, got lq"),
+        ("other", "image", dict(KEY), "unknown model 'other'"),
+        ("dic", "lq", dict(KEY), "the inputs are image, got lq"),
         ("dic", "image", {}, "missing or wrong"),
     ):
         with pytest.raises(InferenceServerException, match=why):
@@ -145,15 +147,15 @@ def test_tritons_clients_get_the_engines_faces(
 def test_statuses_are_those_of_the_local_server(served: Served) -> None:
     url = f"http://{served.http}"
     assert httpx.get(f"{url}/v2/models/dic").status_code == 401
-    missing = httpx.get(f"{url}/nothing", headers=KEY)
+    missing = httpx.get(f"{url}/nothing", headers=dict(KEY))
     assert missing.status_code == 404
     assert missing.json() == {"error": "GET /nothing: not found"}
-    assert httpx.get(f"{url}/v2", headers=KEY).headers.get_list("x-request-id") != []
+    assert httpx.get(f"{url}/v2", headers=dict(KEY)).headers.get_list("x-request-id") != []
     client = triton_grpc.InferenceServerClient(served.grpc)
     for call, status in (
-        (lambda: client.get_model_metadata("other", headers=KEY), "NOT_FOUND"),
+        (lambda: client.get_model_metadata("other", headers=dict(KEY)), "NOT_FOUND"),
         (lambda: client.infer("dic", ask(triton_grpc)), "UNAUTHENTICATED"),
-        (lambda: client.get_log_settings(headers=KEY), "UNIMPLEMENTED"),
+        (lambda: client.get_log_settings(headers=dict(KEY)), "UNIMPLEMENTED"),
     ):
         with pytest.raises(InferenceServerException) as error:
             call()
@@ -181,7 +183,7 @@ def test_a_killed_replica_loses_only_what_is_in_it(served: Served) -> None:
         client = library.InferenceServerClient(getattr(served, protocol))
         while not stop.is_set():
             try:
-                faces = client.infer("dic", ask(library, many), headers=KEY).as_numpy("face")
+                faces = client.infer("dic", ask(library, many), headers=dict(KEY)).as_numpy("face")
                 answered.append(len(faces))
             except InferenceServerException as error:
                 retryable = error.status() in ("503", "StatusCode.UNAVAILABLE")
@@ -227,7 +229,60 @@ def test_a_batch_survives_its_worker(
             os.kill(worker, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
-    assert f"error: {folder / '07.png'}: is not a picture" in errors
+    assert f"error: {folder / '07.png'}: not a picture" in errors
     assert f"{PICTURES - 1} restored" in errors
     assert len(list(out.glob("*.png"))) == PICTURES - 1
     assert len(list(out.iterdir())) == PICTURES - 1, "no partial files"
+
+
+def test_wrong_calls(
+    cluster: str, command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    """Each is one line, and known before Ray starts anything."""
+    here = ["--engine", f"dic={tiny_engine}", "--ray"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        calls = [
+            (["runtime.serve", *here, "127.0.0.1:9"], "no Ray cluster can be reached"),
+            (["runtime.serve", *here, "http://x:1"], "must be HOST:PORT"),
+            (["runtime.serve", *here, "--port", port], "Address already in use"),
+            (["runtime.serve", *here, "--port", 0, "--replicas", "two"], "must be N or MIN:MAX"),
+            (["runtime.serve", *here, "--port", 0, "--replicas", 4096], "need 4096 CPU cores"),
+            (["runtime.serve", *here, cluster, "--port", 0], "choose a port that is free"),
+            (["runtime.serve", "--replicas", 2], "--replicas needs --ray"),
+            (["runtime.serve", "--engine", "dic=none.onnx", "--ray"], "none.onnx: No such file"),
+            (["runtime.infer", face_file, "-o", "-", "--ray", cluster], "belong to this process"),
+        ]
+        out = tmp_path / "out"
+        for address, why in (("127.0.0.1:9", "no Ray cluster can be reached"), (cluster, "engine")):
+            line = [face_file, "-o", out, "--ray", address]
+            line += ["--engine", face_file] if address == cluster else []
+            calls.append((["runtime.infer", *line], why))
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda call: command(*call[0]), calls))
+    for (_, why), result in zip(calls, done, strict=True):
+        assert why in one_line_error(result, 2)
+
+
+def test_a_configuration_for_serve_deploy(
+    command: Command, tiny_engine: Path, tmp_path: Path
+) -> None:
+    from ray.serve.schema import ServeDeploySchema
+    from yaml import safe_load
+
+    (tmp_path / "key").write_text("secret\n")
+    line = ["--engine", f"dic={tiny_engine}", "--replicas", "1:3", "--num-gpus", 0.5]
+    line += ["--api-key-file", tmp_path / "key", "--write-config", tmp_path / "serve.yaml"]
+    done = command("runtime.serve", *line)
+    assert done.returncode == 0, done.stderr
+    written = ServeDeploySchema.model_validate(safe_load((tmp_path / "serve.yaml").read_text()))
+    (application,) = written.applications
+    assert "secret" not in (tmp_path / "serve.yaml").read_text()
+    from runtime.cluster.serve import build
+
+    deployment = build(application.args)._bound_deployment
+    assert deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 0.5}
+    assert deployment._deployment_config.autoscaling_config.max_replicas == 3
+    assert deployment.init_args == ("secret", False)
