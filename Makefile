@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--editable '.[cpu,openvino,video,train,export,rtx,triton,serve,benchmarks,test]'
+		--editable '.[cpu,openvino,video,train,export,rtx,triton,serve,cluster,benchmarks,test]'
 	touch $(READY)
 
 # NVIDIA's Triton, with its Python backend only, for the tests that speak to it: they skip without.

@@ -45,7 +45,11 @@ def main(arguments: list[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
-    return run_request(_request(options))
+    if options.ray is None:
+        return run_request(_request(options))
+    from runtime.cluster.batch import restore_on_ray
+
+    return restore_on_ray(_request(options), options.ray)
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -139,6 +143,12 @@ def _parser() -> Parser:
     )
     add("--resume", action="store_true", help="skip files whose results are already there")
     add("--summary", type=Path, metavar="FILE", help="write the outcome of each file as JSON")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="restore on all machines of the Ray cluster whose head is at HOST:PORT; all must see "
+        "the files under the same paths. `local` uses processes of this machine",
+    )
     add("-v", "--verbose", action="store_true", help="log more")
     photos = parser.add_argument_group("photographs and videos")
     add = photos.add_argument

@@ -12,53 +12,28 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
 from runtime.server.model import ServedModel
+from runtime.server.options import GRACE, THREADS, ServerOptions
 
 KEY_VARIABLE = "DIC_API_KEY"
 LOOPBACK = "127.0.0.1"
-THREADS = 128  # requests processed at once, most of which wait for the engine
-GRACE = 30.0  # seconds that requests in progress have when the server stops
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """How the server runs.
-
-    Attributes:
-        engines: (name, version, file) of each.
-        host: address to listen on.
-        port, grpc_port, metrics_port: TCP ports; 0 takes a free one.
-        key: that clients must send; None for none.
-        device, threads: see `load_engine`.
-        max_queue: faces of a model that may wait or run at once.
-        max_body: bytes of a request.
-        max_pixels: of a picture.
-    """
-
-    engines: tuple[tuple[str, str, Path], ...]
-    host: str
-    port: int
-    grpc_port: int
-    metrics_port: int
-    key: str | None
-    device: str
-    threads: int | None
-    max_queue: int
-    max_body: int
-    max_pixels: int
+LOCAL = "local"  # Ray on this machine alone
+OF_RAY: dict[str, Any] = {"replicas": "1", "num_gpus": 0.0}  # options, with their defaults
 
 
 def main(arguments: list[str]) -> int:
-    options = _options(_parse(arguments))
+    given = _parse(arguments)
+    options = _options(given)
+    if given.ray is not None or given.write_config is not None:
+        return _on_ray(given, options)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
     with contextlib.ExitStack() as stack:
@@ -70,6 +45,24 @@ def main(arguments: list[str]) -> int:
             models.append(stack.enter_context(ServedModel(name, version, load, options.max_queue)))
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(options, http, metrics, models))
+    return 0
+
+
+def _on_ray(given: argparse.Namespace, options: ServerOptions) -> int:
+    from runtime.cluster.instance import imported
+
+    imported(given.ray)  # the extra's error first
+    from runtime.cluster import serve
+
+    try:
+        low, high = serve.parse_replicas(given.replicas)
+    except ValueError:
+        raise UserError(f"--replicas {given.replicas}: must be N or MIN:MAX") from None
+    scale = serve.Scale(low, high, given.num_gpus)
+    if given.write_config is not None:
+        serve.write_config(options, scale, given.api_key_file, given.write_config)
+    else:
+        serve.run(options, scale, given.ray)
     return 0
 
 
@@ -263,13 +256,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="MEGAPIXELS",
         help="largest picture (default: %(default)s)",
     )
+    _add_ray(parser)
     options = parser.parse_args(arguments)
+    on_ray = options.ray is not None or options.write_config is not None
+    for name, default in OF_RAY.items():
+        if getattr(options, name) != default and not on_ray:
+            parser.error(f"--{name.replace('_', '-')} needs --ray")
+    if 0 in (options.port, options.grpc_port) and on_ray and options.ray != LOCAL:
+        parser.error("port 0 is for this machine alone; choose a port that is free on every node")
     for name, low, high in (
         ("port", 0, 65535),
         ("grpc_port", 0, 65535),
         ("metrics_port", 0, 65535),
         ("threads", 1, 1024),
         ("max_queue", 1, 1_000_000),
+        ("num_gpus", 0, 64),
         ("max_body", 1, 1024),
         ("max_pixels", 1, 268),
     ):
@@ -277,6 +278,38 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         if value is not None and not low <= value <= high:
             parser.error(f"--{name.replace('_', '-')} must be {low} to {high}")
     return options
+
+
+def _add_ray(parser: Parser) -> None:
+    add = parser.add_argument_group("Ray").add_argument
+    add(
+        "--ray",
+        nargs="?",
+        const=LOCAL,
+        metavar="ADDRESS",
+        help="serve by Ray Serve: on the cluster whose head is at HOST:PORT, or without an address "
+        "in processes of this machine",
+    )
+    add(
+        "--replicas",
+        default=OF_RAY["replicas"],
+        metavar="N",
+        help="processes that serve, or MIN:MAX, between which the load decides (default: "
+        "%(default)s); each takes one CPU core, or --threads",
+    )
+    add(
+        "--num-gpus",
+        type=float,
+        default=OF_RAY["num_gpus"],
+        metavar="X",
+        help="GPUs of a replica; 0.5 lets two share one (default: none)",
+    )
+    add(
+        "--write-config",
+        type=Path,
+        metavar="FILE",
+        help="write a file for `serve deploy` instead of serving",
+    )
 
 
 def cli() -> NoReturn:

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dic.console import UserError
@@ -30,8 +31,15 @@ PHOTO_WORKERS = 4  # at most: each holds a photograph and its result
 MANY = 8  # pictures per core; from that many on, throughput matters more than the first result
 
 
-def run_request(request: Request) -> int:
+# Restores jobs, and adds their outcomes to the summary.
+Execute = Callable[[Request, list[Job], Summary], None]
+
+
+def run_request(request: Request, execute: Execute | None = None) -> int:
     """Restore what is asked for.
+
+    Args:
+        execute: restores the jobs; None does it in this process.
 
     Returns:
         the exit status: 0 done; 1 some files failed, each reported; 2 all failed.
@@ -58,9 +66,28 @@ def run_request(request: Request) -> int:
             check_writable(job.target)
     if any(job.is_video for job in jobs) and request.photos:
         _check_video_library()
-    boxes, detector = _face_source(request.faces) if request.faces else (None, None)
+    boxes, detector = face_source(request.faces) if request.faces else (None, None)
     if boxes:
         boxes.check([job.source for job in summary.jobs])
+    if execute is not None:
+        with summary:
+            execute(request, jobs, summary)
+    else:
+        _here(request, jobs, summary, boxes, detector)
+    failed = summary.count("failed")
+    if failed == every:
+        return NOTHING_DONE
+    return SOME_FAILED if failed or not summary.written else DONE
+
+
+def _here(
+    request: Request,
+    jobs: list[Job],
+    summary: Summary,
+    boxes: Boxes | None,
+    detector: Detector | None,
+) -> None:
+    """Restore jobs in this process."""
     # OpenCV takes a while to import, which --help and usage errors do without. First comes what
     # loads the engine: while two threads import, each waits for the other.
     first = ["runtime.engines.onnxruntime"] if request.engine.path.suffix == ".onnx" else []
@@ -81,11 +108,8 @@ def run_request(request: Request) -> int:
             _pictures(pictures, workers, work, summary)
             for job in jobs:
                 if job.is_video:
-                    summary.add(_video(job, restorer, request.photos, boxes))
-    failed = summary.count("failed")
-    if failed == every:
-        return NOTHING_DONE
-    return SOME_FAILED if failed or not summary.written else DONE
+                    done = summary.add(video(job, restorer, request.photos, boxes))
+                    print(_shown(done), file=sys.stderr)
 
 
 def _check_video_library() -> None:
@@ -93,7 +117,7 @@ def _check_video_library() -> None:
         raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'")
 
 
-def _face_source(source: FaceSource) -> tuple[Boxes | None, Detector | None]:
+def face_source(source: FaceSource) -> tuple[Boxes | None, Detector | None]:
     """The boxes of a file, or a detector."""
     from runtime.faces.detect import DetectorError, YuNetDetector
     from runtime.jobs.boxes import Boxes
@@ -133,24 +157,37 @@ def _workers(photos: bool, lanes: int, batch: int) -> int:
 
 def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary) -> None:
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
-    from dic.progress import Progress
     from runtime.engines.batching import overlapped
 
-    faces, started = 0, time.monotonic()
     # Recorded by the worker: a picture in progress when the call is interrupted is still finished.
     results = overlapped(lambda job: summary.add(work(job)), jobs, max(1, min(workers, len(jobs))))
-    with Progress(results, total=len(jobs), unit="file", disable=len(jobs) < 2) as bar:
+    show_progress(results, len(jobs))
+
+
+def show_progress(outcomes: Iterable[Outcome], count: int) -> None:
+    """Take outcomes as they come, and show how many there are, and their messages."""
+    from dic.progress import Progress
+
+    faces, started = 0, time.monotonic()
+    with Progress(outcomes, total=count, unit="file", disable=count < 2) as bar:
         for outcome in bar:
             faces += outcome.faces
             rate = faces / max(time.monotonic() - started, 1e-9)
             bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
             if outcome.message:
-                bar.say(" ".join(outcome.message.splitlines()))
+                bar.say(" ".join(_shown(outcome).splitlines()))
 
 
-def _video(
+def _shown(outcome: Outcome) -> str:
+    """An outcome's message; a failure's begins with `error: `."""
+    known = outcome.status != "failed" or outcome.message.startswith("error: ")
+    return outcome.message if known else f"error: {outcome.message}"
+
+
+def video(
     job: Job, restorer: Restorer, photos: PhotoOptions | None, boxes: Boxes | None
 ) -> Outcome:
+    """Restore one video; an error that concerns only this video becomes its outcome."""
     if photos is None or boxes is not None:
         hint = "--faces detects the faces in it" if boxes is None else "--boxes is for pictures"
         message = f"{job.source}: is a video; {hint}"
@@ -159,6 +196,4 @@ def _video(
         from runtime.jobs.videos import video_outcome
 
         outcome = video_outcome(job, restorer, photos)
-    failed = "error: " if outcome.status == "failed" else ""
-    print(f"{failed}{outcome.message}", file=sys.stderr)
     return outcome

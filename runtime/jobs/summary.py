@@ -12,14 +12,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from dic.console import UserError, print_error
 from dic.files import check_writable, write_whole
-from runtime.engines.contract import Engine
 from runtime.jobs.plan import Job, Outcome, file_key
 
 STATUSES = ("restored", "copied", "skipped", "failed")
+
+
+class EngineInUse(Protocol):
+    """What is told of the engine that restored."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def backend(self) -> str: ...
 
 
 class Summary:
@@ -46,7 +58,7 @@ class Summary:
         self.jobs, self._output, self._path = jobs, output, path
         self._outcomes: dict[str, Outcome] = {}  # by target
         self._began = time.monotonic()
-        self.engine: Engine | None = None
+        self.engine: EngineInUse | None = None
         self.written = True
         if path is not None:
             _check(path, jobs, read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio.to_thread
@@ -26,6 +26,8 @@ STATUS = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+OPEN = ("/ServerLive", "/ServerReady")  # without a key, for load balancers
+REFUSED = "the API key is missing or wrong"
 # Fields of InferTensorContents by data type.
 CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents", "INT64": "int64_contents"}
 
@@ -219,22 +221,30 @@ def _handlers(servicer: Servicer) -> grpc.GenericRpcHandler:
     )
 
 
+def allowed(method: str, metadata: Iterable[tuple[str, Any]] | None, key: str) -> bool:
+    """Whether a call has the key, or needs none.
+
+    Args:
+        method: the call's name, such as "/inference.GRPCInferenceService/ModelInfer".
+        metadata: that the client sent; the key is in `authorization` or `x-api-key`.
+    """
+    sent = {name: str(value) for name, value in metadata or ()}
+    given = sent.get("x-api-key", sent.get("authorization", "").removeprefix("Bearer "))
+    return method.endswith(OPEN) or hmac.compare_digest(given.encode(), key.encode())
+
+
 class _Key(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without the key, in the metadata `authorization` or `x-api-key`."""
+    """Refuses calls without the key."""
 
     def __init__(self, key: str) -> None:
         self._key = key
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        sent = {key: str(value) for key, value in details.invocation_metadata or ()}
-        given = sent.get("x-api-key", sent.get("authorization", "").removeprefix("Bearer "))
-        if details.method.endswith(("/ServerLive", "/ServerReady")) or hmac.compare_digest(
-            given.encode(), self._key.encode()
-        ):
+        if allowed(details.method, details.invocation_metadata, self._key):
             return await continuation(details)
 
         async def refuse(_: Any, context: Any) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the API key is missing or wrong")
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSED)
 
         return grpc.unary_unary_rpc_method_handler(refuse)
 

@@ -1,0 +1,37 @@
+"""How a server runs, wherever it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+THREADS = 128  # requests processed at once, most of which wait for the engine
+GRACE = 30.0  # seconds that requests in progress have when the server stops
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How the server runs.
+
+    Attributes:
+        engines: (name, version, file) of each.
+        host: address to listen on.
+        port, grpc_port, metrics_port: TCP ports; 0 takes a free one.
+        key: that clients must send; None for none.
+        device, threads: see `load_engine`.
+        max_queue: faces of a model that may wait or run at once.
+        max_body: bytes of a request.
+        max_pixels: of a picture.
+    """
+
+    engines: tuple[tuple[str, str, Path], ...]
+    host: str
+    port: int
+    grpc_port: int
+    metrics_port: int
+    key: str | None
+    device: str
+    threads: int | None
+    max_queue: int
+    max_body: int
+    max_pixels: int
