@@ -1,4 +1,4 @@
-# make setup · test · lint · demo · weights · results · docs, and with a GPU test-gpu · gpu-check.
+# make setup · test · test-cluster · lint · demo · weights · results · docs, and with a GPU test-gpu · gpu-check.
 # Each sets up what it needs, but for gpu-check, which takes the machine's own Python.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ TRITON := build/triton
 DEMO := build/demo
 RESULTS := benchmarks/results
 
-.PHONY: setup test test-gpu gpu-check lint demo weights results docs clean
+.PHONY: setup test test-cluster test-gpu gpu-check lint demo weights results docs clean
 
 setup: $(READY) $(TRITON)
 
@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--editable '.[cpu,openvino,video,train,export,rtx,triton,serve,cluster,benchmarks,test]'
+		--editable '.[cpu,openvino,video,train,export,rtx,triton,serve,benchmarks,test]'
 	touch $(READY)
 
 # NVIDIA's Triton, with its Python backend only, for the tests that speak to it: they skip without.
@@ -34,6 +34,11 @@ lint: $(READY)
 
 test: lint $(TRITON)
 	$(BIN)/pytest -W error --numprocesses auto --dist loadgroup
+
+# Ray on two nodes, both on this machine: two minutes, and Ray's packages.
+test-cluster: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cluster]'
+	$(BIN)/pytest -W error tests/runtime/test_cluster.py
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
 test-gpu: $(READY)

@@ -314,6 +314,8 @@ def _add_ray(parser: Parser) -> None:
 
 def cli() -> NoReturn:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    # Pictures stay in memory, which --max-pixels limits: libvips would write large ones to /tmp.
+    os.environ.setdefault("VIPS_DISC_THRESHOLD", "4g")
     run(main, "serve", EngineError)
 
 

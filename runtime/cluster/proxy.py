@@ -103,7 +103,9 @@ def add_servicer(servicer: Any, server: Any) -> None:
 
         async def call(request: Any, context: Any) -> Any:
             answer = await handler(request, context)
-            if (why := RETRYABLE.get(context.code())) is not None:
+            code = context.code()  # a number, or what Serve set
+            number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+            if (why := RETRYABLE.get(number)) is not None:
                 context.set_code(grpc.StatusCode.UNAVAILABLE)
                 context.set_details(why)
             return answer

@@ -31,6 +31,7 @@ log = logging.getLogger("runtime.server")
 RETRY_AFTER = 1  # seconds
 CLIENT_LEFT = 499  # nginx's status for a client that left before the answer
 PAGE = Path(__file__).parent / "page"
+PROBES = ("/v2/health/live", "/v2/health/ready", "/metrics")  # asked every few seconds; not logged
 # Without a key: for load balancers, and the page, which asks its user for the key.
 OPEN = ("/", "/v2/health/live", "/v2/health/ready", *(f"/{file}" for file in os.listdir(PAGE)))
 # The page loads nothing from elsewhere, and nothing may embed it.
@@ -120,6 +121,8 @@ class _Guard:
             await refusal(scope, receive, answer)
         else:
             await self._app(scope, receive, answer)
+        if status == 200 and scope["path"] in PROBES:
+            return
         entry = {
             "request_id": identifier,
             "method": scope["method"],

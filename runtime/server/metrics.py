@@ -17,6 +17,9 @@ from runtime.server.service import Service
 __all__ = ["CONTENT_TYPE", "exposition"]
 
 LABELS = ("model", "version")
+# Triton's reasons of a failure, by the exception's name; all others are OTHER.
+REASONS = {"QueueFullError": "REJECTED", "ExpiredError": "CANCELED", "EngineError": "BACKEND"}
+OTHER = "OTHER"
 COUNTERS = {
     "nv_inference_request_success": "Successful requests",
     "nv_inference_count": "Faces restored",
@@ -52,9 +55,13 @@ class _Models(Collector):
             )
             for counter, value in zip(counters.values(), values, strict=True):
                 counter.add_metric(labels, value)
-            for reason, count in known.requests.items():
-                if reason != "success":
-                    failures.add_metric((*labels, reason), count)
+            # From the start, so that the first failure of a kind is an increase.
+            failed = dict.fromkeys((*REASONS.values(), OTHER), 0)
+            for outcome, count in known.requests.items():
+                if outcome != "success":
+                    failed[REASONS.get(outcome, OTHER)] += count
+            for reason, count in failed.items():
+                failures.add_metric((*labels, reason), count)
             pending.add_metric(labels, model.pending)
         yield from counters.values()
         yield failures
@@ -65,4 +72,5 @@ def exposition(service: Service) -> bytes:
     """The metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Models(service))
-    return generate_latest(registry)
+    # The library ends counters' names in _total. Triton's names end without.
+    return generate_latest(registry).replace(b"_total", b"")

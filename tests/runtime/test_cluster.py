@@ -256,7 +256,10 @@ def test_wrong_calls(
             (["runtime.infer", face_file, "-o", "-", "--ray", cluster], "belong to this process"),
         ]
         out = tmp_path / "out"
-        for address, why in (("127.0.0.1:9", "no Ray cluster can be reached"), (cluster, "engine")):
+        for address, why in (
+            ("127.0.0.1:9", "no Ray cluster can be reached"),
+            (cluster, "not an ONNX model"),
+        ):
             line = [face_file, "-o", out, "--ray", address]
             line += ["--engine", face_file] if address == cluster else []
             calls.append((["runtime.infer", *line], why))

@@ -115,6 +115,9 @@ def test_metrics_are_prometheus(running: Running) -> None:
     assert "nv_inference_count" in httpx.get(f"http://{running.http}/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert "nv_inference_request_success" in families
+    assert "# TYPE nv_inference_count counter" in text
+    reasons = {s.labels["reason"] for s in families["nv_inference_request_failure"].samples}
+    assert reasons == {"REJECTED", "CANCELED", "BACKEND", "OTHER"}  # Triton's
     (sample,) = [s for s in families["nv_inference_count"].samples if s.labels["version"] == "2"]
     assert sample.value >= 2
 
@@ -300,7 +303,7 @@ def test_an_expired_request_is_dropped(running: Running) -> None:
 
 def test_stopping_finishes_what_is_under_way(tiny_engine: Path) -> None:
     server = serve("--engine", f"dic={tiny_engine}")
-    document = {"inputs": [{**TENSOR, "shape": [300, 16, 16, 3], "data": [7] * 300 * 768}]}
+    document = {"inputs": [{**TENSOR, "shape": [100, 16, 16, 3], "data": [7] * 100 * 768}]}
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(post(server, document)))
     thread.start()
@@ -309,7 +312,7 @@ def test_stopping_finishes_what_is_under_way(tiny_engine: Path) -> None:
     thread.join()
     assert status == 0, errors
     assert answers[0].status_code == 200
-    assert answers[0].json()["outputs"][0]["shape"] == [300, 128, 128, 3]
+    assert answers[0].json()["outputs"][0]["shape"] == [100, 128, 128, 3]
 
 
 def test_wrong_calls(here: Command, tiny_engine: Path, tmp_path: Path) -> None:
