@@ -16,11 +16,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import portraits
+from benchmarks import portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -59,6 +59,13 @@ COMMANDS = (
 MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 
 
+# Tables of results files that are not `benchmarks.report.results.Results`.
+OWN_FILES: dict[str, Callable[[bytes], str]] = {
+    "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
+    "serving": serve.summary,
+}
+
+
 def filled(text: str) -> str:
     """A page's text with all its result tables generated again.
 
@@ -68,9 +75,9 @@ def filled(text: str) -> str:
 
     def made(found: re.Match[str]) -> str:
         opening, file, table, closing = found.groups()
-        if table == "portraits":
-            content = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
-            return f"{opening}\n{portraits.table(content['portraits'])}\n\n{closing}"
+        if table in OWN_FILES:
+            made_of = OWN_FILES[table]((RESULTS / f"{file}.json").read_bytes())
+            return f"{opening}\n{made_of}\n\n{closing}"
         if table not in TABLES:
             raise UserError(f"docs: no table {table!r}; use {', '.join(TABLES)}")
         shown = results.read(RESULTS / f"{file}.json")

@@ -60,6 +60,38 @@ def main(arguments: list[str]) -> int:
     return FAULTY if any(faults) else DONE
 
 
+def summary(content: bytes) -> str:
+    """A results file of this command as Markdown."""
+    found = TypeAdapter(ServingResults).validate_json(content)
+    machine = found.machine
+    parts = [table(found.loads, RAW)] if found.loads else []
+    if found.soak:
+        parts.append(f"Soak: {_soaked(found.soak)}.")
+    if found.fuzz:
+        parts.append(f"Fuzz: {_fuzzed(found.fuzz)}.")
+    source = f"{machine.processor}, {machine.cores} cores, {machine.date}: `{machine.command}`"
+    return "\n\n".join([*parts, source])
+
+
+def _soaked(soak: Soak) -> str:
+    before, after, most = soak.memory
+    return (
+        f"{soak.seconds / 60:g} minutes, {soak.answered} requests answered, {soak.refused} refused "
+        f"by a full queue, {soak.lost} lost, {soak.wrong} wrong, beside "
+        f"{soak.misbehaved.total()} of misbehaving clients; memory {before:.0f} MiB, at the end "
+        f"{after:.0f}, at most {most:.0f}; threads {soak.threads[0]}, at the end "
+        f"{soak.threads[1]}; {soak.tracebacks} tracebacks; exit status {soak.status}"
+    )
+
+
+def _fuzzed(fuzz: Fuzz) -> str:
+    answers = ", ".join(f"{count} × {status}" for status, count in fuzz.statuses.most_common())
+    return (
+        f"{fuzz.requests} mutated requests (seed {fuzz.seed}), {len(fuzz.faults)} faults, "
+        f"{fuzz.tracebacks} tracebacks; {answers}"
+    )
+
+
 class _Parts:
     """The parts of the command; each returns whether the server was faulty."""
 
@@ -88,14 +120,7 @@ class _Parts:
         ):
             expected = clients.in_process(engine)()
             found = results.soak = soak(server, expected, 60 * options.minutes)
-        before, after, most = found.memory
-        print(
-            f"\nsoak: {found.answered} answered, {found.refused} refused by a full queue, "
-            f"{found.lost} lost, {found.wrong} wrong; memory {before:.0f} MiB, at the end "
-            f"{after:.0f}, at most {most:.0f}; threads {found.threads}, open files {found.files}; "
-            f"{found.tracebacks} tracebacks; exit status {found.status}"
-        )
-        print(f"misbehaving clients: {dict(found.misbehaved)}")
+        print(f"\nsoak: {_soaked(found)}")
         for error in found.errors:
             print(f"  {error}")
         return bool(found.lost or found.wrong or found.tracebacks or found.status)
@@ -104,8 +129,7 @@ class _Parts:
     def fuzz(options: argparse.Namespace, results: ServingResults) -> bool:
         with LocalServer(options.engine) as server:
             found = results.fuzz = fuzz(server, options.requests, options.seed)
-        print(f"\nfuzz: {found.requests} requests, {dict(found.statuses)}")
-        print(f"{len(found.faults)} faults, {found.tracebacks} tracebacks, alive: {found.alive}")
+        print(f"\nfuzz: {_fuzzed(found)}; alive: {found.alive}")
         for fault in found.faults:
             print(f"  {fault}")
         return bool(found.faults or found.tracebacks or not found.alive)

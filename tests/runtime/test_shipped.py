@@ -32,7 +32,7 @@ def test_it_is_small_and_comes_from_the_shipped_weights() -> None:
 def test_its_record_tells_how_it_was_made_and_what_it_reaches() -> None:
     record = json.loads(RECORD.read_text())
     training = record["reference"]["training"]
-    assert training["recipe"]["name"] == "dic-photoreal"
+    assert training["recipe"]["name"] == "dic-photoreal-tuned"
     assert training["iteration"] == training["recipe"]["iterations"]
     assert training["seconds"] > 0
     assert "accuracy" in record["machine"]["command"]
