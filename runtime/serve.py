@@ -18,14 +18,13 @@ from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError
+from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
 from runtime.server.model import ServedModel
-from runtime.server.options import GRACE, THREADS, ServerOptions
+from runtime.server.options import GRACE, KEY_VARIABLE, THREADS, ServerOptions
 
-KEY_VARIABLE = "DIC_API_KEY"
 LOOPBACK = "127.0.0.1"
-LOCAL = "local"  # Ray on this machine alone
 OF_RAY: dict[str, Any] = {"replicas": "1", "num_gpus": 0.0}  # options, with their defaults
 
 

@@ -44,11 +44,10 @@ from runtime.server.calls import Limits
 from runtime.server.grpc import REFUSED, Servicer, allowed
 from runtime.server.http import application
 from runtime.server.model import ServedModel
-from runtime.server.options import GRACE, THREADS, ServerOptions
+from runtime.server.options import GRACE, KEY_VARIABLE, THREADS, ServerOptions
 from runtime.server.service import Service
 
 NAME = "dic"  # of the application and of its deployment
-KEY_VARIABLE = "DIC_API_KEY"
 TARGET = 16  # requests per replica at which autoscaling adds no more: half of the largest run
 ATTEMPTS = 2  # to start a replica before the deployment is given up
 PATIENCE = 30.0  # seconds after which a deployment that waits says so

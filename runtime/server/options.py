@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+KEY_VARIABLE = "DIC_API_KEY"
 THREADS = 128  # requests processed at once, most of which wait for the engine
 GRACE = 30.0  # seconds that requests in progress have when the server stops
 
