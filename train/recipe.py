@@ -191,6 +191,8 @@ class Recipe:
         warmup: fraction of the iterations during which the learning rate rises linearly from zero.
         schedule: the learning rate after the warm-up: "constant"; "cosine", falling to zero; or
             "milestones", multiplied by `gamma` at each of the `milestones`.
+        cycles: equal parts of the run in each of which warm-up and schedule start again (warm
+            restarts; Loshchilov & Hutter, 2017).
         milestones: iterations at which the learning rate is multiplied by `gamma`.
         gamma: factor at each milestone.
         pixel_weight: weight of the pixel loss on every step's face (Ma et al., eq. 9).
@@ -233,6 +235,7 @@ class Recipe:
     learning_rate: Positive = 1e-4
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     schedule: Literal["constant", "cosine", "milestones"] = "constant"
+    cycles: Count = 1
     milestones: tuple[Count, ...] = ()
     gamma: Positive = 0.5
     pixel_weight: NotNegative = 1.0
@@ -271,6 +274,8 @@ class Recipe:
             )
         if self.schedule == "milestones" and not self.milestones:
             raise ValueError("schedule 'milestones' needs milestones; set milestones=[…]")
+        if self.schedule == "milestones" and self.cycles > 1:
+            raise ValueError("cycles must be 1 with schedule 'milestones', which names iterations")
 
 
 def shipped_recipes() -> list[str]:

@@ -512,14 +512,13 @@ def test_a_slowdown_sets_the_exit_status(
     assert "in common" in one_line_error(here(*line), 2)
 
 
-@pytest.mark.filterwarnings("default")  # compilers warn
 def test_peers_give_the_same_faces(
-    here: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
+    command: Command, tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
     """torch.compile may be missing: it needs a compiler, and fails on networks this small."""
     out = tmp_path / "results.json"
     common = ("--engine", tiny_engine, "--reference", tiny_checkpoint, "--peers")
-    done = here("benchmarks", "accuracy", *common, "--faces", 3, "--json", out)
+    done = command("benchmarks", "accuracy", *common, "--faces", 3, "--json", out)
     assert done.returncode == 0, done.stderr
     found = results.read(out)
     rows = {row.name: row for row in found.accuracy}

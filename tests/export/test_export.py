@@ -12,14 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import DATA, TINY, Command, one_line_error
+from conftest import DATA, TINY, Command, one_line_error, unroll
 
 from export.choices import Choices, Target
 from export.exporter import export
 from export.gate.blocks import GateError
 from export.graph.interface import Io, Signature
 from export.graph.packed import pack
-from export.graph.unroll import unroll
 from runtime.engines.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.model.network import DIC
@@ -69,37 +68,36 @@ def test_an_image_engine_keeps_the_contract(tiny_engine: Path) -> None:
     }
 
 
-def test_face_only_engines_drop_the_last_landmark_pass() -> None:
-    network = DIC(TINY).eval()
-    whole = unroll(network, Signature(Io.TENSOR, 2, True, all_steps=True))
-    bare = unroll(network, Signature(Io.IMAGE, 2, False))
+def test_face_only_engines_drop_the_last_landmark_pass(tiny_network: DIC) -> None:
+    whole = unroll(tiny_network, Signature(Io.TENSOR, 2, True, all_steps=True))
+    bare = unroll(tiny_network, Signature(Io.IMAGE, 2, False))
     assert [output.name for output in bare.graph.output] == ["face"]
     convolutions = [
         sum(node.op_type == "Conv" for node in model.graph.node) for model in (whole, bare)
     ]
-    hourglass = sum(isinstance(m, torch.nn.Conv2d) for m in network.hour_glass.modules())
+    hourglass = sum(isinstance(m, torch.nn.Conv2d) for m in tiny_network.hour_glass.modules())
     assert convolutions[0] - convolutions[1] == hourglass
 
 
-def test_unrolling_stores_weights_once() -> None:
-    network = DIC(TINY).eval()
-    weights = sum(p.numel() for p in network.parameters())
-    for steps in (2, 4):
-        model = unroll(network, Signature(Io.TENSOR, steps, True))
+def test_unrolling_stores_weights_once(tiny_network: DIC) -> None:
+    weights = sum(p.numel() for p in tiny_network.parameters())
+    for steps in (2, 3):
+        model = unroll(tiny_network, Signature(Io.TENSOR, steps, True))
         stored = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
-        assert stored <= 1.02 * weights, f"{stored} numbers stored at {steps} steps"
+        assert stored <= 1.05 * weights, f"{stored} numbers stored at {steps} steps"
 
 
-def test_the_graph_for_cpus_has_no_transposed_projections_and_no_pads() -> None:
-    model = unroll(pack(DIC(TINY).eval()), Signature(Io.TENSOR, 2, True))
+def test_the_graph_for_cpus_has_no_transposed_projections_and_no_pads(tiny_network: DIC) -> None:
+    model = unroll(pack(tiny_network), Signature(Io.TENSOR, 2, True, all_steps=True))
     kinds = Counter(node.op_type for node in model.graph.node)
     assert not {"ConvTranspose", "Pad", "PRelu"} & kinds.keys()
 
 
 def test_weights_that_phases_share_are_kept_once() -> None:
     """Otherwise a full-size network's file would be a quarter larger."""
+    torch.manual_seed(0)
     network = DIC(replace(TINY, channels=48, projection=8)).eval()
-    model = unroll(pack(network), Signature(Io.TENSOR, 2, True))
+    model = unroll(pack(network), Signature(Io.TENSOR, 2, True, all_steps=True))
     held = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     plain = sum(p.numel() * p.element_size() for p in network.parameters())
     assert held < 1.05 * plain, "biases and the hourglass's merged convolution, 3 %; not 30 %"
@@ -221,14 +219,14 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
 
 
 def test_a_step_count_that_was_not_trained_is_reported(
-    command: Command, tmp_path: Path, tiny_checkpoint: Path
+    here: Command, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    done = command("export.onnx", tiny_checkpoint, "--steps", 1, "-o", tmp_path / "x.onnx")
+    done = here("export.onnx", tiny_checkpoint, "--steps", 1, "-o", tmp_path / "x.onnx")
     assert done.returncode == 0, done.stderr
     assert "was trained with 2 steps and is exported with 1" in done.stderr
 
 
-def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
+def test_command_errors_are_one_line(here: Command, tmp_path: Path) -> None:
     small = DATA / "dic_small_mmediting.pth"
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer1.weight": torch.zeros(3)}}, other)
@@ -257,6 +255,6 @@ def test_command_errors_are_one_line(command: Command, tmp_path: Path) -> None:
         ([small, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:
-        done = command("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))
+        done = here("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))
         assert why in one_line_error(done, 2)
         assert not out.exists()

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from conftest import Command, one_line_error
 from google.protobuf import text_format
@@ -19,11 +20,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from dic.console import UserError
 from dic.engine_file import EngineError
-from export.choices import Choices
-from export.exporter import export
-from export.graph.interface import Io, Signature
+from export.exporter import write
 from export.triton import MODEL_PY, main
-from train.checkpoint import load_checkpoint
 
 
 def parsed(path: Path) -> Any:
@@ -105,11 +103,9 @@ def test_several_versions_are_kept(
     assert "1 newer versions are there" in capsys.readouterr().err
 
 
-def test_external_weights_are_copied(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_external_weights_are_copied(tmp_path: Path, tiny_engine: Path) -> None:
     source = tmp_path / "far.onnx"
-    signature = Signature(Io.TENSOR, 1, False)
-    checkpoint = load_checkpoint(tiny_checkpoint, 1)
-    export(checkpoint, signature, source, Choices(external_data=True))
+    write(onnx.load(tiny_engine), source, external_data=True)
     assert main([str(source), "-o", str(tmp_path / "m"), "--name", "far"]) == 0
     version = tmp_path / "m" / "far" / "1"
     assert sorted(p.name for p in version.iterdir()) == ["far.onnx.data", "model.onnx"]
@@ -243,7 +239,7 @@ def test_wrong_calls_write_nothing(tmp_path: Path, tiny_engine: Path, plan: Path
 
 
 def test_command_errors_are_one_line(
-    command: Command, tmp_path: Path, tiny_engine: Path, plan: Path
+    here: Command, tmp_path: Path, tiny_engine: Path, plan: Path
 ) -> None:
     rtx, bare = tmp_path / "rtx.trt", tmp_path / "bare.trt"
     rtx.write_bytes(b"vtrt" + bytes(10))
@@ -274,5 +270,5 @@ def test_command_errors_are_one_line(
     ]
     for arguments, why in cases:
         extra = [] if "-o" in arguments else ["-o", out]
-        assert why in one_line_error(command("export.triton", *arguments, *extra), 2), arguments
+        assert why in one_line_error(here("export.triton", *arguments, *extra), 2), arguments
         assert not out.exists()

@@ -99,6 +99,11 @@ def test_learning_rates_by_hand() -> None:
     assert cosine[0] == 1
     assert cosine[4] == pytest.approx(0.5)
     assert cosine[8] == pytest.approx(0)
+    twice = rates("schedule=cosine", "cycles=2")
+    assert twice[:4] == twice[4:8] == pytest.approx(cosine[:8:2])
+    assert twice[8] == pytest.approx(0)
+    with pytest.raises(UserError, match="cycles must be 1"):
+        rates("schedule=milestones", "milestones=[2]", "cycles=2")
     assert rates("schedule=constant", "warmup=0.5")[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
 
 

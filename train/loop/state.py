@@ -32,12 +32,12 @@ from train.recipe import Recipe, recipe_from
 
 FORMAT = "dic-toolkit training state"
 FORMAT_VERSION = 1
-# The fields of a recipe that may change when a run is resumed: the number of iterations (later
-# learning rates change accordingly), the intervals of reports and saves, and the paths of files.
-# The training faces themselves are compared by their fingerprint.
+# The fields of a recipe that may change when a run is resumed: the number of iterations and of
+# cycles (later learning rates change accordingly), the intervals of reports and saves, and paths of
+# files. The training faces themselves are compared by their fingerprint.
 CHANGEABLE = frozenset(
     {
-        *("about", "name", "iterations", "validate_every", "save_every", "log_every"),
+        *("about", "name", "iterations", "cycles", "validate_every", "save_every", "log_every"),
         *("data.workers", "data.train", "data.validation"),
         *("data.landmarks", "data.validation_landmarks"),
         *("start", "start_hourglass", "gan.feature_checkpoint"),

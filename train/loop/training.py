@@ -279,11 +279,13 @@ def _update_critic(state: State, reals: list[Tensor], fakes: list[Tensor], facto
 
 def rate(iteration: int, recipe: Recipe) -> float:
     """Return the factor on the peak learning rates, 0..1, for the update after `iteration` ones."""
-    rise = recipe.warmup * recipe.iterations
-    if iteration < rise:
-        return (iteration + 1) / (rise + 1)
+    length = recipe.iterations / recipe.cycles
+    place = iteration - length * min(iteration // length, recipe.cycles - 1)
+    rise = recipe.warmup * length
+    if place < rise:
+        return (place + 1) / (rise + 1)
     if recipe.schedule == "cosine":
-        share = (iteration - rise) / max(1.0, recipe.iterations - rise)
+        share = (place - rise) / max(1.0, length - rise)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     if recipe.schedule == "milestones":
         passed = sum(iteration >= milestone for milestone in recipe.milestones)
