@@ -1,6 +1,8 @@
-"""PSNR as in the released evaluations: on uint8 RGB, with 8 pixels cropped at every edge."""
+"""RMS, and PSNR as in the released evaluations: on uint8 RGB, 8 pixels cropped at every edge."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,13 @@ def psnr(face: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
 def mean_psnr(faces: NDArray[np.uint8], gt: NDArray[np.uint8]) -> float:
     """Return the mean PSNR in dB of (N, H, W, 3) uint8 images; equal pairs count as `EQUAL`."""
     return float(np.mean([min(psnr(f, truth), EQUAL) for f, truth in zip(faces, gt, strict=True)]))
+
+
+def rms(values: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (N,) root mean squares of the difference of two (N, ...) arrays, in float64."""
+    difference = values.astype(np.float64) - reference
+    mean = (difference**2).mean(axis=tuple(range(1, difference.ndim)))
+    return np.asarray(np.sqrt(mean))
 
 
 def cropped(image: NDArray[np.uint8]) -> NDArray[np.float64]:

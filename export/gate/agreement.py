@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dic.console import UserError
 from dic.landmarks import decode
-from dic.metrics import mean_psnr
+from dic.metrics import mean_psnr, rms
 from dic.progress import Progress
 from dic.sizes import HEATMAP_SIZE
 from export.choices import Precision
@@ -192,7 +192,7 @@ def compare(given: Outputs, known: Reference, precision: Precision = Precision.F
             expected = denormalise(sr)
             psnr = mean_psnr(face[:faces], pictures.gt)
             losses.append((mean_psnr(expected[:faces], pictures.gt) - psnr, psnr))
-            levels = np.maximum(levels, _rms(face, expected))
+            levels = np.maximum(levels, rms(face, expected))
         if name == "landmarks" or name.startswith("heatmap"):
             points = value if name == "landmarks" else decode(value)[0]
             distances.append(_distance(points[:faces], maps[:faces], precision))
@@ -249,16 +249,7 @@ def output_errors(name: str, value: NDArray[Any], steps: Steps) -> list[float]:
     if value.shape != tuple(exact.shape) or not np.isfinite(value).all():
         return [math.inf]
     scale = exact.abs().flatten(1).amax(1).clamp(min=1e-30).double().numpy()
-    return list(_rms(value, exact.double().numpy()) / scale)
-
-
-def _rms(a: NDArray[Any], b: Any) -> NDArray[np.float64]:
-    """(N,): the root mean square of each picture's difference."""
-    difference = np.asarray(a, np.float64) - b
-    result: NDArray[np.float64] = np.sqrt(
-        (difference**2).mean(axis=tuple(range(1, difference.ndim)))
-    )
-    return result
+    return list(rms(value, exact.double().numpy()) / scale)
 
 
 def _distance(points: NDArray[Any], maps: NDArray[np.float32], precision: Precision) -> float:

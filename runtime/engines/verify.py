@@ -19,7 +19,7 @@ import numpy as np
 from dic.contract import to_levels
 from dic.engine_file import EngineError
 from dic.landmarks import decode
-from dic.metrics import mean_psnr
+from dic.metrics import mean_psnr, rms
 from runtime.engines.contract import Engine
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def _compare(
     error = 0.0
     for name in samples.keys() & results.keys() - {"landmarks"}:  # face or sr, scores, heatmaps
         scale = 255.0 if name == "face" else max(float(np.abs(samples[name]).max()), 1e-30)
-        difference = _rms(results[name].astype(np.float64) - samples[name]) / scale
+        difference = rms(results[name], samples[name]) / scale
         error = float(np.maximum(error, difference.max()))  # propagates NaN, which max() may not
     ours, theirs = (a[face] if face == "face" else to_levels(a[face]) for a in (results, samples))
     loss = mean_psnr(theirs[:faces], samples["gt"]) - mean_psnr(ours[:faces], samples["gt"])
-    levels = float(_rms(ours.astype(np.float64) - theirs).max())
+    levels = float(rms(ours, theirs).max())
     distance = 0.0
     maps = next((name for name in samples if name.startswith("heatmap")), None)
     if "landmarks" in samples or maps:
@@ -176,10 +176,3 @@ def _compare(
         decided = samples.get("decided", np.ones(distances.shape, bool))[:faces]
         distance = float(distances[decided].mean()) if decided.any() else 0.0
     return Verification(error, loss, distance, levels)
-
-
-def _rms(difference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,): root mean square over all but the first axis."""
-    values = tuple(range(1, difference.ndim))
-    result: NDArray[np.float64] = np.sqrt((difference**2).mean(axis=values))
-    return result
