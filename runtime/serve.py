@@ -22,7 +22,7 @@ from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
 from runtime.server.model import ServedModel
-from runtime.server.options import GRACE, KEY_VARIABLE, THREADS, ServerOptions
+from runtime.server.options import GRACE, KEY_VARIABLE, THREADS, ServerOptions, read_key
 
 LOOPBACK = "127.0.0.1"
 OF_RAY: dict[str, Any] = {"replicas": "1", "num_gpus": 0.0}  # options, with their defaults
@@ -51,15 +51,15 @@ def _on_ray(given: argparse.Namespace, options: ServerOptions) -> int:
     from runtime.cluster.instance import imported
 
     imported(given.ray)  # the extra's error first
-    from runtime.cluster import serve
+    from runtime.cluster import deployment, serve
 
     try:
-        low, high = serve.parse_replicas(given.replicas)
+        low, high = deployment.parse_replicas(given.replicas)
     except ValueError:
         raise UserError(f"--replicas {given.replicas}: must be N or MIN:MAX") from None
-    scale = serve.Scale(low, high, given.num_gpus)
+    scale = deployment.Scale(low, high, given.num_gpus)
     if given.write_config is not None:
-        serve.write_config(options, scale, given.api_key_file, given.write_config)
+        deployment.write_config(options, scale, given.api_key_file, given.write_config)
     else:
         serve.run(options, scale, given.ray)
     return 0
@@ -148,13 +148,7 @@ def _listen(host: str, option: str, port: int) -> socket.socket:
 def _options(options: argparse.Namespace) -> ServerOptions:
     key = os.environ.get(KEY_VARIABLE) or None
     if options.api_key_file:
-        try:
-            key = options.api_key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise UserError(f"--api-key-file {options.api_key_file}: {reason}") from error
-        if not key:
-            raise UserError(f"--api-key-file {options.api_key_file}: is empty")
+        key = read_key(options.api_key_file)
     if key is None and not options.insecure and not _is_loopback(options.host):
         raise UserError(
             f"--host {options.host}: others can reach this address; give --api-key-file FILE (or "

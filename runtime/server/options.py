@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dic.console import UserError
+
 KEY_VARIABLE = "DIC_API_KEY"
 THREADS = 128  # requests processed at once, most of which wait for the engine
 GRACE = 30.0  # seconds that requests in progress have when the server stops
@@ -36,3 +38,19 @@ class ServerOptions:
     max_queue: int
     max_body: int
     max_pixels: int
+
+
+def read_key(file: Path) -> str:
+    """Read the key that clients must send.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"--api-key-file {file}: {reason}") from error
+    if not key:
+        raise UserError(f"--api-key-file {file}: is empty")
+    return key

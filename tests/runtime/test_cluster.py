@@ -283,7 +283,7 @@ def test_a_configuration_for_serve_deploy(
     written = ServeDeploySchema.model_validate(safe_load((tmp_path / "serve.yaml").read_text()))
     (application,) = written.applications
     assert "secret" not in (tmp_path / "serve.yaml").read_text()
-    from runtime.cluster.serve import build
+    from runtime.cluster.deployment import build
 
     deployment = build(application.args)._bound_deployment
     assert deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 0.5}
