@@ -36,12 +36,12 @@ def quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> flo
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return math.inf
-    allowed = math.inf
+    allowed, names = math.inf, ["cpu.max"]
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers == "":
-            folder, names = cgroups, ("cpu.max",)
+            folder, names = cgroups, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            folder, names = cgroups / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            folder, names = cgroups / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         # In a container the path may be the host's, and its own group is mounted as the root.
