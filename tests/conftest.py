@@ -10,30 +10,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import contextlib
-import copy
-import hashlib
 import importlib
 import io
-import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from dic.driver import has_driver
 from export.exporter import export
-from export.graph import unroll as tracer
 from export.graph.interface import Io, Signature
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data.synthetic import draw_faces
@@ -47,7 +41,7 @@ TINY = NetworkConfig(
     projection=2,
     fusion_blocks=1,
     hourglass_channels=8,
-    hourglass_depth=1,
+    hourglass_depth=2,
     steps=2,
 )
 # Settings that make any recipe on synthetic faces a run of seconds.
@@ -55,7 +49,7 @@ TINY_RUN = [
     "network.channels=4",
     "network.groups=2",
     "network.hourglass_channels=8",
-    "network.hourglass_depth=1",
+    "network.hourglass_depth=2",
     "network.steps=2",
     "data.count=8",
     "data.validation=4",
@@ -73,31 +67,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-TRACES = Path()  # a folder of this test run, for all its processes
-
-
-def unroll(
-    network: DIC, signature: Signature, opset: int = tracer.OPSET, fold: int = tracer.FOLDED
-) -> onnx.ModelProto:
-    """The exporter's, which takes ten seconds: once per run for the same network and arguments."""
-    network = copy.deepcopy(network).requires_grad_(False)
-    asked = pickle.dumps((network, signature, opset, fold))
-    path = TRACES / f"{hashlib.sha256(asked).hexdigest()}.onnx"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            onnx.save(tracer.unroll(network, signature, opset, fold), path)
-    return onnx.load(path)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Exports trace with the function above."""
-    global TRACES
-    run = tmp_path_factory.getbasetemp()
-    TRACES = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "traces"
-    TRACES.mkdir(exist_ok=True)
-    with mock.patch("export.exporter.unroll", unroll):
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +78,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tiny_network(tiny_checkpoint: Path) -> DIC:
-    """Not to be changed: what was traced of it is kept."""
     return load_checkpoint(tiny_checkpoint).network
 
 

@@ -136,7 +136,8 @@ def decode(heatmap: Tensor) -> tuple[Tensor, Tensor]:
     The same rule as `dic.landmarks.decode`, in ONNX operators that every runtime supports.
     """
     peaks, cells = heatmap.flatten(2).topk(2, dim=2)
-    place = torch.stack((cells % HEATMAP_SIZE, cells // HEATMAP_SIZE), dim=-1)  # [.., 2, (x, y)]
+    rows = torch.div(cells, HEATMAP_SIZE, rounding_mode="trunc")
+    place = torch.stack((cells % HEATMAP_SIZE, rows), dim=-1)  # [.., 2, (x, y)]
     first, second = place[:, :, 0], place[:, :, 1]
     towards = torch.where(second > first, 1.0, -1.0)
     return first.float() * HEATMAP_STRIDE + towards, peaks[:, :, 0]

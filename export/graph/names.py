@@ -1,17 +1,16 @@
 """Name a graph's nodes by step and block, such as `step2/block/fusion_block/body/0/res/0/Conv`.
 
-The exporter records the module that every node was traced in. The names use the module names of
+The recorder knows the module that every node was recorded in. The names use the module names of
 `train.model.network`, so that parser errors, profiles and the gate refer to the same parts.
 """
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
+from collections.abc import Sequence
 
 import onnx
 
-SCOPES = "pkg.torch.onnx.name_scopes"
 RECOVERY = ("first_block", "block")  # the first module that runs in a step
 # Attributes of the wrapper modules in `precision` and `packed`, left out of names.
 WRAPPERS = {"network", "part", "parts", "project", "conv"}
@@ -24,29 +23,33 @@ COMPARED_HOURGLASS = ("pre_conv_block", "first_conv", "hg", "last")
 Place = tuple[int, str]  # step, from 1 (0: before the first), and block, like "hour_glass/hg"
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Name every node by step, block and operator, in place; names are made unique by a number."""
+def node_names(nodes: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of nodes by step, block and operator, made unique by a number.
+
+    Args:
+        nodes: of each, in the order of computation: the name of the module it was recorded in, such
+            as "network.block.conv_first.0", and its operator.
+    """
     step = 0
     before = ""
     taken: Counter[str] = Counter()
-    for node in model.graph.node:
-        block = _block(node)
+    names = []
+    for scope, operator in nodes:
+        block = _block(scope)
         part = block.partition("/")[0]
         if part in RECOVERY and before not in RECOVERY:
             step += 1
         if part:
             before = part
-        name = "/".join(filter(None, (f"step{step}" if step else "", block, node.op_type)))
+        name = "/".join(filter(None, (f"step{step}" if step else "", block, operator)))
         taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+    return names
 
 
-def _block(node: onnx.NodeProto) -> str:
-    """The path of the module a node was traced in; empty for the network itself."""
-    scopes = next((p.value for p in node.metadata_props if p.key == SCOPES), "['', '']")
-    modules = ast.literal_eval(scopes)[:-1]  # the last entry is the operation
-    path = max((m for m in modules if m), key=len, default="")
-    parts = [RENAMED.get(part, part) for part in path.split(".") if part not in WRAPPERS]
+def _block(scope: str) -> str:
+    """The path of a module in the network; empty for the network itself."""
+    parts = [RENAMED.get(part, part) for part in scope.split(".") if part not in WRAPPERS]
     return "/".join(parts)
 
 

@@ -1,31 +1,20 @@
-"""Trace a network into one ONNX graph, its recurrence unrolled."""
+"""Unroll a network's recurrence into one ONNX graph."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
 import onnx
-import onnx_ir
-import onnxscript
 import torch
-from onnx_ir.passes import common as passes
-from onnxscript.rewriter.rules.common import (
-    fuse_pad_into_conv_rule,
-    materialize_reshape_shape_rule,
-    normalize_pad_format_conv_rule,
-)
+from onnx import helper
 
 from export.graph.interface import Signature, wrap
-from export.graph.names import name_nodes
+from export.graph.names import node_names
+from export.graph.record import Graph, record
 from train.model.network import DIC
 
 OPSET = 20  # the newest that TensorRT 10.0 reads
-# Constant folding applies to constants of up to this many elements: shapes, biases, Helen's 5×194
-# component matrix. Nodes that repeat weights (`export.graph.packed`) stay in the graph; runtimes
-# fold them once, when they load it.
+# Constants of up to this many elements are computed: shapes, biases, Helen's 5×194 component
+# matrix. Nodes that repeat weights (`export.graph.packed`) stay in the graph; runtimes compute them
+# once, when they load it.
 FOLDED = 1000
 LARGEST_WEIGHT = 10_000_000  # elements, more than any convolution's weight has
 
@@ -33,77 +22,64 @@ LARGEST_WEIGHT = 10_000_000  # elements, more than any convolution's weight has
 def unroll(
     network: DIC, signature: Signature, opset: int = OPSET, fold: int = FOLDED
 ) -> onnx.ModelProto:
-    """Trace the recurrence into one graph with a dynamic batch; weights are stored once.
+    """Unroll the recurrence into one graph with a dynamic batch; weights are stored once.
 
     Args:
-        opset: the ONNX opset version.
-        fold: largest number of elements of a constant that is folded.
+        opset: the ONNX opset version, at least 18.
+        fold: largest number of elements of a constant that operations are applied to.
 
     Returns:
-        the graph, its nodes named by `export.graph.names`.
+        the graph, its nodes and their results named by `export.graph.names`.
     """
-    # The sample batch is 2: the exporter specialises a dimension of 1 to a constant.
-    sample = signature.sample(2, torch.Generator().manual_seed(0))
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            wrap(network, signature),
-            (sample,),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[signature.input],
-            output_names=list(signature.outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-            optimize=False,
-        )
-        assert program is not None
-        _simplify(program.model, fold)
-    model: onnx.ModelProto = program.model_proto
-    name_nodes(model)
-    # The exporter stores a stack trace with every node: as large as a small network's weights, and
-    # with paths of this machine.
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.output, model.graph):
-        del part.metadata_props[:]
-    return model
-
-
-def _simplify(model: onnx_ir.Model, fold: int) -> None:
-    """Apply those passes of onnxscript's optimiser that change such a graph.
-
-    The full optimiser tries every rule at every node, some in quadratic time. That takes half of an
-    export's time; these passes have the same result in half a second.
-    """
-    onnxscript.optimizer.inline(model)
-    onnxscript.optimizer.fold_constants(
-        model, input_size_limit=fold, output_size_limit=LARGEST_WEIGHT
+    sample = signature.sample(1, torch.Generator().manual_seed(0))
+    graph = record(wrap(network, signature), sample, signature.input, fold)
+    used = _used(graph)
+    nodes = [graph.nodes[i] for i in used]
+    names = node_names([(graph.scopes[i], graph.nodes[i].op_type) for i in used])
+    renamed = dict(zip(graph.outputs, signature.outputs, strict=True))
+    for node, name in zip(nodes, names, strict=True):
+        node.name = name
+        several = len(node.output) > 1
+        for number, value in enumerate(node.output):
+            renamed.setdefault(value, f"{name}:{number}" if several else name)
+    for node in nodes:
+        for values in (node.input, node.output):
+            values[:] = [renamed.get(value, value) for value in values]
+    source = helper.make_tensor_value_info(
+        signature.input,
+        helper.np_dtype_to_tensor_dtype(sample.numpy().dtype),
+        ["batch", *sample.shape[1:]],
     )
-    rules = [
-        materialize_reshape_shape_rule,  # all sizes except the batch become static
-        normalize_pad_format_conv_rule,
-        fuse_pad_into_conv_rule,
-    ]
-    onnxscript.rewriter.rewrite(model, rules)
-    for cleaning in (
-        passes.RemoveUnusedNodesPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.OutputFixPass(),
-        passes.NameFixPass(),
-    ):
-        cleaning(model)
+    wanted = {value for node in nodes for value in node.input}
+    infos = {
+        renamed[value]: helper.make_tensor_value_info(renamed[value], kind, shape)
+        for value, (kind, shape) in graph.shapes.items()
+        if value in renamed
+    }
+    outputs = [infos.pop(name) for name in signature.outputs]
+    made = helper.make_graph(
+        nodes,
+        "dic",
+        [source],
+        outputs,
+        [tensor for name, tensor in graph.initializers.items() if name in wanted],
+        value_info=list(infos.values()),
+    )
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(
+        made,
+        opset_imports=imports,
+        ir_version=helper.find_min_ir_version_for(imports),
+        producer_name="dic-toolkit",
+    )
 
 
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Hide the exporter's note that torchvision is not installed, and a deprecation within it."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
+def _used(graph: Graph) -> list[int]:
+    """The indices of the nodes that the outputs depend on, in order."""
+    wanted, kept = set(graph.outputs), []
+    for index in reversed(range(len(graph.nodes))):
+        node = graph.nodes[index]
+        if wanted & set(node.output):
+            wanted.update(node.input)
+            kept.append(index)
+    return kept[::-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, TINY_RUN, Command, one_line_error, unroll
+from conftest import DATA, ROOT, TINY_RUN, Command, one_line_error
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,6 +32,7 @@ from dic.metrics import psnr
 from export.exporter import export
 from export.graph.flops import flops
 from export.graph.interface import Io, Signature
+from export.graph.unroll import unroll
 from runtime.engines.load import load_engine
 from train.checkpoint import load_checkpoint
 from train.model.network import DIC

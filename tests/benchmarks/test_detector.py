@@ -21,20 +21,21 @@ class AlwaysWrong(YuNetDetector):
         return [Crop(0, 0, 8)]
 
 
-def test_detections_are_counted(faces: Faces) -> None:
-    portraits = [Portrait.around(faces[0][i], faces[1][i]) for i in range(12)]
+def test_detections_are_counted(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.detector.MOSAIC", 4)
+    portraits = [Portrait.around(faces[0][i], faces[1][i]) for i in range(5)]
     detector = YuNetDetector()
     upright = measure(detector, [p.of(40) for p in portraits])
     assert upright.recall > 0.9
     assert upright.milliseconds > 0
     lying = measure(detector, [p.of(60).rotated(90) for p in portraits], 90)
-    assert lying.recall > 0.8
+    assert lying.recall > 0.7
     assert lying.off < 20, f"rotation error {lying.off:.0f}°"
     mosaic = measure_mosaic(detector, portraits, 24)
     assert mosaic.recall > 0.9
-    assert mosaic.false < 12
+    assert mosaic.false < 3
     wrong = measure(AlwaysWrong(), [p.of(40) for p in portraits])
-    assert (wrong.recall, wrong.false) == (0, 12)
+    assert (wrong.recall, wrong.false) == (0, 5)
 
 
 def test_the_command(here: Command, monkeypatch: pytest.MonkeyPatch) -> None:

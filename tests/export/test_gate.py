@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import DATA, ROOT, TINY, Command, one_line_error, unroll
+from conftest import DATA, ROOT, TINY, Command, one_line_error
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -39,13 +39,14 @@ from export.graph.interface import Io, Signature
 from export.graph.names import boundaries, split_name
 from export.graph.packed import pack
 from export.graph.precision import lower
+from export.graph.unroll import unroll
 from runtime.engines.load import load_engine
 from runtime.engines.verify import verify
 from train.checkpoint import SHIPPED_WEIGHTS, load_checkpoint
 from train.model.network import DIC
 
 IMAGE = Signature(Io.IMAGE, 2, True)
-# One process makes the graphs of the shipped weights, which take ten seconds each.
+# One process makes the graphs, which take ten seconds each, and once.
 pytestmark = pytest.mark.xdist_group("gate")
 
 
@@ -73,31 +74,6 @@ def scaled(model: onnx.ModelProto, ending: str, factor: float) -> onnx.ModelProt
     value = numpy_helper.to_array(tensor)
     tensor.CopyFrom(numpy_helper.from_array((value * factor).astype(value.dtype), tensor.name))
     return copy
-
-
-def with_weights_of(model: onnx.ModelProto, traced: DIC, other: DIC) -> onnx.ModelProto:
-    """A copy of the graph of a network in which what is different in another one is as there."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    stored = {tensor.name: tensor for tensor in changed.graph.initializer}
-    weights = dict(traced.named_parameters())
-    for name, parameter in other.named_parameters():
-        value = parameter.detach().numpy()
-        if torch.equal(parameter, weights[name]):
-            continue
-        if value.size > 1:
-            tensor = stored[f"network.{name}"]
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-            continue
-        # Equal slopes are stored once.
-        place = f"{name.removesuffix('.weight').replace('.', '/')}/PRelu"
-        nodes = [node for node in changed.graph.node if split_name(node.name)[1] == place]
-        assert nodes, place
-        slope = numpy_helper.from_array(value.reshape(1, 1, 1), name)
-        changed.graph.initializer.append(slope)
-        for node in nodes:
-            node.input[1] = name
-    return changed
 
 
 FACTORS = {
@@ -331,11 +307,10 @@ def test_nodes_are_named_by_step_and_block(graphs: dict[Precision, onnx.ModelPro
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-def test_every_block_is_found_in_the_graph(
-    packed: bool, precision: Precision, tiny_network: DIC
-) -> None:
+def test_every_block_is_found_in_the_graph(packed: bool, precision: Precision) -> None:
     """Also after rewriting and lowering: the gate relies on it."""
-    network = tiny_network
+    torch.manual_seed(1)
+    network = DIC(TINY).eval()
     signature = Signature(Io.TENSOR, 2, True, all_steps=True)
     changed = pack(network) if packed else network
     model = unroll(changed, signature)
@@ -363,15 +338,13 @@ def test_right_graphs_pass_at_every_scale_of_weights(
     layout: str, gain: float, target: Target
 ) -> None:
     """With one thread and with two."""
-    traced = load_checkpoint(DATA / layout, 2).network
-    signature = Signature(Io.IMAGE, traced.config.steps, True)
-    model = build(traced, signature, Choices(target=target))
-    network = copy.deepcopy(traced)
+    network = load_checkpoint(DATA / layout, 2).network
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(gain)
-    model = with_weights_of(model, traced, network)
+    signature = Signature(Io.IMAGE, network.config.steps, True)
+    model = build(network, signature, Choices(target=target))
     known = reference(network, synthetic(SEED, 2).with_extremes(), signature.steps)
     worst = 0.0
     for threads in (1, 2):
@@ -394,7 +367,7 @@ def test_exports_pass_without_avx512(cap: str, tmp_path: Path, command: Command)
     """With the instruction sets of PyTorch and oneDNN limited, on one core."""
     line = [sys.executable, "-m", "export.onnx", str(DATA / LAYOUTS[0]), "-o", "x.onnx"]
     done = subprocess.run(
-        ["taskset", "-c", str(min(os.sched_getaffinity(0))), *line, "--steps", "2"],
+        ["taskset", "-c", str(min(os.sched_getaffinity(0))), *line, "--precision", "fp32"],
         capture_output=True,
         text=True,
         env={**os.environ, **CAPS[cap], "PYTHONPATH": str(ROOT)},
@@ -404,47 +377,36 @@ def test_exports_pass_without_avx512(cap: str, tmp_path: Path, command: Command)
     assert (tmp_path / "x.onnx").exists()
 
 
-SMALL = replace(TINY, hourglass_depth=2)
-
-
 @pytest.fixture(scope="session")
 def small() -> DIC:
-    network = random_network(1.0, SMALL)
+    network = random_network(1.0, TINY)
     with torch.no_grad():  # lower heatmaps, so that the attention weights all components
         network.hour_glass.last[3].weight.mul_(0.01)
     return network
 
 
-@pytest.fixture(scope="session")
-def small_graph(small: DIC) -> onnx.ModelProto:
-    return unroll(small, IMAGE)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_refused_by_step_and_block(
-    fault: str, small: DIC, small_graph: onnx.ModelProto
-) -> None:
+def test_planted_faults_are_refused_by_step_and_block(fault: str, small: DIC) -> None:
     """With weights scaled like a trained network's; the message names the planted block."""
     where, plant = FAULTS[fault]
-    planted = with_fault(small, plant)
-    wrong = with_weights_of(small_graph, small, planted)
-    if wrong == small_graph:  # not a fault of weights
-        wrong = unroll(planted, IMAGE)
-    known = reference(small, synthetic(SEED, 1), IMAGE.steps)
+    signature = Signature(Io.IMAGE, 2, True)
+    wrong = unroll(with_fault(small, plant), signature)
+    known = reference(small, synthetic(SEED, 1), signature.steps)
     with pytest.raises(GateError, match=rf"first at (step [12], )?{where}"):
-        check(wrong, known, IMAGE, Precision.FP32)
+        check(wrong, known, signature, Precision.FP32)
 
 
-def test_a_missing_step_is_refused(small: DIC, small_graph: onnx.ModelProto) -> None:
-    whole = Signature(Io.IMAGE, 3, True)
+def test_a_missing_step_is_refused(small: DIC) -> None:
+    short, whole = Signature(Io.IMAGE, 2, True), Signature(Io.IMAGE, 3, True)
     known = reference(small, synthetic(SEED, 1), whole.steps)
     with pytest.raises(GateError, match=r"step 3, block/.* is not in the graph"):
-        check(small_graph, known, whole, Precision.FP32)
+        check(unroll(small, short), known, whole, Precision.FP32)
 
 
 def test_a_wrong_decode_is_refused(small: DIC) -> None:
     """All blocks are correct, the decoding after them is not."""
-    model = unroll(small, IMAGE)
+    signature = Signature(Io.IMAGE, 1, True)
+    model = unroll(small, signature)
     for node in model.graph.node:
         for i, name in enumerate(node.output):
             if name == "landmarks":
@@ -452,9 +414,9 @@ def test_a_wrong_decode_is_refused(small: DIC) -> None:
     two = helper.make_tensor("two", TensorProto.FLOAT, [1], [2.0])
     model.graph.initializer.append(two)
     model.graph.node.append(helper.make_node("Add", ["unmoved", "two"], ["landmarks"]))
-    known = reference(small, synthetic(SEED, 1), IMAGE.steps)
+    known = reference(small, synthetic(SEED, 1), 1)
     with pytest.raises(GateError, match="'landmarks' does not decode from its heatmaps"):
-        check(model, known, IMAGE, Precision.FP32)
+        check(model, known, signature, Precision.FP32)
 
 
 def test_noise_for_heatmaps_is_not_refused() -> None:
@@ -468,7 +430,8 @@ def test_noise_for_heatmaps_is_not_refused() -> None:
 
 def test_extremes_are_compared(small: DIC, tmp_path: Path) -> None:
     """A graph that is correct on faces and returns black for a white picture."""
-    model = unroll(small, IMAGE)
+    signature = Signature(Io.IMAGE, 1, False)
+    model = unroll(small, signature)
     for node in model.graph.node:
         for i, name in enumerate(node.output):
             if name == "face":
@@ -490,16 +453,16 @@ def test_extremes_are_compared(small: DIC, tmp_path: Path) -> None:
         ]
     )
     faces = synthetic(SEED, 2)
-    check(model, reference(small, faces, IMAGE.steps), IMAGE, Precision.FP32)
-    known = reference(small, faces.with_extremes(), IMAGE.steps)
+    check(model, reference(small, faces, 1), signature, Precision.FP32)
+    known = reference(small, faces.with_extremes(), 1)
     with pytest.raises(GateError, match="output 'face' does not follow"):
-        check(model, known, IMAGE, Precision.FP32)
+        check(model, known, signature, Precision.FP32)
     agreement = compare({"face": np.zeros((8, 128, 128, 3), np.uint8)}, known)
     assert "a picture by" in agreement.excess(LIMITS[Precision.FP16])
     # The runtime refuses it too: the embedded samples include a white picture.
     checked = Checked(agreement, LIMITS[Precision.FP16], known)
     checkpoint, choices = load_checkpoint(LAYOUT), Choices(precision=Precision.FP16)
-    stamp(model, checkpoint, IMAGE, choices, checked, known)
+    stamp(model, checkpoint, signature, choices, checked, known)
     write(model, tmp_path / "x.onnx")
     with pytest.raises(EngineError, match="levels by"):
         load_engine(tmp_path / "x.onnx", "cpu")
@@ -525,7 +488,7 @@ def test_an_error_that_no_block_shows_is_refused(small: DIC) -> None:
 def test_weights_may_be_stored_externally(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = tmp_path / "large.onnx"
     checkpoint = load_checkpoint(tiny_checkpoint)
-    export(checkpoint, Signature(Io.TENSOR, 2, True), path, Choices(external_data=True))
+    export(checkpoint, Signature(Io.TENSOR, 2, False), path, Choices(external_data=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     stored = onnx.load(path, load_external_data=False).graph.initializer
     assert all(len(tensor.raw_data) < 1024 for tensor in stored)
@@ -538,7 +501,7 @@ def test_weights_may_be_stored_externally(tmp_path: Path, tiny_checkpoint: Path)
 
 
 def test_a_users_faces_are_compared(
-    here: Command,
+    command: Command,
     tmp_path: Path,
     tiny_checkpoint: Path,
     faces: tuple[NDArray[np.uint8], NDArray[np.float32]],
@@ -550,7 +513,7 @@ def test_a_users_faces_are_compared(
     (folder / "broken.png").write_bytes(b"\x89PNG nothing")
     cv2.imwrite(str(folder / "wide.png"), faces[0][0][:64])
     out = tmp_path / "x.onnx"
-    done = here("export.onnx", tiny_checkpoint, "--faces", folder, "-o", out)
+    done = command("export.onnx", tiny_checkpoint, "--faces", folder, "-o", out)
     assert done.returncode == 0, done.stderr
     facts = {p.key: p.value for p in onnx.load(out).metadata_props}
     assert json.loads(facts["dic.export_error"])["source"] == "the user's"
@@ -560,7 +523,7 @@ def test_a_users_faces_are_compared(
     )
     assert len(held["face"]) == SAMPLES + len(extremes())
     (folder / "00.png").unlink()
-    done = here("export.onnx", tiny_checkpoint, "--faces", folder, "-o", tmp_path / "y.onnx")
+    done = command("export.onnx", tiny_checkpoint, "--faces", folder, "-o", tmp_path / "y.onnx")
     assert "15 faces" in one_line_error(done, 2)
     assert "not square" in done.stderr
     assert not (tmp_path / "y.onnx").exists()
@@ -600,7 +563,9 @@ def test_packed_half_precision_passes_too(network: DIC, known: Reference) -> Non
     check(build(network, IMAGE, choices), known, IMAGE, Precision.FP16)
 
 
-def test_command_errors_are_one_line(here: Command, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_command_errors_are_one_line(
+    command: Command, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     out = tmp_path / "x.onnx"
     for arguments, why in (
         (["--precision", "int4"], "--precision"),
@@ -610,7 +575,7 @@ def test_command_errors_are_one_line(here: Command, tmp_path: Path, tiny_checkpo
         (["--faces", tmp_path], "0 faces"),
         (["--precision", "int8", "--calibration", tmp_path], "32 are needed"),
     ):
-        done = here("export.onnx", tiny_checkpoint, *arguments, "-o", out)
+        done = command("export.onnx", tiny_checkpoint, *arguments, "-o", out)
         assert why in one_line_error(done, 2), arguments
         assert not out.exists()
 
@@ -626,7 +591,7 @@ def test_an_engine_for_gpus_says_so_on_a_cpu(
     known: Reference,
     tmp_path: Path,
     face_file: Path,
-    here: Command,
+    command: Command,
 ) -> None:
     checkpoint = load_checkpoint(SHIPPED_WEIGHTS)
     model = onnx.ModelProto()
@@ -638,7 +603,7 @@ def test_an_engine_for_gpus_says_so_on_a_cpu(
     engine = tmp_path / "int8.onnx"
     write(model, engine)
     line = ("runtime.infer", face_file, "--engine", engine, "--device", "cpu")
-    done = here(*line, "-o", tmp_path / "out.png")
+    done = command(*line, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     (line,) = (text for text in done.stderr.splitlines() if "meant for GPUs" in text)
     assert "--target cpu" in line

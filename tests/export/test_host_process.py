@@ -11,7 +11,6 @@ import pytest
 from conftest import ROOT
 
 from export.graph.quantise import ADVICE, _hidden_advice
-from export.graph.unroll import _quiet_exporter
 
 
 def test_importing_the_library_keeps_the_environment() -> None:
@@ -36,11 +35,3 @@ def test_only_the_quantisers_advice_is_hidden(caplog: pytest.LogCaptureFixture) 
         logging.warning("the host's own message")
     assert caplog.messages == ["the host's own message"]
     assert (root.level, root.handlers, root.filters) == before
-
-
-def test_the_exporters_logger_keeps_its_level() -> None:
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    with _quiet_exporter():
-        assert logger.level == logging.ERROR
-    assert logger.level == before

@@ -61,10 +61,12 @@ def test_a_picture_gives_its_faces(family: np.ndarray, faces: Faces) -> None:
         assert np.abs(corner - [face.box[0] - 0.5, face.box[1] - 0.5]).max() < 1
 
 
-def test_pictures_of_all_kinds_are_taken(family: np.ndarray, tmp_path: Path) -> None:
+def test_pictures_of_all_kinds_are_taken(
+    family: np.ndarray, tiny_engine: Path, tmp_path: Path
+) -> None:
     cv2.imwrite(str(tmp_path / "family.png"), family[:, :, ::-1])
     grey = cv2.cvtColor(family, cv2.COLOR_RGB2GRAY)
-    with FaceRestorer(device="cpu", detector=KnownFaces()) as restorer:
+    with FaceRestorer(tiny_engine, device="cpu", detector=KnownFaces()) as restorer:
         wanted = [face.image for face in restorer(family)]
         same = {
             "file": tmp_path / "family.png",
@@ -108,7 +110,7 @@ def test_pillows_pictures_are_turned_upright(orientation: int) -> None:
     np.testing.assert_array_equal(as_rgb(lying), np.asarray(ImageOps.exif_transpose(lying)))
 
 
-def test_several_pictures_and_iterators(family: np.ndarray) -> None:
+def test_several_pictures_and_iterators(family: np.ndarray, tiny_engine: Path) -> None:
     taken = []
 
     def pictures(count: int) -> Iterator[np.ndarray]:
@@ -116,7 +118,7 @@ def test_several_pictures_and_iterators(family: np.ndarray) -> None:
             taken.append(n)
             yield family
 
-    with FaceRestorer(device="cpu", detector=KnownFaces()) as restorer:
+    with FaceRestorer(tiny_engine, device="cpu", detector=KnownFaces()) as restorer:
         one = restorer(family)
         for several in ([family] * 3, np.stack([family] * 3), (family, family, family)):
             lists = restorer(several)
