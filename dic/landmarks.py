@@ -103,6 +103,9 @@ def heatmaps(points: NDArray[np.floating], sigma: float = 1.0) -> NDArray[np.flo
 def decode(maps: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Decode landmarks from heatmaps as the authors do (their `util_eval.py`).
 
+    Engines with pictures in and out contain the same rule, from `export.graph.interface.decode`: a
+    change belongs in both.
+
     On each axis, the result is 4 times the highest cell's index, plus one pixel if the
     second-highest cell has a larger index on this axis, else minus one. The second-highest cell
     usually differs from the highest on one axis only, so decoding a target heatmap has an error of

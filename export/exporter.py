@@ -116,7 +116,7 @@ def build(network: DIC, signature: Signature, choices: Choices) -> onnx.ModelPro
         calibration = (
             from_folder(folder, CALIBRATION) if folder else synthetic(CALIBRATION_SEED, CALIBRATION)
         )
-    network = copy.deepcopy(network).requires_grad_(False)  # tracing is faster without gradients
+    network = copy.deepcopy(network)
     if choices.target is Target.CPU:
         network = pack(network)
     if choices.precision is not Precision.FP32:

@@ -156,8 +156,8 @@ def run(model: onnx.ModelProto, pictures: Pictures, signature: Signature) -> Out
 def _batches(count: int) -> Iterator[slice]:
     """Batches of 1, 3, 1, 1, … pictures.
 
-    The graph is traced with a batch of 2, so the batch of 3 fails if that size was fixed. The rest
-    runs one by one: on CPUs the full-size network is slower in batches.
+    The batch of 3 fails if the graph has a fixed batch size. The rest runs one by one: on CPUs the
+    full-size network is slower in batches.
     """
     start = 0
     for size in itertools.chain((1, 3), itertools.repeat(1)):

@@ -1,7 +1,7 @@
 """An engine's inputs and outputs: uint8 pictures, or the network's normalised tensors.
 
-The exporter traces the wrapper modules of this file. The recurrence runs inside them, so the traced
-graph is unrolled.
+The wrapper modules of this file are recorded. The recurrence runs inside them, so the graph is
+unrolled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Signature:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs, in the order of the traced module's results; see `step_of`."""
+        """The names of the outputs, in the order of the wrapper module's results; see `step_of`."""
         if self.io is Io.IMAGE:
             return ("face", "landmarks", "scores") if self.landmarks else ("face",)
         if not self.all_steps:
@@ -105,7 +105,7 @@ class ImageEngine(nn.Module):
 
 
 def wrap(network: DIC, signature: Signature) -> nn.Module:
-    """The module to trace for a signature, in evaluation mode."""
+    """The module to record for a signature, in evaluation mode."""
     kind = ImageEngine if signature.io is Io.IMAGE else TensorEngine
     return kind(network, signature).eval()
 

@@ -1,4 +1,4 @@
-"""Lower the precision of a network's modules before it is traced.
+"""Lower the precision of a network's modules before it is recorded.
 
 TensorRT 11 builds strongly typed networks, so the graph must contain the precisions. The recovery
 and landmark networks compute in float16 or bfloat16. These parts would lose most accuracy and stay

