@@ -129,9 +129,14 @@ def _onnx_runs(path: Path) -> str:
 
 
 def _plan_runs(engine: EngineFile, module: str) -> str:
-    """Ask the library, which compares the plan's header with the GPU's properties."""
+    """Compare the plan's header with the GPU, as far as that needs no loading.
+
+    A plan is a program, and describing it must not run it: TensorRT-RTX reads headers; TensorRT
+    tells only by loading a plan.
+    """
     path = engine.path
     from dic.driver import has_driver
+    from dic.tensorrt_log import NO_REASON, plan_logger
     from export.plan.flavour import pick
 
     if not has_driver():
@@ -140,32 +145,26 @@ def _plan_runs(engine: EngineFile, module: str) -> str:
         flavour = pick(module, builds=False)
     except UserError as error:
         return f"no: {error}"
-    errors: list[str] = []
-
-    class Logger(flavour.trt.ILogger):  # type: ignore[misc,name-defined]
-        def log(self, severity: Any, message: str) -> None:
-            if severity.value <= flavour.trt.ILogger.Severity.ERROR.value:
-                errors.append(" ".join(message.split())[:200])
-
-    runtime = flavour.trt.Runtime(Logger())
-    if engine.is_ours:  # version-compatible plans contain host code
-        runtime.engine_host_code_allowed = True
-    if hasattr(runtime, "get_engine_validity"):
-        validity, diagnostics = runtime.get_engine_validity(path.read_bytes())
-        if validity == flavour.trt.EngineValidity.VALID:
-            return f"yes, with {flavour.label} {flavour.version}"
-        if validity == flavour.trt.EngineValidity.SUBOPTIMAL:
-            return f"yes, but not at full speed, with {flavour.label} {flavour.version}"
-        why = [
-            name.lower().replace("_", " ")
-            for name, bit in flavour.trt.EngineInvalidityDiagnostics.__members__.items()
-            if int(bit) & int(diagnostics)
-        ]
-        reason = ", ".join(why) or (errors[0] if errors else "no reason given")
-        return f"no: {flavour.label} {flavour.version}: {reason}"
-    if runtime.deserialize_cuda_engine(path.read_bytes()) is None:
-        return f"no: {errors[0] if errors else 'no reason given'}"
-    return f"yes, with {flavour.label} {flavour.version}"
+    named = f"{flavour.label} {flavour.version}"
+    if not flavour.is_rtx:
+        built = engine.metadata.get("plan", {}).get("version", "an unknown version")
+        return f"unknown: built by {built}, here is {named}; loading it tells (runtime.infer)"
+    logger = plan_logger(flavour.trt)
+    runtime = flavour.trt.Runtime(logger)
+    with path.open("rb") as file:
+        header = file.read(runtime.engine_header_size)
+    validity, diagnostics = runtime.get_engine_validity(header)
+    if validity == flavour.trt.EngineValidity.VALID:
+        return f"yes, with {named}"
+    if validity == flavour.trt.EngineValidity.SUBOPTIMAL:
+        return f"yes, but not at full speed, with {named}"
+    why = [
+        name.lower().replace("_", " ")
+        for name, bit in flavour.trt.EngineInvalidityDiagnostics.__members__.items()
+        if int(bit) & int(diagnostics)
+    ]
+    reason = ", ".join(why) or logger.first.replace(NO_REASON, "not a valid plan")
+    return f"no: {named}: {reason}"
 
 
 def describe(facts: dict[str, Any]) -> str:

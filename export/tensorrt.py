@@ -19,7 +19,8 @@ from dic.console import Parser, UserError, run
 from dic.files import check_writable, write_together
 
 if TYPE_CHECKING:
-    from export.plan.flavour import PlanChoices
+    from export.engine_file import EngineFile
+    from export.plan.flavour import Flavour, PlanChoices
 
 SUFFIXES = (".trt", ".plan", ".engine")
 LEVELS = range(6)  # optimisation levels of both builders
@@ -175,14 +176,34 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
             f"{source}: opset {opset} is newer than the installed onnx supports ({newest}); "
             "upgrade onnx and TensorRT, or export the checkpoint again"
         )
-    facts = dict(engine.metadata)
-    if choices.tf32 and facts["precision"] == "fp32":
-        facts["export_error"] = _with_limits_of(facts["export_error"], "fp16")
+    facts = engine.metadata
     flavour = pick(flavour_name)
     flavour.refuse(choices)
     builder = PlanBuilder(flavour, source, choices)
     builder.say(f"{source}: {facts['precision']}, {facts['io']} I/O; building")
     plan = builder.build()
+    text = plan_description(engine, plan, flavour, choices)
+    files = {output: plan, sidecar(output): memoryview(text.encode())}
+    if choices.timing_cache:
+        files[choices.timing_cache] = builder.timings
+    write_together(files)
+    builder.say(
+        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified until "
+        "it is loaded on a GPU and compared with PyTorch's reference outputs, which it carries"
+    )
+
+
+def plan_description(
+    engine: EngineFile, plan: bytes | memoryview, flavour: Flavour, choices: PlanChoices
+) -> str:
+    """Return the content of the JSON file beside a plan.
+
+    Args:
+        engine: the ONNX file that it was built from.
+    """
+    facts = dict(engine.metadata)
+    if choices.tf32 and facts["precision"] == "fp32":
+        facts["export_error"] = _with_limits_of(facts["export_error"], "fp16")
     described = facts | {
         "inputs": [asdict(tensor) for tensor in engine.inputs],
         "outputs": [asdict(tensor) for tensor in engine.outputs],
@@ -194,17 +215,10 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
             "batch": choices.batch,
             "compute_capability": choices.compute_capability,
             "tf32": choices.tf32,
+            "version_compatible": choices.version_compatible,
         },
     }
-    text = json.dumps(described, indent=1) + "\n"
-    files = {output: plan, sidecar(output): memoryview(text.encode())}
-    if choices.timing_cache:
-        files[choices.timing_cache] = builder.timings
-    write_together(files)
-    builder.say(
-        f"wrote {output} ({len(plan) / 1e6:.1f} MB) and {sidecar(output).name}; unverified until "
-        "it is loaded on a GPU and compared with PyTorch's reference outputs, which it carries"
-    )
+    return json.dumps(described, indent=1) + "\n"
 
 
 def _with_limits_of(export_error: str, precision: str) -> str:

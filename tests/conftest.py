@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -62,7 +63,7 @@ TINY_RUN = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not has_driver():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA driver works here"))
 
 
@@ -163,6 +164,25 @@ def here() -> Command:
         return subprocess.CompletedProcess(line, status, out.getvalue(), errors.getvalue())
 
     return call
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A machine with a simulated GPU (`tests/gpu/simulated`), which fails what leaks or breaks
+    CUDA's rules. The user's cache is empty.
+    """
+    sys.path.append(str(Path(__file__).parent / "gpu"))
+    try:
+        from simulated import Machine, installed
+    finally:
+        sys.path.pop()
+    from runtime.engines.tensorrt import gpu
+
+    monkeypatch.setattr(gpu, "_GPUS", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with installed(Machine()) as made:
+        yield made
+        made.finish()
 
 
 @pytest.fixture

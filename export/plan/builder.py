@@ -11,6 +11,7 @@ from typing import Any
 
 from dic.console import UserError
 from dic.progress import Progress
+from dic.tensorrt_log import NO_REASON, plan_logger
 from export.plan.flavour import Flavour, PlanChoices
 
 MIB = 2**20
@@ -32,9 +33,9 @@ class PlanBuilder:
         self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
         self.timings = memoryview(b"")
         self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
-        self.errors: list[str] = []
         self.stopped = False
-        self.logger = self._logger()
+        show = self.bar.say if choices.verbose else None
+        self.logger = plan_logger(flavour.trt, show)
 
     def say(self, line: str) -> None:
         """Print a line to standard error without disturbing the progress bar."""
@@ -60,7 +61,9 @@ class PlanBuilder:
         if self.stopped:
             raise KeyboardInterrupt
         if plan is None:
-            reason = self.errors[0] if self.errors else "no reason given (-v shows the log)"
+            # Later errors follow from the first.
+            reason = self.logger.first
+            reason += " (-v shows the log)" if reason == NO_REASON else ""
             hint = "; try a larger --workspace" if self.choices.workspace else ""
             raise UserError(f"{self.source}: {self.flavour.label} cannot build it: {reason}{hint}")
         return memoryview(plan)
@@ -82,7 +85,7 @@ class PlanBuilder:
         config.add_optimization_profile(profile)
         self._configure(config)
         config.progress_monitor = self._monitor()
-        self.errors.clear()
+        self.logger.clear()
         plan = builder.build_serialized_network(network, config)
         if choices.timing_cache and plan is not None:
             self.timings = memoryview(config.get_timing_cache().serialize())
@@ -133,21 +136,6 @@ class PlanBuilder:
         operator = error.node_operator() if hasattr(error, "node_operator") else ""
         where = f"node {node} ({operator}): " if node else ""
         return f"{self.flavour.label} cannot parse it: {where}{reason[:300]}"
-
-    def _logger(self) -> Any:
-        """A TensorRT logger that collects errors, and prints everything with --verbose."""
-        collected, show, severities = self.errors, self.choices.verbose, self.trt.ILogger.Severity
-        bar = self.bar
-
-        class Logger(self.trt.ILogger):  # type: ignore[misc,name-defined]
-            def log(self, severity: Any, message: str) -> None:
-                line = " ".join(message.split())
-                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
-                    collected.append(line[:300])
-                if show:
-                    bar.say(f"{severity.name.lower()}: {line}")
-
-        return Logger()
 
     def _monitor(self) -> Any:
         """A monitor that updates the progress bar. It must not raise: TensorRT ignores that."""

@@ -37,7 +37,8 @@ def load_engine(
         lanes: parallel runs that share the CPU threads. 1 gives the lowest latency; as many lanes
             as threads give the highest throughput, whether several threads call `run` or one
             passes batches, whose faces are then distributed over the lanes. `Engine.lanes` is the
-            number in effect: always 1 on GPUs.
+            number in effect: on GPUs always 1 for ONNX files, and 2 for plans, where one lane's
+            batch is copied while the other's runs.
 
     Raises:
         EngineError: the file is not a DIC engine, the device is not available, or the results

@@ -12,7 +12,7 @@ import numpy as np
 
 from dic.cores import cores
 from dic.engine_file import EngineError, Metadata, TensorInfo
-from runtime.engines.arrays import DeviceArray, accept
+from runtime.engines.arrays import LEGACY_STREAM, DeviceArray, accept, wait_for
 from runtime.engines.batching import Arrays, Lanes
 from runtime.engines.contract import check_contract, check_feed
 from runtime.engines.environment import environment
@@ -106,6 +106,9 @@ class OnnxRuntimeEngine:
     def _run_on_device(self, feed: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Run with the inputs and outputs in GPU memory, without copies to the host."""
         session = self._opened()
+        # ONNX Runtime has a stream of its own; the producers' must have finished.
+        given = (array.stream for array in feed.values() if isinstance(array, DeviceArray))
+        wait_for(self._index, {LEGACY_STREAM, *(s for s in given if s is not None)})
         with self._device_errors():
             binding = session.io_binding()
             for name, array in feed.items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.faces.detect import Detector
     from runtime.faces.options import PhotoOptions
     from runtime.faces.restore import Restorer
+    from runtime.engines.contract import Engine
     from runtime.jobs.boxes import Boxes
     from runtime.jobs.pictures import PictureWork
 
@@ -102,7 +103,7 @@ def _here(
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
         restorer = Restorer(engine, detector=detector, batch=asked.batch)
-        workers = _workers(photos, engine.lanes, asked.batch)
+        workers = _workers(photos, engine, asked.batch)
         work = PictureWork(restorer, request.photos, boxes)
         with summary:
             _pictures(pictures, workers, work, summary)
@@ -147,12 +148,13 @@ def _lanes(pictures: int, photos: bool, threads: int | None) -> int:
     return most if pictures >= MANY * most else 1
 
 
-def _workers(photos: bool, lanes: int, batch: int) -> int:
+def _workers(photos: bool, engine: Engine, batch: int) -> int:
     """How many pictures are processed at once."""
     if photos:
         return min(PHOTO_WORKERS, cores())
-    # Aligned faces are small: as many wait as run.
-    return 2 * (lanes if lanes > 1 else batch)
+    # Aligned faces are small: as many wait as run. A CPU's lanes run one face each, a GPU's batches.
+    one_face = engine.device == "cpu" and engine.lanes > 1
+    return 2 * engine.lanes * (1 if one_face else batch)
 
 
 def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary) -> None:

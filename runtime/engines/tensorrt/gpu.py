@@ -1,37 +1,148 @@
-"""The GPU's CUDA context, and TensorRT's log messages."""
+"""A GPU: its context, and what the engine takes from the two CUDA bindings.
+
+PyCUDA does contexts, memory, streams and copies. What it lacks comes from cuda-bindings on the
+same streams: CUDA graphs, events on other libraries' streams, stream-ordered allocation.
+"""
 
 from __future__ import annotations
 
 import importlib
-import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from dic.engine_file import EngineError
 
-log = logging.getLogger(__name__)
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
+KEPT = 1 << 40  # bytes: the pool keeps all memory that it once had (release threshold)
 
-_CONTEXTS: dict[int, Any] = {}  # retained primary contexts by CUDA device index
+_GPUS: dict[int, Gpu] = {}  # by CUDA device index
+_LOCK = threading.Lock()
 
 
-def primary_context(path: Path, index: int) -> tuple[Any, Any]:
-    """PyCUDA's driver module, and the GPU's primary context, which other libraries share.
+class CudaError(Exception):
+    """A function of cuda-bindings returned an error code."""
+
+
+class Gpu:
+    """A GPU whose primary context, which other libraries share, is retained until the exit.
+
+    Results in GPU memory may outlive their engine, so there is one object a GPU and process.
+
+    Attributes:
+        index: CUDA device index.
+        cuda: `pycuda.driver`.
+        cudart: `cuda.bindings.runtime`.
+        failures: exceptions of both bindings.
+    """
+
+    def __init__(self, cuda: Any, cudart: Any, driver: Any, index: int) -> None:
+        self.cuda, self.cudart, self.index = cuda, cudart, index
+        self._driver, self._pool = driver, None
+        self.failures: tuple[type[Exception], ...] = (cuda.Error, CudaError)
+        self._context = cuda.Device(index).retain_primary_context()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context current in this thread; afterwards the one before is current again."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def check(self, result: tuple[Any, ...]) -> Any:
+        """Return the value of a cuda-bindings function's result (error code, value).
+
+        Raises:
+            CudaError: the code is not success.
+        """
+        code, *values = result
+        if int(code) != 0:
+            _, text = self.cudart.cudaGetErrorString(code)
+            raise CudaError(text.decode() if isinstance(text, bytes) else str(text))
+        return values[0] if values else None
+
+    def after(self, stream: int, other: int) -> None:
+        """Let a stream wait for what another, also of another library, has queued now.
+
+        Args:
+            stream, other: handles; 1 is the legacy default stream, 2 the per-thread one.
+        """
+        cudart = self.cudart
+        event = self.check(cudart.cudaEventCreateWithFlags(cudart.cudaEventDisableTiming))
+        try:
+            self.check(cudart.cudaEventRecord(event, other))
+            self.check(cudart.cudaStreamWaitEvent(stream, event, 0))
+        finally:
+            self.check(cudart.cudaEventDestroy(event))  # CUDA defers it until the event is over
+
+    def pool(self) -> Any:
+        """The memory pool of results, made on first use; its context must be current."""
+        with _LOCK:
+            if self._pool is None:
+                cudart = self.cudart
+                properties = cudart.cudaMemPoolProps()
+                properties.allocType = cudart.cudaMemAllocationType.cudaMemAllocationTypePinned
+                properties.location.type = cudart.cudaMemLocationType.cudaMemLocationTypeDevice
+                properties.location.id = self.index
+                pool = self.check(cudart.cudaMemPoolCreate(properties))
+                # By default a pool gives its memory back to the driver at every synchronisation.
+                threshold = cudart.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
+                kept = self._driver.cuuint64_t(KEPT)
+                self.check(cudart.cudaMemPoolSetAttribute(pool, threshold, kept))
+                self._pool = pool
+            return self._pool
+
+    @property
+    def name(self) -> str:
+        """Of the product, such as "NVIDIA GeForce RTX 4090"."""
+        return str(self.cuda.Device(self.index).name())
+
+    @property
+    def identity(self) -> str:
+        """Product, compute capability and driver version: what compiled kernels depend on."""
+        major, minor = self.cuda.Device(self.index).compute_capability()
+        return f"{self.name}, {major}.{minor}, driver {self.cuda.get_driver_version()}"
+
+
+class DeviceMemory:
+    """Memory from a GPU's pool. It may be freed in any thread.
+
+    Args:
+        size: in bytes.
+        stream: handle of the stream that writes to it first.
+    """
+
+    def __init__(self, gpu: Gpu, size: int, stream: int) -> None:
+        self._gpu, self.pointer = gpu, 0
+        pool = gpu.pool()
+        self.pointer = int(gpu.check(gpu.cudart.cudaMallocFromPoolAsync(size, pool, stream)))
+
+    def __del__(self) -> None:
+        # Freed in the order of the legacy default stream, which comes after the work of other
+        # libraries' blocking streams that may still read it. The interpreter may be exiting.
+        with suppress(Exception):
+            if self.pointer:
+                with self._gpu.current():
+                    cudart = self._gpu.cudart
+                    cudart.cudaFreeAsync(self.pointer, cudart.cudaStreamLegacy)
+
+
+def open_gpu(path: Path, index: int) -> Gpu:
+    """Return a GPU by its CUDA device index.
 
     Args:
         path: the plan, for error messages.
-        index: CUDA device index.
 
     Raises:
-        EngineError: PyCUDA cannot be imported, or the GPU does not exist or cannot be used.
+        EngineError: a binding cannot be imported, or the GPU does not exist or cannot be used.
     """
-    try:
-        cuda = importlib.import_module("pycuda.driver")
-    except ImportError as error:
-        raise EngineError(
-            f"{path}: pycuda is not installed or does not match the driver ({error}); "
-            "pip install pycuda"
-        ) from error
+    cuda = _imported(path, "pycuda.driver", "pycuda")
+    cudart = _imported(path, "cuda.bindings.runtime", "cuda-bindings")
+    driver = _imported(path, "cuda.bindings.driver", "cuda-bindings")
     try:
         cuda.init()
         count = cuda.Device.count()
@@ -40,28 +151,21 @@ def primary_context(path: Path, index: int) -> tuple[Any, Any]:
                 f"{path}: device cuda:{index} does not exist; this machine has {count} GPUs, "
                 "numbered from 0"
             )
-        # Retained until the process exits: DeviceArrays may outlive their engine.
-        if index not in _CONTEXTS:
-            _CONTEXTS[index] = cuda.Device(index).retainprimary_context()
-        return cuda, _CONTEXTS[index]
+        with _LOCK:
+            if index not in _GPUS:
+                _GPUS[index] = Gpu(cuda, cudart, driver, index)
+            return _GPUS[index]
     except cuda.Error as error:
         raise EngineError(
             f"{path}: the GPU cannot be used ({error}); check the NVIDIA driver"
         ) from error
 
 
-def plan_logger(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps the last error in `last` and forwards messages to `logging`."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            line = " ".join(message.split())
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.last = line[:300]
-            log.debug("%s: %s", severity.name.lower(), line)
-
-    return Logger()
+def _imported(path: Path, module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineError(
+            f"{path}: {package} is not installed or does not match the driver ({error}); "
+            f"pip install {package}"
+        ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dic.engine_file import METADATA_PREFIX, EngineError, Metadata, TensorInfo, sidecar
 from dic.sizes import LQ_SIZE
@@ -13,10 +15,8 @@ from dic.sizes import LQ_SIZE
 log = logging.getLogger(__name__)
 
 
-def plan_metadata(
-    path: Path, plan: bytes, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
-) -> Metadata:
-    """Read a plan's metadata from its JSON file, or infer it from the tensors if there is none.
+def read_sidecar(path: Path, plan: bytes) -> dict[str, Any] | None:
+    """Read the JSON file beside a plan; None, with a warning, if there is none.
 
     Args:
         plan: content of the plan, compared with the SHA-256 in the JSON file.
@@ -27,18 +27,50 @@ def plan_metadata(
     json_file = sidecar(path)
     try:
         content = json.loads(json_file.read_text())
-        whole = dict(content.items())
+        whole: dict[str, Any] = dict(content.items())
         digest = whole.get("plan", {}).get("sha256")
     except OSError:
-        log.warning("%s: has no %s beside it; its results are unverified", path, json_file.name)
-        return _inferred(path, inputs, outputs)
+        log.warning(
+            "%s: has no %s beside it, so nothing says who built it: a plan is a program that runs "
+            "with your rights; load it only if you trust its origin. Its results are unverified",
+            path,
+            json_file.name,
+        )
+        return None
     except (ValueError, AttributeError) as error:
         raise EngineError(f"{json_file}: is damaged ({error}); build the plan again") from error
     if digest != hashlib.sha256(plan).hexdigest():
         raise EngineError(
             f"{json_file}: belongs to another plan than {path.name}; build the plan again"
         )
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in whole.items()}
+    return whole
+
+
+def allows_host_code(described: Mapping[str, Any] | None) -> bool:
+    """Whether the JSON file says that we built a version-compatible plan.
+
+    Only these contain code for the host: the lean runtime of the version that built them.
+    """
+    return bool(described and described["plan"].get("version_compatible"))
+
+
+def plan_metadata(
+    path: Path,
+    described: Mapping[str, Any] | None,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> Metadata:
+    """Return a plan's metadata: as its JSON file says, or inferred from its tensors.
+
+    Args:
+        described: content of the JSON file, None without one.
+
+    Raises:
+        EngineError: the metadata are damaged or of an unknown version.
+    """
+    if described is None:
+        return _inferred(path, inputs, outputs)
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in described.items()}
     return Metadata.parse(path, _prefixed(texts))
 
 

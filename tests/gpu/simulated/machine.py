@@ -1,0 +1,396 @@
+"""The GPUs, their memory, streams, events and graphs, and the rules that CUDA keeps.
+
+Two kinds of outcome: what the real driver answers with an error raises `SimulatedError`; what it
+leaves undefined (a leak, a use after free, an object destroyed without its context) is written
+to `Machine.violations`, which must be empty at the end of a test (`Machine.finish`).
+
+Work is asynchronous: an operation is queued in its stream and happens when somebody waits for it.
+Rules: the CUDA Driver API's reference manual (stream capture, legacy default stream,
+stream-ordered allocation).
+"""
+
+from __future__ import annotations
+
+import bisect
+import gc
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_DEVICE = 0, 1, 2, 101
+INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, ILLEGAL_ADDRESS = 201, 400, 600, 700
+CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, GRAPH_NOT_INSTANTIATED = 900, 901, 999
+TEXTS = {
+    INVALID_VALUE: "invalid argument",
+    OUT_OF_MEMORY: "out of memory",
+    INVALID_DEVICE: "invalid device ordinal",
+    INVALID_CONTEXT: "invalid device context",
+    INVALID_HANDLE: "invalid resource handle",
+    NOT_READY: "device not ready",
+    ILLEGAL_ADDRESS: "an illegal memory access was encountered",
+    CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
+    CAPTURE_INVALIDATED: "operation failed due to a previous error during capture",
+    GRAPH_NOT_INSTANTIATED: "unknown error",
+}
+LEGACY, PER_THREAD = 1, 2  # special stream handles
+DISABLED_LEGACY = 0  # the driver API's name for the legacy default stream
+UNWRITTEN, FREED = 0xCD, 0xDD  # fill of memory that was not written yet, or is free
+
+Operation = Callable[[], None]
+
+
+class SimulatedError(Exception):
+    """What the driver answers with an error code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(TEXTS[code])
+        self.code = code
+
+
+@dataclass
+class Faults:
+    """Planted faults; numbers count from 1.
+
+    Attributes:
+        oom_at: these allocations (of GPU or page-locked memory) fail.
+        sticky_at: the execution of a network that corrupts the device: an error, from then on
+            for every call.
+        false_at: these calls of `execute_async_v3` return False.
+        no_capture: a run cannot be captured into a graph.
+        no_instance: a graph cannot be instantiated.
+        no_launch: an instantiated graph cannot be launched.
+        empty_graphs: graphs record nothing, without an error.
+    """
+
+    oom_at: frozenset[int] = frozenset()
+    sticky_at: int = 0
+    false_at: frozenset[int] = frozenset()
+    no_capture: bool = False
+    no_instance: bool = False
+    no_launch: bool = False
+    empty_graphs: bool = False
+
+
+@dataclass(eq=False)
+class Gpu:
+    index: int
+    name: str = "Simulated GPU"
+    capability: tuple[int, int] = (8, 9)
+    failed: bool = False  # a sticky error
+    retained: int = 0
+
+
+@dataclass(eq=False)
+class Memory:
+    """GPU memory, or page-locked host memory (`gpu` is None)."""
+
+    gpu: Gpu | None
+    address: int
+    data: NDArray[np.uint8]
+    alive: bool = True
+
+
+@dataclass(eq=False)
+class Stream:
+    gpu: Gpu
+    handle: int
+    blocking: bool
+    queue: deque[Operation] = field(default_factory=deque)
+    queued: int = 0
+    capture: list[Operation] | None = None
+    capturer: threading.Thread | None = None
+    invalid: bool = False
+    alive: bool = True
+
+    @property
+    def done(self) -> int:
+        return self.queued - len(self.queue)
+
+
+@dataclass(eq=False)
+class Event:
+    gpu: Gpu
+    handle: int
+    recorded: tuple[Stream, int] | None = None
+    alive: bool = True
+
+
+@dataclass(eq=False)
+class Graph:
+    gpu: Gpu
+    operations: list[Operation]
+    alive: bool = True
+
+
+@dataclass(eq=False)
+class Pool:
+    gpu: Gpu
+    threshold: int = 0
+
+
+class Machine:
+    """A machine with GPUs. Thread-safe; waiting for a stream runs what is queued in it."""
+
+    def __init__(self, gpus: int = 1) -> None:
+        self.gpus = [Gpu(index) for index in range(gpus)]
+        self.faults = Faults()
+        self.violations: list[str] = []
+        self.lock = threading.RLock()
+        self.allocations = self.executions = self.enqueues = 0
+        self.replays = self.compilations = self.fallbacks = 0  # counted for tests
+        self.live: set[Any] = set()  # every object that must be destroyed
+        self.streams: dict[int, Stream] = {}
+        self._next = 0x7F0000000000
+        self._addresses: list[int] = []
+        self._memory: dict[int, Memory] = {}
+        self._pinned: list[Memory] = []
+        self._threads = threading.local()
+        self._stacks: list[list[Gpu]] = []
+        self._legacy = [Stream(gpu, LEGACY, True) for gpu in self.gpus]
+
+    # Contexts: a stack of current GPUs a thread.
+
+    @property
+    def stack(self) -> list[Gpu]:
+        if not hasattr(self._threads, "stack"):
+            self._threads.stack = []
+            self._stacks.append(self._threads.stack)
+        stack: list[Gpu] = self._threads.stack
+        return stack
+
+    def current(self) -> Gpu:
+        """The GPU of this thread's current context; a sticky error is the answer of every call.
+
+        Raises:
+            SimulatedError: there is none.
+        """
+        if not self.stack:
+            raise SimulatedError(INVALID_CONTEXT)
+        gpu = self.stack[-1]
+        if gpu.failed:
+            raise SimulatedError(ILLEGAL_ADDRESS)
+        return gpu
+
+    def must_be_current(self, gpu: Gpu, what: str) -> bool:
+        """Whether a GPU is current; if not, destroying `what` now is a violation."""
+        if self.stack and self.stack[-1] is gpu:
+            return True
+        self.violations.append(f"{what} destroyed while its GPU's context was not current: leaked")
+        return False
+
+    # Memory.
+
+    def allocate(self, size: int, pinned: bool = False) -> Memory:
+        with self.lock:
+            gpu = self.current()
+            self._forbid_in_capture("an allocation")
+            self.allocations += 1
+            if size <= 0:
+                raise SimulatedError(INVALID_VALUE)
+            if self.allocations in self.faults.oom_at:
+                raise SimulatedError(OUT_OF_MEMORY)
+            self._next += -(-size // 512) * 512 + 4096  # addresses are not used again
+            data = np.full(size, UNWRITTEN, np.uint8)
+            memory = Memory(None if pinned else gpu, self._next, data)
+            if pinned:
+                memory.address = data.ctypes.data
+                self._pinned.append(memory)
+            else:
+                self._memory[memory.address] = memory
+                bisect.insort(self._addresses, memory.address)
+            self.live.add(memory)
+            return memory
+
+    def free(self, memory: Memory) -> None:
+        """Free memory, after all work on its GPU: cuMemFree and cuMemFreeHost wait."""
+        with self.lock:
+            self._forbid_in_capture("freeing memory")
+            if not memory.alive:
+                self.violations.append("memory freed twice")
+                return
+            for stream in [s for s in self.streams.values() if s.gpu is memory.gpu]:
+                self.drain(stream)
+            self.release(memory)
+
+    def release(self, memory: Memory) -> None:
+        """Mark memory as free; later accesses are found."""
+        memory.alive = False
+        memory.data[:] = FREED
+        self.live.discard(memory)
+
+    def view(self, address: int, size: int, gpu: Gpu) -> NDArray[np.uint8]:
+        """The bytes at an address of GPU memory, at the time of the access.
+
+        Raises:
+            SimulatedError: there is no such memory; the GPU has failed from now on.
+        """
+        at = bisect.bisect_right(self._addresses, address) - 1
+        memory = self._memory[self._addresses[at]] if at >= 0 else None
+        offset = address - memory.address if memory else 0
+        if memory is None or offset + size > len(memory.data) or memory.gpu is not gpu:
+            gpu.failed = True
+            raise SimulatedError(ILLEGAL_ADDRESS)
+        if not memory.alive:
+            self.violations.append("GPU memory used after it was freed")
+        return memory.data[offset : offset + size]
+
+    def memory_at(self, address: int) -> Memory:
+        """The allocation that begins at an address.
+
+        Raises:
+            SimulatedError: none does.
+        """
+        if address not in self._memory:
+            raise SimulatedError(INVALID_VALUE)
+        return self._memory[address]
+
+    def check_pinned(self, array: NDArray[Any]) -> None:
+        """Note an asynchronous copy from or to host memory that is not page-locked, or is free."""
+        start, end = array.ctypes.data, array.ctypes.data + array.nbytes
+        for memory in self._pinned:
+            if memory.address <= start and end <= memory.address + len(memory.data):
+                if not memory.alive:
+                    self.violations.append("page-locked memory used after it was freed")
+                return
+        self.violations.append("an asynchronous copy of host memory that is not page-locked")
+
+    # Streams and events.
+
+    def new_stream(self, blocking: bool) -> Stream:
+        with self.lock:
+            gpu = self.current()
+            self._next += 64
+            stream = Stream(gpu, self._next, blocking)
+            self.streams[stream.handle] = stream
+            self.live.add(stream)
+            return stream
+
+    def stream(self, handle: int) -> Stream:
+        """The stream of a handle, for work of the current GPU."""
+        gpu = self.current()
+        if handle in (DISABLED_LEGACY, LEGACY, PER_THREAD):
+            return self._legacy[gpu.index]
+        stream = self.streams.get(handle)
+        if stream is None or not stream.alive or stream.gpu is not gpu:
+            raise SimulatedError(INVALID_HANDLE)
+        return stream
+
+    def enqueue(self, stream: Stream, operation: Operation) -> None:
+        with self.lock:
+            if stream.capture is not None:
+                stream.capture.append(operation)
+                return
+            if stream.handle == LEGACY:
+                self._forbid_in_capture("the legacy default stream")
+                for other in self.streams.values():
+                    if other.blocking and other.gpu is stream.gpu:
+                        self._after(stream, other)
+            elif stream.blocking:
+                self._after(stream, self._legacy[stream.gpu.index])
+            stream.queue.append(operation)
+            stream.queued += 1
+
+    def _after(self, stream: Stream, other: Stream) -> None:
+        position = other.queued
+        stream.queue.append(lambda: self.drain(other, position))
+        stream.queued += 1
+
+    def drain(self, stream: Stream, position: int | None = None) -> None:
+        """Run what is queued in a stream, up to a position."""
+        with self.lock:
+            position = stream.queued if position is None else position
+            while stream.done < position and stream.queue:
+                operation = stream.queue.popleft()
+                if not stream.gpu.failed:
+                    operation()
+
+    def synchronise(self, stream: Stream) -> None:
+        with self.lock:
+            if stream.capture is not None:
+                stream.invalid = True
+                raise SimulatedError(CAPTURE_UNSUPPORTED)
+            self._forbid_in_capture("waiting for a stream")
+            self.drain(stream)
+            if stream.gpu.failed:
+                raise SimulatedError(ILLEGAL_ADDRESS)
+
+    def new_event(self) -> Event:
+        with self.lock:
+            self._next += 64
+            event = Event(self.current(), self._next)
+            self.live.add(event)
+            return event
+
+    def record(self, event: Event, stream: Stream) -> None:
+        with self.lock:
+            if not event.alive or event.gpu is not stream.gpu:
+                raise SimulatedError(INVALID_HANDLE)
+            if stream.handle == LEGACY:  # includes what all blocking streams have queued
+                self.enqueue(stream, lambda: None)
+            event.recorded = (stream, stream.queued)
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        with self.lock:
+            if not event.alive:
+                raise SimulatedError(INVALID_HANDLE)
+            if event.recorded is not None:
+                recorded, position = event.recorded
+                self.enqueue(stream, lambda: self.drain(recorded, position))
+
+    def destroy(self, thing: Stream | Event) -> None:
+        with self.lock:
+            if not self.must_be_current(thing.gpu, type(thing).__name__.lower()):
+                return
+            if isinstance(thing, Stream):
+                self.drain(thing)
+                del self.streams[thing.handle]
+            thing.alive = False
+            self.live.discard(thing)
+
+    # Capture.
+
+    def begin_capture(self, stream: Stream) -> None:
+        with self.lock:
+            if stream.handle == LEGACY or stream.capture is not None:
+                raise SimulatedError(CAPTURE_UNSUPPORTED)
+            stream.capture, stream.invalid = [], False
+            stream.capturer = threading.current_thread()
+
+    def end_capture(self, stream: Stream) -> Graph:
+        with self.lock:
+            if stream.capture is None:
+                raise SimulatedError(INVALID_VALUE)
+            operations, stream.capture = stream.capture, None
+            if stream.invalid:
+                raise SimulatedError(CAPTURE_INVALIDATED)
+            graph = Graph(stream.gpu, operations)
+            self.live.add(graph)
+            return graph
+
+    def _forbid_in_capture(self, what: str) -> None:
+        """In thread-local mode, the thread that captures may neither wait nor allocate."""
+        for stream in self.streams.values():
+            if stream.capture is not None and stream.capturer is threading.current_thread():
+                stream.invalid = True
+                self.violations.append(f"{what} during the capture of a graph")
+                raise SimulatedError(CAPTURE_UNSUPPORTED)
+
+    def finish(self) -> None:
+        """Raise AssertionError for every rule that was broken, and for everything not freed."""
+        gc.collect()
+        for stream in self._legacy:
+            self.drain(stream)
+        found = list(self.violations)
+        for thing in self.live:
+            # After a sticky error, nothing can be freed before the process ends.
+            if not any(gpu.failed for gpu in self.gpus):
+                found.append(f"never freed: {type(thing).__name__.lower()}")
+        for stack in self._stacks:
+            if stack:
+                found.append("a thread ended with a current context: PyCUDA aborts the process")
+        assert not found, "\n".join(sorted(set(found)))

@@ -1,0 +1,254 @@
+"""Commands, library, server and benchmark from end to end on a simulated GPU, also under faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import servers
+from conftest import ROOT, Command, one_line_error
+from simulated import Faults, Machine
+from simulated.machine import Gpu
+from simulated.make import LIBRARIES, make_plan
+
+from runtime import FaceRestorer
+from runtime.engines.load import load_engine
+from runtime.server.model import ServedModel
+
+GPU_TESTS = Path(__file__).parent
+
+
+@pytest.fixture(params=LIBRARIES)
+def plan(request: pytest.FixtureRequest, tiny_engine: Path, tmp_path: Path) -> Path:
+    return make_plan(tiny_engine, tmp_path / "dic.trt", request.param)
+
+
+@pytest.fixture
+def rtx(tiny_engine: Path, tmp_path: Path) -> Path:
+    return make_plan(tiny_engine, tmp_path / "dic.trt")
+
+
+@pytest.fixture
+def album(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    """Ten aligned faces."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for n, face in enumerate(faces[0][:10]):
+        cv2.imwrite(str(folder / f"{n}.png"), face[:, :, ::-1])
+    return folder
+
+
+def same(one: Path, other: Path) -> None:
+    """Pictures of the same names that differ by at most a grey level."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        a, b = (cv2.imread(str(folder / name)).astype(int) for folder in (one, other))
+        assert np.abs(a - b).max() <= 1, name
+
+
+def test_aligned_faces(
+    infer: Command, plan: Path, machine: Machine, tiny_engine: Path, album: Path, tmp_path: Path
+) -> None:
+    for name, line in (("gpu", [plan]), ("cpu", [tiny_engine, "--device", "cpu"])):
+        done = infer("--engine", *line, album, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert ("on cuda:0" in done.stderr) is (name == "gpu")
+    same(tmp_path / "gpu", tmp_path / "cpu")
+    assert machine.executions > 0
+
+
+def test_photographs_with_faces(
+    infer: Command, plan: Path, machine: Machine, tiny_engine: Path, photo_file: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(3):
+        shutil.copy(photo_file, photos / f"{n}.png")
+    for name, line in (("gpu", [plan]), ("cpu", [tiny_engine, "--device", "cpu"])):
+        done = infer("--engine", *line, "--faces", photos, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    same(tmp_path / "gpu", tmp_path / "cpu")
+    assert machine.executions > 3
+
+
+def test_a_video(
+    infer: Command, rtx: Path, machine: Machine, photo_file: Path, tmp_path: Path
+) -> None:
+    av = pytest.importorskip("av")
+    frame = cv2.imread(str(photo_file))
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        container.mux(stream.encode(None))
+    out = tmp_path / "out.mp4"
+    done = infer("--engine", rtx, "--faces", tmp_path / "clip.mp4", "-o", out)
+    assert done.returncode == 0, done.stderr
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) == 4
+    assert machine.executions > 0
+
+
+def test_the_library_from_eight_threads(
+    plan: Path, machine: Machine, tiny_engine: Path, faces: tuple[np.ndarray, np.ndarray]
+) -> None:
+    crops = list(faces[0][:24])
+    with FaceRestorer(tiny_engine, device="cpu") as restorer:
+        wanted = restorer.restore(crops)
+    with FaceRestorer(plan, device="cuda") as restorer, ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(restorer.restore, (crops[n : n + 3] for n in range(0, 24, 3))))
+    for given, face in zip([face for part in parts for face in part], wanted, strict=True):
+        assert np.abs(given.image.astype(int) - face.image).max() <= 1
+
+
+def test_the_second_gpu(infer: Command, rtx: Path, machine: Machine, album: Path, tmp_path: Path) -> None:
+    machine.gpus.append(Gpu(1))
+    done = infer("--engine", rtx, "--device", "cuda:1", album, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "on cuda:1" in done.stderr
+    done = infer("--engine", rtx, "--device", "cuda:7", album, "-o", tmp_path / "none")
+    assert "cuda:7 does not exist; this machine has 2 GPUs" in one_line_error(done, 2)
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "out of memory": ({"oom_at": frozenset({1})}, "out of memory", 2),
+    "a sticky error while it is verified": ({"sticky_at": 1}, "illegal memory access", 2),
+    "a sticky error later": ({"sticky_at": 12}, "illegal memory access", 2),
+    "no graph": ({"no_capture": True, "no_instance": True}, "", 0),
+    "empty graphs": ({"empty_graphs": True}, "", 0),
+    "a refused run": ({"false_at": frozenset({1})}, "planted failure", 2),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_command_under_faults(
+    fault: str, infer: Command, plan: Path, machine: Machine, album: Path, tmp_path: Path
+) -> None:
+    """Every failure is one line a file or one for all, never a traceback; nothing half-written."""
+    planted, why, status = FAULTS[fault]
+    machine.faults = Faults(**planted)
+    out = tmp_path / "out"
+    done = infer("--engine", plan, album, "-o", out)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert why in done.stderr
+    if status:
+        assert not list(out.glob("*")) if out.exists() else True
+    else:
+        assert len(list(out.iterdir())) == 10
+
+
+def test_a_plan_for_another_gpu_is_one_line(
+    infer: Command, machine: Machine, tiny_engine: Path, album: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(tiny_engine, tmp_path / "x.trt", "tensorrt", capability=(9, 0))
+    done = infer("--engine", plan, album, "-o", tmp_path / "out")
+    assert "incompatible device" in one_line_error(done, 2)
+
+
+def test_a_served_engine_recovers_from_a_failed_run(rtx: Path, machine: Machine) -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    with ServedModel("dic", "1", lambda: load_engine(rtx, "cuda"), 64) as model:
+        wanted = model.infer({"image": faces})["face"]
+        machine.faults = Faults(false_at=frozenset({machine.enqueues + 1}))
+        with pytest.raises(Exception, match="planted failure") as caught:
+            model.infer({"image": faces})
+        del caught
+        for _ in range(1000):
+            if model.ready:
+                break
+            time.sleep(0.02)
+        np.testing.assert_array_equal(model.infer({"image": faces})["face"], wanted)
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    paths = os.pathsep.join(map(str, (GPU_TESTS, ROOT)))
+    return os.environ | {"PYTHONPATH": paths, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def served(rtx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Running]:
+    """`python -m runtime.serve` in a process with a simulated GPU."""
+    real = subprocess.Popen
+
+    def popen(line: list[str], **options: Any) -> Any:
+        assert line[1:3] == ["-m", "runtime.serve"]
+        line = [line[0], "-m", "simulated", *line[2:]]
+        return real(line, **(options | {"env": environment(tmp_path)}))
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    running = servers.serve("--engine", f"dic={rtx}", "--device", "cuda")
+    yield running
+    running.process.kill()
+    running.process.communicate()
+
+
+def test_the_server(served: servers.Running) -> None:
+    """It answers, and frees everything when it is stopped."""
+    data = np.zeros(2 * 16 * 16 * 3, int).tolist()
+    tensor = {"name": "image", "shape": [2, 16, 16, 3], "datatype": "UINT8", "data": data}
+    url = f"http://{served.http}/v2/models/dic"
+    answer = httpx.post(f"{url}/infer", json={"inputs": [tensor]}, timeout=60).json()
+    assert answer["outputs"][0]["shape"] == [2, 128, 128, 3]
+    status, errors = served.stop()
+    assert status == 0, errors
+    assert "broken rules" not in errors
+
+
+def test_an_engine_that_nobody_closes_is_freed_at_the_exit(rtx: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['simulated', 'unclosed']\n"
+        "import types; module = types.ModuleType('unclosed')\n"
+        "def cli():\n"
+        "    import numpy\n"
+        "    from runtime.engines.load import load_engine\n"
+        f"    module.engine = load_engine({str(rtx)!r}, 'cuda')\n"
+        "    module.engine.run({'image': numpy.zeros((1, 16, 16, 3), numpy.uint8)})\n"
+        "module.cli = cli; sys.modules['unclosed'] = module\n"
+        "runpy.run_module('simulated', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, env=environment(tmp_path), timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_the_benchmark(
+    here: Command,
+    rtx: Path,
+    machine: Machine,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch has no simulated GPU: its reference and its events stay on the CPU."""
+    from benchmarks.contenders import gather
+    from benchmarks.measure import latency
+
+    real = gather.pytorch
+    monkeypatch.setattr(
+        gather, "pytorch", lambda network, marks, where, *more: real(network, marks, "cpu", *more)
+    )
+    monkeypatch.setattr(latency, "between_events", lambda one, image: [])
+    found = tmp_path / "found.json"
+    line = ["--engine", rtx, "--reference", tiny_checkpoint, "--device", "cuda"]
+    line += ["--batch", 1, 3, "--rounds", 1, "--seconds", 1, "--json", found]
+    done = here("benchmarks", "latency", *line)
+    assert done.returncode == 0, done.stderr
+    names = {row["name"] for row in json.loads(found.read_text())["latency"]}
+    assert "dic.trt" in names
