@@ -78,7 +78,9 @@ def _add_builder_options(parser: Parser) -> None:
         "--flavour",
         choices=("auto", "tensorrt", "tensorrt_rtx"),
         default="auto",
-        help="the builder (default: tensorrt if it is installed, else tensorrt_rtx)",
+        help="the builder; tensorrt is for data-centre GPUs (compute capability 8.0, 9.0, 10.0), "
+        "tensorrt_rtx for GeForce and RTX cards (7.5, 8.6, 8.9, 12.0, 12.1) (default: the one for "
+        "this machine's GPU if it is installed, else the other; without a GPU, tensorrt_rtx)",
     )
     add("--min-batch", type=int, default=1, metavar="N", help="default: 1")
     add("--opt-batch", type=int, metavar="N", help="the batch size to optimise for (default: 8)")
@@ -165,6 +167,7 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
     from export.engine_file import Kind, read_engine_file
     from export.plan.builder import PlanBuilder
     from export.plan.flavour import pick
+    from export.plan.layers import check_precision
 
     engine = read_engine_file(source)
     if engine.kind is not Kind.ONNX:
@@ -182,6 +185,13 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
     builder = PlanBuilder(flavour, source, choices)
     builder.say(f"{source}: {facts['precision']}, {facts['io']} I/O; building")
     plan = builder.build()
+    check_precision(source, facts["precision"], builder.layers)
+    builder.say(f"{source}: layers: {', '.join(f'{n} {t}' for t, n in builder.layers.items())}")
+    if flavour.is_rtx and facts["precision"] == "int8":
+        builder.say(
+            "TensorRT-RTX quantises weights of matrix products only; these convolutions may "
+            "compute in float, so measure before you choose int8"
+        )
     text = plan_description(engine, plan, flavour, choices)
     files = {output: plan, sidecar(output): memoryview(text.encode())}
     if choices.timing_cache:

@@ -13,6 +13,7 @@ from dic.console import UserError
 from dic.progress import Progress
 from dic.tensorrt_log import NO_REASON, plan_logger
 from export.plan.flavour import Flavour, PlanChoices
+from export.plan.layers import layer_types
 
 MIB = 2**20
 
@@ -27,11 +28,13 @@ class PlanBuilder:
 
     Attributes:
         timings: the serialised timing cache after a build, if `choices.timing_cache` is set.
+        layers: number of computing layers by type after a build; see `layer_types`.
     """
 
     def __init__(self, flavour: Flavour, source: Path, choices: PlanChoices) -> None:
         self.flavour, self.source, self.choices, self.trt = flavour, source, choices, flavour.trt
         self.timings = memoryview(b"")
+        self.layers: dict[str, int] = {}
         self.bar = Progress(total=None, desc=flavour.label, unit="step", leave=False)
         self.stopped = False
         show = self.bar.say if choices.verbose else None
@@ -76,6 +79,7 @@ class PlanBuilder:
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse_from_file(str(self.source)):
             raise UserError(f"{self.source}: {self._parse_error(parser)}")
+        self.layers = layer_types(trt, network)
         config = builder.create_builder_config()
         profile = builder.create_optimization_profile()
         for i in range(network.num_inputs):

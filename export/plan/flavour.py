@@ -1,11 +1,12 @@
 """TensorRT and TensorRT-RTX: two libraries with one API, and the differences between them.
 
-tensorrt: versions 10.x and 11.x. Plans run on the GPU that builds them, or on others with the
-compatibility options. Has a timing cache.
+tensorrt: versions 10.1 and later. Plans run on the GPU that builds them, or on others with the
+compatibility options. Has a timing cache. For data-centre GPUs (8.0, 9.0, 10.0), and others.
 
 tensorrt_rtx: builds on machines without a GPU, for compute capabilities 8.0 and later or for given
 ones. Kernels are compiled when a plan is loaded; a runtime cache takes the place of the timing
-cache.
+cache. For GeForce and RTX cards: RTX_CAPABILITIES. Its int8 is weight-only, for matrix products
+(INT8 WoQ GEMM in NVIDIA's support matrices): quantised convolutions may compute in floats.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from dic.console import UserError
-from dic.driver import has_driver
+from dic.driver import compute_capability, has_driver
 
+# NVIDIA's support matrices of TensorRT-RTX 1.5; those of data-centre GPUs are not in them.
+RTX_CAPABILITIES = ((7, 5), (8, 6), (8, 9), (12, 0), (12, 1))
 MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALLED_BY = {
     "tensorrt": "pip install tensorrt",
@@ -124,14 +127,16 @@ def pick(choice: str, builds: bool = True) -> Flavour:
     """Import a flavour.
 
     Args:
-        choice: "tensorrt", "tensorrt_rtx", or "auto" for the first of them that works here.
+        choice: "tensorrt", "tensorrt_rtx", or "auto" for the first of them that works here;
+            TensorRT-RTX comes first where the GPU is one of RTX_CAPABILITIES.
         builds: whether the builder is needed; otherwise the runtime suffices.
 
     Raises:
         UserError: none works; gives the reasons.
     """
     reasons = []
-    for module in list(MODULES) if choice == "auto" else [choice]:
+    modules = sorted(MODULES, reverse=compute_capability() in RTX_CAPABILITIES)
+    for module in modules if choice == "auto" else [choice]:
         try:
             trt = importlib.import_module(module)
         except ModuleNotFoundError as error:

@@ -20,10 +20,10 @@ from runtime.jobs.request import FaceSource, Request
 from runtime.jobs.summary import Summary
 
 if TYPE_CHECKING:
+    from runtime.engines.contract import Engine
     from runtime.faces.detect import Detector
     from runtime.faces.options import PhotoOptions
     from runtime.faces.restore import Restorer
-    from runtime.engines.contract import Engine
     from runtime.jobs.boxes import Boxes
     from runtime.jobs.pictures import PictureWork
 
@@ -152,7 +152,7 @@ def _workers(photos: bool, engine: Engine, batch: int) -> int:
     """How many pictures are processed at once."""
     if photos:
         return min(PHOTO_WORKERS, cores())
-    # Aligned faces are small: as many wait as run. A CPU's lanes run one face each, a GPU's batches.
+    # Aligned faces are small: as many wait as run. Of a CPU's lanes, each runs one face at a time.
     one_face = engine.device == "cpu" and engine.lanes > 1
     return 2 * engine.lanes * (1 if one_face else batch)
 

@@ -20,7 +20,6 @@ import pytest
 import servers
 from conftest import ROOT, Command, one_line_error
 from simulated import Faults, Machine
-from simulated.machine import Gpu
 from simulated.make import LIBRARIES, make_plan
 
 from runtime import FaceRestorer
@@ -71,7 +70,12 @@ def test_aligned_faces(
 
 
 def test_photographs_with_faces(
-    infer: Command, plan: Path, machine: Machine, tiny_engine: Path, photo_file: Path, tmp_path: Path
+    infer: Command,
+    plan: Path,
+    machine: Machine,
+    tiny_engine: Path,
+    photo_file: Path,
+    tmp_path: Path,
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -115,8 +119,10 @@ def test_the_library_from_eight_threads(
         assert np.abs(given.image.astype(int) - face.image).max() <= 1
 
 
-def test_the_second_gpu(infer: Command, rtx: Path, machine: Machine, album: Path, tmp_path: Path) -> None:
-    machine.gpus.append(Gpu(1))
+def test_the_second_gpu(
+    infer: Command, rtx: Path, machine: Machine, album: Path, tmp_path: Path
+) -> None:
+    machine.add_gpu()
     done = infer("--engine", rtx, "--device", "cuda:1", album, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "on cuda:1" in done.stderr

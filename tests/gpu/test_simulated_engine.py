@@ -15,7 +15,6 @@ import pytest
 from onnx import TensorProto
 from simulated import Faults, Machine
 from simulated.arrays import ByDlpack, ByInterface, ByOldInterface, Pending
-from simulated.machine import Gpu
 from simulated.make import LIBRARIES, foreign_plan, make_plan
 
 from dic.engine_file import EngineError
@@ -136,8 +135,10 @@ def test_results_outlive_the_engine_and_their_thread(plan: Path, machine: Machin
     thread.join()
 
 
-def test_an_array_on_another_gpu_is_refused(tiny_engine: Path, tmp_path: Path, machine: Machine) -> None:
-    machine.gpus.append(Gpu(1))
+def test_an_array_on_another_gpu_is_refused(
+    tiny_engine: Path, tmp_path: Path, machine: Machine
+) -> None:
+    machine.add_gpu()
     with load_engine(make_plan(tiny_engine, tmp_path / "x.trt"), "cuda") as engine:
         array = ByDlpack(machine, IMAGE, index=1)
         with pytest.raises(ValueError, match="is on cuda:1, but the engine is on cuda:0"):
@@ -375,7 +376,7 @@ def test_a_plan_for_another_gpu_or_version_says_so(
 def test_the_second_gpu_is_used_alone(
     plan: Path, machine: Machine, wanted: dict[str, np.ndarray]
 ) -> None:
-    machine.gpus.append(Gpu(1, capability=(8, 6)))
+    machine.add_gpu((8, 6))
     with load_engine(plan, "cuda:1") as second:
         agree(second.run({"image": IMAGE}), wanted, 4)
         assert {stream.gpu.index for stream in machine.streams.values()} == {1}

@@ -130,9 +130,7 @@ class Lane:
         """The outputs as NumPy arrays, copied because the next run overwrites the buffers."""
         cuda, names = self._plan.gpu.cuda, [tensor.name for tensor in self._plan.outputs]
         for name in names:
-            cuda.memcpy_dtoh_async(
-                self._host[name][:batch], int(self._device[name]), self._stream
-            )
+            cuda.memcpy_dtoh_async(self._host[name][:batch], int(self._device[name]), self._stream)
         self._stream.synchronize()
         return {name: self._host[name][:batch].copy() for name in names}
 

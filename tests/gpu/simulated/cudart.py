@@ -44,7 +44,10 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
     runtime.cudaError_t = error_t
     runtime.cudaStreamCaptureMode = enum.IntEnum(
         "cudaStreamCaptureMode",
-        {f"cudaStreamCaptureMode{n}": i for i, n in enumerate(("Global", "ThreadLocal", "Relaxed"))},
+        {
+            f"cudaStreamCaptureMode{n}": i
+            for i, n in enumerate(("Global", "ThreadLocal", "Relaxed"))
+        },
     )
     runtime.cudaMemAllocationType = enum.IntEnum(
         "cudaMemAllocationType", {"cudaMemAllocationTypePinned": 1}

@@ -21,6 +21,11 @@ class LibCuda:
         device._obj.value = index
         return 0 if index < len(self._machine.gpus) else 101
 
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
+        major, minor = self._machine.gpus[_number(device)].capability
+        value._obj.value = {75: major, 76: minor}[attribute]
+        return 0
+
     def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:  # noqa: N802
         gpu = self._machine.gpus[_number(device)]
         gpu.retained += 1

@@ -137,7 +137,7 @@ class Machine:
     """A machine with GPUs. Thread-safe; waiting for a stream runs what is queued in it."""
 
     def __init__(self, gpus: int = 1) -> None:
-        self.gpus = [Gpu(index) for index in range(gpus)]
+        self.gpus: list[Gpu] = []
         self.faults = Faults()
         self.violations: list[str] = []
         self.lock = threading.RLock()
@@ -151,7 +151,13 @@ class Machine:
         self._pinned: list[Memory] = []
         self._threads = threading.local()
         self._stacks: list[list[Gpu]] = []
-        self._legacy = [Stream(gpu, LEGACY, True) for gpu in self.gpus]
+        self._legacy: list[Stream] = []
+        for _ in range(gpus):
+            self.add_gpu()
+
+    def add_gpu(self, capability: tuple[int, int] = (8, 9)) -> None:
+        self.gpus.append(Gpu(len(self.gpus), capability=capability))
+        self._legacy.append(Stream(self.gpus[-1], LEGACY, True))
 
     # Contexts: a stack of current GPUs a thread.
 

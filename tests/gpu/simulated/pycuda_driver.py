@@ -24,10 +24,10 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
     """The module, for one machine."""
     module: Any = ModuleType("pycuda.driver")
 
-    class Error(Exception):  # noqa: N818
+    class Error(Exception):
         pass
 
-    class MemoryError(Error):  # noqa: A001, N818
+    class MemoryError(Error):
         pass
 
     class LogicError(Error):

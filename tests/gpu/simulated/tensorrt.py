@@ -104,6 +104,16 @@ class ILogger:
         raise NotImplementedError
 
 
+# What `test_signatures.py` compares; in NUMBERED the numbers matter, as flags are tested by bit.
+CLASSES = (
+    "Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache", "DataType",
+    "TensorIOMode", "TensorLocation", "TensorFormat", "CudaGraphStrategy", "EngineValidity",
+    "DynamicShapesKernelSpecializationStrategy", "ExecutionContextAllocationStrategy",
+    "EngineInvalidityDiagnostics",
+)  # fmt: skip
+NUMBERED = ("EngineInvalidityDiagnostics",)
+
+
 def make(machine: Machine, name: str) -> ModuleType:
     """The module `tensorrt` or `tensorrt_rtx`, for one machine."""
     module: Any = ModuleType(name)
@@ -229,7 +239,9 @@ class ICudaEngine(Destroyed):
         self.machine, self.gpu, self._runtime = runtime.machine, gpu, runtime
         self._plan, self._weights, self._session = plan, weights, session(plan.onnx)
         graph = onnx.load_from_string(plan.onnx).graph
-        self._tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
+        self._tensors = {
+            value.name: value.type.tensor_type for value in (*graph.input, *graph.output)
+        }
         self._inputs = [value.name for value in graph.input]
         self.logger, self.digest = runtime.logger, hashlib.sha256(plan.onnx).hexdigest()
         self._live()
