@@ -89,7 +89,7 @@ class Bucket:
         try:
             self._graph = self._captured()
         except CudaError as error:
-            log.info("batch %d runs without a CUDA graph: %s", self.size, error)
+            log.info("batch %d runs without a CUDA graph: %s", self.size, str(error))
         return self._graph is not None
 
     def _captured(self) -> Any:

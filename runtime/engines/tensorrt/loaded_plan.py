@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dic.engine_file import EngineError, TensorInfo
+from dic.engine_file import EngineError
 from dic.tensorrt_log import plan_logger
 from runtime.engines.tensorrt.gpu import Gpu
-from runtime.engines.tensorrt.interface import read_interface
+from runtime.engines.tensorrt.interface import describe
 from runtime.engines.tensorrt.library import RTX, check_validity
 from runtime.engines.tensorrt.runtime_cache import RuntimeCache
 
@@ -27,7 +27,7 @@ class LoadedPlan:
         host_code: allow the plan to run code on the host, which version-compatible plans contain.
 
     Attributes:
-        inputs, outputs, batches: see `read_interface`.
+        inputs, outputs, batches: see `Interface`.
         workspace: bytes of GPU memory that an execution context needs.
         captures_itself: the library has CUDA graphs of its own (TensorRT-RTX).
         lock: held while contexts and graphs are made: a library may forbid allocations of other
@@ -55,7 +55,13 @@ class LoadedPlan:
 
     def _load(self, label: str, plan: bytes, host_code: bool) -> None:
         trt, path = self._trt, self.path
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except (RuntimeError, TypeError) as error:  # the bindings' for a null pointer
+            raise EngineError(
+                f"{path}: {label} does not start on cuda:{self.gpu.index} ({self.reason}); check "
+                "the NVIDIA driver"
+            ) from error
         if label == RTX:
             check_validity(path, trt, self._runtime, plan)
         if host_code:
@@ -66,9 +72,8 @@ class LoadedPlan:
                 f"{path}: {label} {trt.__version__} cannot load the plan ({self.reason}); build it "
                 "again on this machine with python -m export.tensorrt"
             )
-        described: tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[int, int]]
-        described = read_interface(path, trt, self._engine)
-        self.inputs, self.outputs, self.batches = described
+        found = describe(trt, self._engine).checked(path)
+        self.inputs, self.outputs, self.batches = found.inputs, found.outputs, found.batches
         self.workspace = int(self._engine.device_memory_size_v2)
         if self.captures_itself:
             self._configure(plan)

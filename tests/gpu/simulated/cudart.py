@@ -104,7 +104,7 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
         if machine.faults.no_instance:
             raise SimulatedError(999)
         found = the(graph, Graph)
-        instance = Instance(found.gpu, [] if machine.faults.empty_graphs else found.operations)
+        instance = Instance(found.gpu, [] if machine.faults.empty_graphs else [*found.operations])
         machine.live.add(instance)
         return Handle(instance, id(instance))
 
@@ -112,7 +112,7 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
         if not graph.alive:
             machine.violations.append("a graph destroyed twice")
         if machine.must_be_current(graph.gpu, "a graph"):
-            graph.alive = False
+            graph.alive, graph.operations = False, []
             machine.live.discard(graph)
 
     @returning(0)

@@ -40,7 +40,10 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
                 return function(*args, **kwargs)
             except SimulatedError as error:
                 kind = MemoryError if error.code == OUT_OF_MEMORY else LogicError
-                raise kind(f"{function.__name__} failed: {error}") from None
+                failure = kind(f"{function.__name__} failed: {error}")
+            # PyCUDA's functions are C++: their exceptions keep no arguments alive.
+            del args, kwargs
+            raise failure
 
         return call
 

@@ -156,7 +156,14 @@ class Runtime(Destroyed):
         if not isinstance(logger, ILogger):
             raise TypeError("incompatible constructor arguments")
         self.logger, self.engine_host_code_allowed = logger, False
-        self.gpu = self.machine.current()
+        try:
+            gpu = self.machine.current()
+        except SimulatedError as error:
+            logger.log(Severity.ERROR, f"CUDA initialization failure with error: {error}")
+            gpu = None
+        if gpu is None:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self.gpu = gpu
         self._live()
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
@@ -175,7 +182,11 @@ class Runtime(Destroyed):
             self.logger.log(Severity.ERROR, f"IRuntime::deserializeCudaEngine: Error Code 1: {why}")
             return None
         assert plan is not None
-        weights = self.machine.allocate(len(plan.onnx))
+        try:
+            weights = self.machine.allocate(len(plan.onnx))
+        except SimulatedError as error:
+            self.logger.log(Severity.ERROR, f"deserializeCudaEngine: Error Code 2: {error}")
+            return None
         return ICudaEngine(self, gpu, plan, weights)
 
 
