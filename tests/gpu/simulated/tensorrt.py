@@ -320,6 +320,7 @@ class ICudaEngine(Destroyed):
             strategy = config._allocation
         own = strategy is not ExecutionContextAllocationStrategy.USER_MANAGED
         try:
+            self.machine.current()
             memory = self.machine.allocate(self._plan.workspace) if own else None
         except SimulatedError as error:
             self.logger.log(Severity.ERROR, f"createExecutionContext: Error Code 2: {error}")
