@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu_check`, or `make gpu-check`: check all GPU features on a machine.
 
 For a machine with an NVIDIA GPU and without a network. Missing packages are installed from a folder
-of wheels (tensorrt-rtx, onnxruntime-gpu) and sources (PyCUDA, compiled on the machine).
+of wheels (tensorrt-rtx, onnxruntime-gpu, cuda-bindings with cuda-pathfinder) and sources (PyCUDA,
+compiled on the machine).
 Every stage is a separate process with a timeout. If one fails, its error message is recorded and
 the next stage runs. Output:
 
@@ -30,7 +31,7 @@ from dic.console import Parser, UserError, run
 from dic.files import write_whole
 from export import disable_telemetry
 
-PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda")
+PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda", "cuda_bindings")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CAPABILITIES = ("8.0", "current")  # in addition to the default
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
