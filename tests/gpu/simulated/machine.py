@@ -38,7 +38,7 @@ TEXTS = {
     GRAPH_NOT_INSTANTIATED: "unknown error",
 }
 LEGACY, PER_THREAD = 1, 2  # special stream handles
-DISABLED_LEGACY = 0  # the driver API's name for the legacy default stream
+NULL = 0  # the driver API's number of the legacy default stream
 UNWRITTEN, FREED = 0xCD, 0xDD  # fill of memory that was not written yet, or is free
 
 Operation = Callable[[], None]
@@ -279,7 +279,7 @@ class Machine:
     def stream(self, handle: int) -> Stream:
         """The stream of a handle, for work of the current GPU."""
         gpu = self.current()
-        if handle in (DISABLED_LEGACY, LEGACY, PER_THREAD):
+        if handle in (NULL, LEGACY, PER_THREAD):
             return self._legacy[gpu.index]
         stream = self.streams.get(handle)
         if stream is None or not stream.alive or stream.gpu is not gpu:
@@ -392,10 +392,8 @@ class Machine:
         for stream in self._legacy:
             self.drain(stream)
         found = list(self.violations)
-        for thing in self.live:
-            # After a sticky error, nothing can be freed before the process ends.
-            if not any(gpu.failed for gpu in self.gpus):
-                found.append(f"never freed: {type(thing).__name__.lower()}")
+        if not any(gpu.failed for gpu in self.gpus):  # then nothing can be freed any more
+            found += [f"never freed: {type(thing).__name__.lower()}" for thing in self.live]
         for stack in self._stacks:
             if stack:
                 found.append("a thread ended with a current context: PyCUDA aborts the process")

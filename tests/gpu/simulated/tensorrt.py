@@ -6,7 +6,6 @@ module. A plan is computed by ONNX Runtime on the ONNX file in it, when its stre
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 from contextlib import suppress
@@ -21,6 +20,21 @@ from numpy.typing import NDArray
 
 from .machine import Gpu, Machine, SimulatedError
 from .plan import HEADER_SIZE, VERSION, SimulatedPlan
+from .tensorrt_types import (
+    DTYPES,
+    CudaGraphStrategy,
+    DataType,
+    DynamicShapesKernelSpecializationStrategy,
+    EngineInvalidityDiagnostics,
+    EngineValidity,
+    ExecutionContextAllocationStrategy,
+    ILogger,
+    Severity,
+    TensorFormat,
+    TensorIOMode,
+    TensorLocation,
+    nptype,
+)
 
 CAPTURE_BEFORE_RUN = "a graph captured before an ordinary run of the same shapes"
 
@@ -30,78 +44,6 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-class Severity(enum.Enum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-
-class TensorIOMode(enum.Enum):
-    NONE, INPUT, OUTPUT = range(3)
-
-
-class TensorLocation(enum.Enum):
-    DEVICE, HOST = range(2)
-
-
-class TensorFormat(enum.Enum):
-    LINEAR, CHW2, HWC8 = range(3)
-
-
-class DataType(enum.Enum):
-    FLOAT, HALF, INT8, INT32, BOOL, UINT8, FP8, BF16, INT64 = range(9)
-
-
-class CudaGraphStrategy(enum.Enum):
-    DISABLED, WHOLE_GRAPH_CAPTURE = range(2)
-
-
-class DynamicShapesKernelSpecializationStrategy(enum.Enum):
-    LAZY, EAGER, NONE = range(3)
-
-
-class ExecutionContextAllocationStrategy(enum.Enum):
-    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
-
-
-class EngineValidity(enum.Enum):
-    VALID, SUBOPTIMAL, INVALID = range(3)
-
-
-class EngineInvalidityDiagnostics(enum.IntFlag):
-    VERSION_MISMATCH = 1
-    UNSUPPORTED_CC = 2
-    OLD_CUDA_DRIVER = 4
-    MALFORMED_ENGINE = 32
-    CUDA_ERROR = 64
-
-
-DTYPES = {
-    1: DataType.FLOAT, 10: DataType.HALF, 3: DataType.INT8, 6: DataType.INT32, 7: DataType.INT64,
-    9: DataType.BOOL, 2: DataType.UINT8, 16: DataType.BF16,
-}  # fmt: skip
-NUMPY = {
-    DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT8: np.int8,
-    DataType.INT32: np.int32, DataType.INT64: np.int64, DataType.BOOL: np.bool_,
-    DataType.UINT8: np.uint8,
-}  # fmt: skip
-
-
-def nptype(trt_type: DataType) -> Any:
-    """As the real one, which knows no NumPy type for bfloat16."""
-    if trt_type in NUMPY:
-        return NUMPY[trt_type]
-    raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
-
-
-class ILogger:
-    Severity = Severity
-
-    def __init__(self) -> None:
-        pass
-
-    def log(self, severity: Severity, msg: str) -> None:
-        raise NotImplementedError
 
 
 # What `test_signatures.py` compares; in NUMBERED the numbers matter, as flags are tested by bit.
