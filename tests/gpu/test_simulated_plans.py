@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command
 from onnx import TensorProto
 from simulated import Machine
 from simulated.make import LIBRARIES, foreign_plan, make_plan
 
 from dic.engine_file import EngineError
+from export.plan.flavour import pick
 from runtime.engines.load import load_engine
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
@@ -119,3 +121,29 @@ def test_a_home_that_cannot_be_written_costs_only_time(
     (tmp_path / "cache").write_text("a file")
     load_engine(rtx, "cuda").close()
     assert "compiled kernels are not kept" in caplog.text
+
+
+# Other commands about plans.
+
+
+@pytest.mark.parametrize("module", LIBRARIES)
+def test_inspect_reads_a_plan_without_loading_it(
+    module: str, here: Command, machine: Machine, tiny_engine: Path, tmp_path: Path
+) -> None:
+    done = here("export.inspect", make_plan(tiny_engine, tmp_path / "x.trt", module))
+    assert done.returncode == 0, done.stderr
+    says = "yes, with TensorRT-RTX" if module == "tensorrt_rtx" else "unknown: built by 1.7.1"
+    assert f"runs here: {says}" in done.stdout
+    assert machine.allocations == 0
+
+
+def test_the_builder_is_the_one_for_the_gpu(machine: Machine) -> None:
+    for capability, module in (
+        ((7, 5), "tensorrt_rtx"),
+        ((8, 0), "tensorrt"),
+        ((8, 9), "tensorrt_rtx"),
+        ((9, 0), "tensorrt"),
+        ((12, 1), "tensorrt_rtx"),
+    ):
+        machine.gpus[0].capability = capability
+        assert pick("auto", builds=False).module == module

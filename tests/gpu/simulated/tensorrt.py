@@ -98,6 +98,8 @@ class Runtime(Destroyed):
         if not isinstance(logger, ILogger):
             raise TypeError("incompatible constructor arguments")
         self.logger, self.engine_host_code_allowed = logger, False
+        if not self.machine.stack:  # the real one takes the first GPU; enough to read headers
+            return
         try:
             gpu = self.machine.current()
         except SimulatedError as error:
