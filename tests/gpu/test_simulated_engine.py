@@ -218,8 +218,9 @@ def test_everything_is_freed(end: Callable[[Engine], None], plan: Path, machine:
 
 
 def test_out_of_memory_anywhere_is_one_line_and_leaks_nothing(
-    plan: Path, machine: Machine, wanted: dict[str, np.ndarray]
+    tiny_engine: Path, machine: Machine, wanted: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
+    plan = make_plan(tiny_engine, tmp_path / "dic.trt", "tensorrt")
     with load_engine(plan, "cuda") as engine:
         engine.run({"image": IMAGE})
     every = machine.allocations

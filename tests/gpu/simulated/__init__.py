@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -45,6 +46,8 @@ def installed(machine: Machine) -> Iterator[Machine]:
     def library(name: Any, *args: Any, **kwargs: Any) -> Any:
         return libcuda.LibCuda(machine) if name == "libcuda.so.1" else load(name, *args, **kwargs)
 
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)  # without, importlib.util.find_spec raises
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
