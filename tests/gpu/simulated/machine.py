@@ -388,10 +388,10 @@ class Machine:
 
     def finish(self) -> None:
         """Raise AssertionError for every rule that was broken, and for everything not freed."""
-        for stream in self._legacy:
-            self.drain(stream)
         if self.live:  # perhaps held by a cycle only
             gc.collect()
+        for stream in self._legacy:
+            self.drain(stream)
         found = list(self.violations)
         if not any(gpu.failed for gpu in self.gpus):  # then nothing can be freed any more
             found += [f"never freed: {type(thing).__name__.lower()}" for thing in self.live]
