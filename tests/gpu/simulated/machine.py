@@ -40,7 +40,6 @@ TEXTS = {
 LEGACY, PER_THREAD = 1, 2  # special stream handles
 NULL = 0  # the driver API's number of the legacy default stream
 UNWRITTEN, FREED = 0xCD, 0xDD  # fill of memory that was not written yet, or is free
-
 Operation = Callable[[], None]
 
 
