@@ -6,9 +6,12 @@ plan has the same entries in a JSON file beside it (`sidecar`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
@@ -23,6 +26,31 @@ def sidecar(plan: Path) -> Path:
 
 class EngineError(Exception):
     """An engine cannot be loaded or run. The message is one line and says what to do."""
+
+
+def read_sidecar(path: Path, plan: bytes) -> dict[str, Any] | None:
+    """Read a plan's metadata file; None if there is none.
+
+    Args:
+        plan: content of the plan, compared with the SHA-256 in the file.
+
+    Raises:
+        EngineError: the file is damaged or belongs to another plan.
+    """
+    file = sidecar(path)
+    if not file.is_file():
+        return None
+    try:
+        content = dict(json.loads(file.read_text(encoding="utf-8")).items())
+        digest = content.get("plan", {}).get("sha256")
+    except (OSError, ValueError, AttributeError) as error:
+        raise EngineError(f"{file}: is damaged ({error}); build the plan again") from error
+    if digest != hashlib.sha256(plan).hexdigest():
+        raise EngineError(
+            f"{file}: belongs to another plan than {path.name} (SHA-256 differs); build the plan "
+            "again"
+        )
+    return content
 
 
 def read_magic(path: Path) -> bytes:

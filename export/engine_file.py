@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from dic.engine_file import (
     PLAN_MAGICS,
     EngineError,
     read_magic,
+    read_sidecar,
     sidecar,
 )
 
@@ -160,21 +159,17 @@ def dtype_name(number: int) -> str:
 
 
 def _plan(path: Path, kind: Kind) -> EngineFile:
-    description = sidecar(path)
-    if not description.is_file():
+    try:
+        metadata = read_sidecar(path, path.read_bytes())
+    except EngineError as error:
+        raise UserError(error) from error
+    if metadata is None:
         return EngineFile(path, kind, {}, (), (), None)
     try:
-        metadata = json.loads(description.read_text(encoding="utf-8"))
         inputs, outputs = (
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
-        expected = metadata["plan"]["sha256"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{description}: damaged ({error}); build the plan again") from error
-    if expected != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise UserError(
-            f"{description}: belongs to another plan than {path.name} (SHA-256 differs); "
-            "build the plan again"
-        )
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{sidecar(path)}: is damaged ({error}); build the plan again") from error
     return EngineFile(path, kind, metadata, inputs, outputs, None)

@@ -34,6 +34,9 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data.synthetic import draw_faces
 from train.model.network import DIC, NetworkConfig
 
+# A shell lets what it runs in the background ignore Ctrl-C, and tests' processes would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parent.parent
 TINY = NetworkConfig(

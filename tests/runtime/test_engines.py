@@ -256,7 +256,7 @@ def test_a_plan_that_cannot_run_says_why(
 def test_a_plan_tells_itsplan_metadata(plan: Path, tmp_path: Path) -> None:
     """With the JSON beside it, and without."""
     from dic.engine_file import TensorInfo
-    from runtime.engines.tensorrt.plan_file import plan_metadata, read_sidecar
+    from runtime.engines.tensorrt.plan_file import described_plan, plan_metadata
 
     image = (TensorInfo("image", "uint8", (None, 16, 16, 3)),)
     outputs = (
@@ -265,13 +265,13 @@ def test_a_plan_tells_itsplan_metadata(plan: Path, tmp_path: Path) -> None:
         TensorInfo("scores", "float32", (None, 68)),
     )
     content = plan.read_bytes()
-    known = plan_metadata(plan, read_sidecar(plan, content), image, outputs)
+    known = plan_metadata(plan, described_plan(plan, content), image, outputs)
     assert (known.io, known.steps, known.precision, known.rest["verified"]) == (
         "image", 2, "fp32", "no",
     )  # fmt: skip
     bare = tmp_path / "bare.trt"
     shutil.copy(plan, bare)
-    guessed = plan_metadata(bare, read_sidecar(bare, content), image, outputs)
+    guessed = plan_metadata(bare, described_plan(bare, content), image, outputs)
     assert (guessed.io, guessed.scale, guessed.landmarks) == ("image", 8, 68)
     sidecar = json.loads(plan.with_name(f"{plan.name}.json").read_text())
     for changes, why in (
@@ -280,10 +280,10 @@ def test_a_plan_tells_itsplan_metadata(plan: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / "bare.trt.json").write_text(json.dumps(sidecar | changes))
         with pytest.raises(EngineError, match=why):
-            plan_metadata(bare, read_sidecar(bare, content), image, outputs)
+            plan_metadata(bare, described_plan(bare, content), image, outputs)
     (tmp_path / "bare.trt.json").write_text("{")
     with pytest.raises(EngineError, match="damaged"):
-        read_sidecar(bare, content)
+        described_plan(bare, content)
 
 
 def test_telemetry_stays_off_and_the_environment_as_it_was(

@@ -20,7 +20,7 @@ from runtime.engines.tensorrt.gpu import Gpu, open_gpu
 from runtime.engines.tensorrt.lane import Lane
 from runtime.engines.tensorrt.library import open_library
 from runtime.engines.tensorrt.loaded_plan import LoadedPlan
-from runtime.engines.tensorrt.plan_file import allows_host_code, plan_metadata, read_sidecar
+from runtime.engines.tensorrt.plan_file import allows_host_code, described_plan, plan_metadata
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class TensorRTEngine:
         content = path.read_bytes()
         trt = open_library(path, label, content)
         self.backend = f"{label} {trt.__version__}"
-        described = read_sidecar(path, content)
+        described = described_plan(path, content)
         self._gpu = gpu = open_gpu(path, index)
         try:
             with gpu.current():

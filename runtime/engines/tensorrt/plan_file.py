@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dic.engine_file import METADATA_PREFIX, EngineError, Metadata, TensorInfo, sidecar
+from dic.engine_file import METADATA_PREFIX, Metadata, TensorInfo, read_sidecar, sidecar
 from dic.sizes import LQ_SIZE
 
 log = logging.getLogger(__name__)
 
 
-def read_sidecar(path: Path, plan: bytes) -> dict[str, Any] | None:
-    """Read the JSON file beside a plan; None, with a warning, if there is none.
+def described_plan(path: Path, plan: bytes) -> dict[str, Any] | None:
+    """Return the content of the JSON file beside a plan; None, with a warning, if there is none.
 
     Args:
-        plan: content of the plan, compared with the SHA-256 in the JSON file.
+        plan: content of the plan.
 
     Raises:
         EngineError: the JSON file is damaged or belongs to another plan.
     """
-    json_file = sidecar(path)
-    try:
-        content = json.loads(json_file.read_text())
-        whole: dict[str, Any] = dict(content.items())
-        digest = whole.get("plan", {}).get("sha256")
-    except OSError:
+    described = read_sidecar(path, plan)
+    if described is None:
         log.warning(
             "%s: has no %s beside it, so nothing says who built it: a plan is a program that runs "
             "with your rights; load it only if you trust its origin. Its results are unverified",
             path,
-            json_file.name,
+            sidecar(path).name,
         )
-        return None
-    except (ValueError, AttributeError) as error:
-        raise EngineError(f"{json_file}: is damaged ({error}); build the plan again") from error
-    if digest != hashlib.sha256(plan).hexdigest():
-        raise EngineError(
-            f"{json_file}: belongs to another plan than {path.name}; build the plan again"
-        )
-    return whole
+    return described
 
 
 def allows_host_code(described: Mapping[str, Any] | None) -> bool:
