@@ -73,9 +73,11 @@ template <class Axis>
 DIC_BOTH Blended gathered(const unsigned char* face, const float* mask, int side,
                           const Axis& across, const Axis& down) {
   Blended sum = {{0, 0, 0}, 0};
+  DIC_UNROLL
   for (int j = 0; j < down.count; ++j) {
     const int row = clamp(down.first + j, 0, side - 1) * side;
     Blended line = {{0, 0, 0}, 0};
+    DIC_UNROLL
     for (int k = 0; k < across.count; ++k) {
       const int at = row + clamp(across.first + k, 0, side - 1);
       const float weight = across.weight(k);
@@ -113,6 +115,7 @@ DIC_BOTH Blended placed(const PasteArguments& a, int number, int x, int y) {
   const float right = static_cast<float>(at.fine_x) * STEP;
   const float below = static_cast<float>(at.fine_y) * STEP;
   Blended sum = {{0, 0, 0}, 0};
+  DIC_ROLLED
   for (int i = 0; i < 4; ++i) {
     const int column = at.x + i % 2, row = at.y + i / 2;
     if (column < 0 || row < 0 || column >= job.size || row >= job.size) continue;

@@ -13,8 +13,12 @@
 
 #ifdef __CUDACC__
 #define DIC_BOTH __host__ __device__ __forceinline__
+#define DIC_UNROLL _Pragma("unroll")
+#define DIC_ROLLED _Pragma("unroll 1")
 #else
 #define DIC_BOTH inline
+#define DIC_UNROLL
+#define DIC_ROLLED
 #endif
 
 namespace dic {

@@ -17,7 +17,13 @@ struct ProjectArguments {
   int32_t lanczos;  // 1: INTER_LANCZOS4, 0: INTER_CUBIC
 };
 
-DIC_BOTH int project_shared() { return 2 * TILE * static_cast<int>(sizeof(Taps)); }
+// Of one column or row of a tile: first pixel of the small picture, and the weights from there on.
+struct Axis {
+  int first;
+  float weights[8];  // of INTER_CUBIC the first four
+};
+
+DIC_BOTH int project_shared() { return 2 * TILE * static_cast<int>(sizeof(Axis)); }
 
 // Grid: (tiles of a face, faces).
 template <class Block>
@@ -25,24 +31,31 @@ DIC_BOTH void project(const Block& block, const ProjectArguments& a) {
   const ResizeRecord& job = a.jobs[block.y];
   const int small = job.size, tiles = (a.side + TILE - 1) / TILE;
   const int left = block.x % tiles * TILE, top = block.x / tiles * TILE;
+  const int taps = a.lanczos ? 8 : 4;
   const unsigned char* target = a.targets + job.target;
   const unsigned char* reduced = a.reduced + job.target;
   unsigned char* face = a.faces + static_cast<int64_t>(block.y) * a.side * a.side * 3;
-  Taps* columns = reinterpret_cast<Taps*>(block.shared);
-  Taps* rows = columns + TILE;
+  Axis* columns = reinterpret_cast<Axis*>(block.shared);
+  Axis* rows = columns + TILE;
   block.each(2 * TILE, [&](int i) {
-    const int index = i < TILE ? left + i : top + i - TILE;
-    columns[i] = a.lanczos ? lanczos_taps(index, small, a.side) : cubic_taps(index, small, a.side);
+    Axis& axis = columns[i];
+    const float x = position(i < TILE ? left + i : top + i - TILE, small, a.side, &axis.first);
+    axis.first -= taps / 2 - 1;
+    if (a.lanczos) {
+      lanczos_weights(x, axis.weights);
+    } else {
+      cubic_weights(x, axis.weights);
+    }
   });
   block.each(TILE * TILE, [&](int i) {
     const int x = left + i % TILE, y = top + i / TILE;
     if (x >= a.side || y >= a.side) return;
-    const Taps &across = columns[i % TILE], &down = rows[i / TILE];
+    const Axis &across = columns[i % TILE], &down = rows[i / TILE];
     float corrections[3] = {0, 0, 0};
-    for (int j = 0; j < down.count; ++j) {
+    for (int j = 0; j < taps; ++j) {
       const int row = clamp(down.first + j, 0, small - 1) * small;
       float sums[3] = {0, 0, 0};
-      for (int k = 0; k < across.count; ++k) {
+      for (int k = 0; k < taps; ++k) {
         const int at = (row + clamp(across.first + k, 0, small - 1)) * 3;
         for (int c = 0; c < 3; ++c) {
           sums[c] += static_cast<float>(target[at + c] - reduced[at + c]) * across.weights[k];
@@ -150,7 +163,7 @@ DIC_BOTH void mask(const Block& block, const MaskArguments& a) {
   const int count = static_cast<int>(pixels - start < MASK_PIXELS ? pixels - start : MASK_PIXELS);
   block.each(count, [&](int i) {
     const int x = static_cast<int>((start + i) % a.side), y = static_cast<int>((start + i) / a.side);
-    const Taps right = linear_taps(x, size, a.side), down = linear_taps(y, size, a.side);
+    const Taps<2> right = linear_taps(x, size, a.side), down = linear_taps(y, size, a.side);
     const int next_x = least(right.first + 1, size - 1), next_y = least(down.first + 1, size - 1);
     float rows[2];
     for (int j = 0; j < 2; ++j) {

@@ -27,6 +27,7 @@ DIC_BOTH void turned_pixel(const Frame& frame, const CropRecord& crop, int x, in
   int weights[16];
   warp_weights(at.fine_x, at.fine_y, weights);
   int sums[3] = {1 << 14, 1 << 14, 1 << 14};
+  DIC_UNROLL
   for (int i = 0; i < 16; ++i) {
     const int column = crop.left + clamp(at.x - 1 + i % 4, 0, crop.width - 1);
     const int row = crop.top + clamp(at.y - 1 + i / 4, 0, crop.height - 1);

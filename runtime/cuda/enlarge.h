@@ -10,49 +10,57 @@ struct EnlargeArguments {
 };
 
 constexpr int RESIZE_BITS = 11;  // of OpenCV's whole-number weights for bytes
+constexpr int MOST_CHANNELS = 4;
+
+// Sums over the 4×4 source pixels of one pixel, for each channel: across each row, then down.
+template <class Number>
+DIC_BOTH void weighted(const Frame& source, int left, int top, const Number* across,
+                       const Number* down, Number* sums) {
+  DIC_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int row = clamp(top + j, 0, source.height - 1);
+    Number line[MOST_CHANNELS] = {0, 0, 0, 0};
+    DIC_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      const int column = clamp(left + k, 0, source.width - 1);
+      DIC_UNROLL
+      for (int c = 0; c < MOST_CHANNELS; ++c) {
+        if (c < source.channels) {
+          line[c] += across[k] * static_cast<Number>(value_at(source, column, row, c));
+        }
+      }
+    }
+    DIC_UNROLL
+    for (int c = 0; c < MOST_CHANNELS; ++c) sums[c] += line[c] * down[j];
+  }
+}
 
 // Bytes: sums of whole numbers. OpenCV's vector code adds them as floats, and differs where a sum
 // lies halfway between two levels.
-DIC_BOTH void enlarge_bytes(const EnlargeArguments& a, const Taps& across, const Taps& down, int x,
-                            int y) {
-  int weights[2][4];
+DIC_BOTH void enlarge_bytes(const Frame& source, const Taps<4>& columns, const Taps<4>& rows,
+                            unsigned char* target) {
+  constexpr int HALF = 1 << (2 * RESIZE_BITS - 1);
+  int across[4], down[4], sums[MOST_CHANNELS] = {HALF, HALF, HALF, HALF};
+  DIC_UNROLL
   for (int i = 0; i < 4; ++i) {
-    weights[0][i] = nearest(across.weights[i] * (1 << RESIZE_BITS));
-    weights[1][i] = nearest(down.weights[i] * (1 << RESIZE_BITS));
+    across[i] = nearest(columns.weights[i] * (1 << RESIZE_BITS));
+    down[i] = nearest(rows.weights[i] * (1 << RESIZE_BITS));
   }
-  for (int c = 0; c < a.target.channels; ++c) {
-    int sum = 1 << (2 * RESIZE_BITS - 1);
-    for (int j = 0; j < 4; ++j) {
-      const int row = clamp(down.first + j, 0, a.source.height - 1);
-      int line = 0;
-      for (int k = 0; k < 4; ++k) {
-        const int column = clamp(across.first + k, 0, a.source.width - 1);
-        line += weights[0][k] * value_at(a.source, column, row, c);
-      }
-      sum += weights[1][j] * line;
-    }
-    const int64_t at = static_cast<int64_t>(x) * a.target.channels + c;
-    a.target.pixels[y * a.target.stride + at] = to_byte(sum >> (2 * RESIZE_BITS));
+  weighted(source, columns.first, rows.first, across, down, sums);
+  DIC_UNROLL
+  for (int c = 0; c < MOST_CHANNELS; ++c) {
+    if (c < source.channels) target[c] = to_byte(sums[c] >> (2 * RESIZE_BITS));
   }
 }
 
 // 16 bits: sums of floats.
-DIC_BOTH void enlarge_words(const EnlargeArguments& a, const Taps& across, const Taps& down, int x,
-                            int y) {
-  uint16_t* target = reinterpret_cast<uint16_t*>(a.target.pixels + y * a.target.stride);
-  for (int c = 0; c < a.target.channels; ++c) {
-    float sum = 0;
-    for (int j = 0; j < 4; ++j) {
-      const int row = clamp(down.first + j, 0, a.source.height - 1);
-      float line = 0;
-      for (int k = 0; k < 4; ++k) {
-        const int column = clamp(across.first + k, 0, a.source.width - 1);
-        line += static_cast<float>(value_at(a.source, column, row, c)) * across.weights[k];
-      }
-      sum += line * down.weights[j];
-    }
-    const int64_t at = static_cast<int64_t>(x) * a.target.channels + c;
-    target[at] = static_cast<uint16_t>(clamp(nearest(sum), 0, 65535));
+DIC_BOTH void enlarge_words(const Frame& source, const Taps<4>& columns, const Taps<4>& rows,
+                            uint16_t* target) {
+  float sums[MOST_CHANNELS] = {0, 0, 0, 0};
+  weighted(source, columns.first, rows.first, columns.weights, rows.weights, sums);
+  DIC_UNROLL
+  for (int c = 0; c < MOST_CHANNELS; ++c) {
+    if (c < source.channels) target[c] = static_cast<uint16_t>(clamp(nearest(sums[c]), 0, 65535));
   }
 }
 
@@ -62,12 +70,14 @@ DIC_BOTH void enlarge(const Block& block, const EnlargeArguments& a) {
   const int across = (a.target.width + THREADS - 1) / THREADS;
   const int y = block.x / across, left = block.x % across * THREADS;
   block.each(least(THREADS, a.target.width - left), [&](int i) {
-    const Taps columns = cubic_taps(left + i, a.source.width, a.target.width);
-    const Taps rows = cubic_taps(y, a.source.height, a.target.height);
+    const Taps<4> columns = cubic_taps(left + i, a.source.width, a.target.width);
+    const Taps<4> rows = cubic_taps(y, a.source.height, a.target.height);
+    unsigned char* row = a.target.pixels + y * a.target.stride;
+    const int64_t at = static_cast<int64_t>(left + i) * a.target.channels;
     if (a.source.depth == 1) {
-      enlarge_bytes(a, columns, rows, left + i, y);
+      enlarge_bytes(a.source, columns, rows, row + at);
     } else {
-      enlarge_words(a, columns, rows, left + i, y);
+      enlarge_words(a.source, columns, rows, reinterpret_cast<uint16_t*>(row) + at);
     }
   });
 }

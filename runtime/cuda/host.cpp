@@ -41,7 +41,7 @@ void run(const void* arguments, int grid_x, int grid_y, int shared_bytes, int ba
 #include "kernels.def"
 #undef DIC_KERNEL
 
-extern "C" int dic_resize_shared(int taps) { return dic::resize_shared(taps); }
+extern "C" int dic_resize_shared(int old, int size) { return dic::resize_shared(old, size); }
 extern "C" int dic_project_shared() { return dic::project_shared(); }
 extern "C" int dic_mask_shared() { return dic::mask_shared(); }
 extern "C" int dic_peaks_shared() { return dic::peaks_shared(); }

@@ -7,12 +7,13 @@
 
 namespace dic {
 
-constexpr int MOST_TAPS = 8;
-
-// The source pixels and weights of one pixel along one axis; pixels beyond the edge repeat it.
+// The source pixels and weights of one pixel along one axis; pixels beyond the edge repeat it. The
+// number of taps is known when compiled, so that the weights lie in registers.
+template <int COUNT>
 struct Taps {
-  int first, count;
-  float weights[MOST_TAPS];
+  static constexpr int count = COUNT;
+  int first;
+  float weights[COUNT];
 
   DIC_BOTH float weight(int i) const { return weights[i]; }
 };
@@ -58,27 +59,17 @@ DIC_BOTH float position(int index, int old, int size, int* whole) {
   return at - down;
 }
 
-DIC_BOTH Taps cubic_taps(int index, int old, int size) {
-  Taps taps;
+DIC_BOTH Taps<4> cubic_taps(int index, int old, int size) {
+  Taps<4> taps;
   const float x = position(index, old, size, &taps.first);
   taps.first -= 1;
-  taps.count = 4;
   cubic_weights(x, taps.weights);
   return taps;
 }
 
-DIC_BOTH Taps lanczos_taps(int index, int old, int size) {
-  Taps taps;
-  const float x = position(index, old, size, &taps.first);
-  taps.first -= 3;
-  taps.count = 8;
-  lanczos_weights(x, taps.weights);
-  return taps;
-}
-
 // INTER_LINEAR, and no weight for what lies beyond the edge.
-DIC_BOTH Taps linear_taps(int index, int old, int size) {
-  Taps taps;
+DIC_BOTH Taps<2> linear_taps(int index, int old, int size) {
+  Taps<2> taps;
   float x = position(index, old, size, &taps.first);
   if (taps.first < 0) {
     taps.first = 0;
@@ -87,7 +78,6 @@ DIC_BOTH Taps linear_taps(int index, int old, int size) {
     taps.first = old - 1;
     x = 0;
   }
-  taps.count = 2;
   taps.weights[0] = 1.f - x;
   taps.weights[1] = x;
   return taps;
@@ -144,21 +134,27 @@ DIC_BOTH void warp_weights(int fine_x, int fine_y, int* weights) {
   cubic_weights(static_cast<float>(fine_x) / (1 << FINE_BITS), across);
   cubic_weights(static_cast<float>(fine_y) / (1 << FINE_BITS), down);
   int sum = 0;
+  DIC_UNROLL
   for (int i = 0; i < 16; ++i) {
     weights[i] = least(nearest(down[i / 4] * across[i % 4] * ONE), ONE - 1);
     sum += weights[i];
   }
-  // What is missing goes to the largest, what is too much to the smallest, of the last four.
-  constexpr int PLACES[4] = {10, 11, 14, 15};
-  int large = PLACES[0], small = PLACES[0];
-  for (int place : PLACES) {
-    if (weights[place] < weights[small]) {
+  // What is missing goes to the largest, what is too much to the smallest, of the last four. Their
+  // places are compared one by one: a dynamic index would move all weights out of registers.
+  int large = 10, small = 10, largest = weights[10], smallest = weights[10];
+  DIC_UNROLL
+  for (int place = 11; place < 16; ++place) {
+    if (place % 4 < 2) continue;
+    if (weights[place] < smallest) {
       small = place;
-    } else if (weights[place] > weights[large]) {
+      smallest = weights[place];
+    } else if (weights[place] > largest) {
       large = place;
+      largest = weights[place];
     }
   }
-  for (int place : PLACES) {  // no dynamic index, which would cost registers their place
+  DIC_UNROLL
+  for (int place = 10; place < 16; ++place) {
     if (place == (sum < ONE ? large : small)) weights[place] += ONE - sum;
   }
 }

@@ -10,12 +10,14 @@
 #include "landmarks.h"
 #include "resample.h"
 
-#define DIC_KERNEL(name, Arguments)                                                       \
-  extern "C" __global__ void __launch_bounds__(dic::THREADS) dic_##name(const dic::Arguments a) { \
-    extern __shared__ __align__(16) unsigned char shared[];                               \
-    const dic::DeviceBlock block = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),   \
-                                    shared};                                              \
-    dic::name(block, a);                                                                  \
+// A __grid_constant__ stays in constant memory though the body takes it by reference.
+#define DIC_KERNEL(name, Arguments)                                                            \
+  extern "C" __global__ void __launch_bounds__(dic::THREADS)                                   \
+      dic_##name(const __grid_constant__ dic::Arguments a) {                                   \
+    extern __shared__ __align__(16) unsigned char shared[];                                    \
+    dic::name(dic::DeviceBlock{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),     \
+                               shared},                                                        \
+              a);                                                                              \
   }
 
 #include "kernels.def"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ THREADS = 256  # a block, as in common.h
 # As the kernels' headers define them; the tests compare.
 TILE, CHUNK = 16, 64
 MASK_PIXELS = 4 * THREADS
-SHARED = {"project": 2 * TILE * 40, "mask": 2 * 16 * 16 * 4, "peaks": THREADS * 8}
+SHARED = {"project": 2 * TILE * 36, "mask": 2 * 16 * 16 * 4, "peaks": THREADS * 8}
 MOST_SHARED = 48 * 1024  # bytes of shared memory that every GPU gives a block
 MOST_RECORDS = 65_535  # CUDA's limit on a grid's second dimension
 
@@ -117,19 +116,16 @@ class MaskSettings:
     blur: tuple[float, ...]
 
 
-def most_taps(sizes: Sequence[tuple[int, int]]) -> int:
-    """Most source pixels of one result pixel along one axis, for pairs of old and new sides."""
-    return max(math.ceil(4 * max(old / new, 1.0)) + 1 for old, new in sizes)
-
-
-def resize_shared(taps: int) -> int:
-    """Shared memory of the resizing kernel in bytes; see `resample.h`."""
-    return 2 * TILE * (taps + 2) * 4 + TILE * TILE * 3 * 4 + CHUNK * TILE * 3
+def resize_shared(old: int, new: int) -> int:
+    """Shared memory in bytes for resizing pictures of side `old` to `new`; see `resample.h`."""
+    side = min(TILE, new)
+    taps = (-(-4 * old // new) if old > new else 4) + 1  # source pixels of a pixel, each way
+    return 2 * side * (taps + 2) * 4 + side * side * 3 * 4 + CHUNK * side * 3
 
 
 def resizable(old: int, new: int) -> bool:
-    """Whether the kernel can resize pictures of side `old` to `new`: down to about 1/80."""
-    return resize_shared(most_taps([(old, new)])) <= MOST_SHARED
+    """Whether the kernel can resize pictures of side `old` to `new`: at least to 1/80."""
+    return resize_shared(old, new) <= MOST_SHARED
 
 
 class Kernels:
@@ -179,13 +175,13 @@ class Kernels:
         Raises:
             ValueError: a picture shrinks by more than the kernel's shared memory allows.
         """
-        taps = most_taps(sizes)
-        shared = resize_shared(taps)
+        shared = max(resize_shared(old, new) for old, new in sizes)
         if shared > MOST_SHARED:
-            raise ValueError(f"a picture shrinks by more than this kernel can: {max(sizes)}")
+            worst = max(sizes, key=lambda size: resize_shared(*size))
+            raise ValueError("a picture shrinks by more than this kernel can: {} to {}".format(*worst))
         blocks = max(_blocks(new, TILE) for _, new in sizes) ** 2
-        values = (_address(sources), _address(targets), _address(jobs), taps, 0)
-        self._run("resize", (blocks, len(sizes)), shared, stream, *values)
+        addresses = map(_address, (sources, targets, jobs))
+        self._run("resize", (blocks, len(sizes)), shared, stream, *addresses)
 
     def project(
         self,

@@ -44,9 +44,7 @@ BLUR_TAPS = 7
 # Arguments, one structure per kernel, passed by value.
 ARGUMENTS = {
     "cut": _structure(("frame", FRAME), ("crops", POINTER), ("pieces", POINTER)),
-    "resize": _structure(
-        ("sources", POINTER), ("targets", POINTER), ("jobs", POINTER), ("taps", INT), ("unused", INT)
-    ),
+    "resize": _structure(("sources", POINTER), ("targets", POINTER), ("jobs", POINTER)),
     "project": _structure(
         ("faces", POINTER),
         ("targets", POINTER),

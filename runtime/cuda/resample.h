@@ -20,8 +20,6 @@ struct ResizeArguments {
   const unsigned char* sources;
   unsigned char* targets;
   const ResizeRecord* jobs;
-  int32_t taps;  // most source pixels of one pixel along one axis, in any job
-  int32_t unused;
 };
 
 // Keys' kernel with a = -0.5.
@@ -49,9 +47,15 @@ DIC_BOTH void pillow_weights(int index, int old, int size, int32_t* row) {
   }
 }
 
+// Most source pixels of one pixel along one axis.
+DIC_BOTH int most_taps(int old, int size) {
+  return (old > size ? (4 * old + size - 1) / size : 4) + 1;
+}
+
 // Shared memory: weights of the tile's columns and rows, its sums, and a chunk of shrunk rows.
-DIC_BOTH int resize_shared(int taps) {
-  return 2 * TILE * (taps + 2) * 4 + TILE * TILE * 3 * 4 + CHUNK * TILE * 3;
+DIC_BOTH int resize_shared(int old, int size) {
+  const int side = least(TILE, size);
+  return 2 * side * (most_taps(old, size) + 2) * 4 + side * side * 3 * 4 + CHUNK * side * 3;
 }
 
 // Grid: (tiles of the largest result, jobs). Columns first, as Pillow does for squares.
@@ -65,11 +69,11 @@ DIC_BOTH void resize(const Block& block, const ResizeArguments& a) {
   const int wide = least(TILE, size - left), high = least(TILE, size - top);
   const unsigned char* source = a.sources + job.source;
   unsigned char* target = a.targets + job.target;
-  const int pitch = a.taps + 2;
+  const int pitch = most_taps(old, size) + 2, side = least(TILE, size);
   int32_t* columns = reinterpret_cast<int32_t*>(block.shared);
-  int32_t* rows = columns + TILE * pitch;
-  int32_t* sums = rows + TILE * pitch;
-  unsigned char* shrunk = reinterpret_cast<unsigned char*>(sums + TILE * TILE * 3);
+  int32_t* rows = columns + side * pitch;
+  int32_t* sums = rows + side * pitch;
+  unsigned char* shrunk = reinterpret_cast<unsigned char*>(sums + side * side * 3);
 
   block.each(wide + high, [&](int i) {
     const bool column = i < wide;

@@ -30,7 +30,6 @@ from runtime.cuda.kernels import (
     Frame,
     Kernels,
     load_kernels,
-    most_taps,
     resizable,
     resize_shared,
 )
@@ -434,8 +433,8 @@ def test_structures_and_memory_are_those_of_the_headers() -> None:
         assert structure.itemsize == getattr(loaded, f"dic_{name}_size")(), name
     for name, size in SHARED.items():
         assert size == getattr(loaded, f"dic_{name}_shared")(), name
-    for taps in (5, 33, most_taps([(1328, 16)])):
-        assert resize_shared(taps) == loaded.dic_resize_shared(taps) <= MOST_SHARED
+    for sizes in ((5, 9), (33, 32), (1328, 16), (128, 1), (200, 1), (128, 128)):
+        assert resize_shared(*sizes) == loaded.dic_resize_shared(*sizes) <= MOST_SHARED, sizes
 
 
 def test_arrays_are_packed_for_one_upload() -> None:
