@@ -38,10 +38,10 @@ DIC_BOTH void lanczos_weights(float x, float* weights) {
     if (fabsf(distance) < 1e-6f) {
       weights[i] = 1e30f;  // all others vanish beside it
     } else {
-      // sin(turn + i·π/4), by the addition theorem.
+      // sin(turn + i·π/4) up to its sign, by the addition theorem.
       const double y = -distance * QUARTER_PI;
       const double along = i % 4 == 0 ? 1 : i % 4 == 2 ? 0 : i % 4 == 1 ? -EIGHTH : EIGHTH;
-      const double across = i % 4 == 0 ? 0 : i % 4 == 2 ? 1 : i % 4 == 1 ? -EIGHTH : EIGHTH;
+      const double across = i % 4 == 0 ? 0 : i % 4 == 2 ? 1 : -EIGHTH;
       const double sign = i < 4 ? 1 : -1;
       weights[i] = static_cast<float>(sign * (along * s + across * c) / (y * y));
     }
