@@ -155,7 +155,9 @@ class Kernels:
             pieces: receives each crop (size, size, 3) at its record's `piece`.
         """
         blocks = _blocks(largest * largest, THREADS)
-        self._run("cut", (blocks, count), 0, stream, frame.record, _address(crops), _address(pieces))
+        self._run(
+            "cut", (blocks, count), 0, stream, frame.record, _address(crops), _address(pieces)
+        )
 
     def resize(
         self,
@@ -178,7 +180,9 @@ class Kernels:
         shared = max(resize_shared(old, new) for old, new in sizes)
         if shared > MOST_SHARED:
             worst = max(sizes, key=lambda size: resize_shared(*size))
-            raise ValueError("a picture shrinks by more than this kernel can: {} to {}".format(*worst))
+            raise ValueError(
+                "a picture shrinks by more than this kernel can: {} to {}".format(*worst)
+            )
         blocks = max(_blocks(new, TILE) for _, new in sizes) ** 2
         addresses = map(_address, (sources, targets, jobs))
         self._run("resize", (blocks, len(sizes)), shared, stream, *addresses)

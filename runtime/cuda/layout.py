@@ -79,6 +79,10 @@ ARGUMENTS = {
         ("side", INT),
     ),
     "landmarks": _structure(
-        ("points", POINTER), ("matrices", POINTER), ("placed", POINTER), ("count", INT), ("unused", INT)
+        ("points", POINTER),
+        ("matrices", POINTER),
+        ("placed", POINTER),
+        ("count", INT),
+        ("unused", INT),
     ),
 }

@@ -201,5 +201,7 @@ def as_bytes(*arrays: NDArray[Any]) -> tuple[NDArray[np.uint8], list[int]]:
         end += -(-array.nbytes // 16) * 16
     packed = np.zeros(end, np.uint8)
     for array, place in zip(arrays, places, strict=True):
-        packed[place : place + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        packed[place : place + array.nbytes] = (
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        )
     return packed, places

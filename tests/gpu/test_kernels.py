@@ -459,7 +459,7 @@ def test_arrays_are_packed_for_one_upload() -> None:
     ],
 )
 def test_frames_that_no_kernel_takes_are_refused(values: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="frame|stride"):
+    with pytest.raises(ValueError, match=r"frame|stride"):
         Frame(**{"pixels": 4096, "width": 10, "height": 4, **values})
 
 
