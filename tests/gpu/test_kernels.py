@@ -5,40 +5,22 @@ Every kernel runs forwards and backwards; both must give the same bits.
 
 from __future__ import annotations
 
-import logging
-import shutil
-import subprocess
-import sys
-import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
-from host_kernels import ROOT, HostLauncher, library
+from host_kernels import HostLauncher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.cuda import kernels as kernels_module
 from runtime.cuda import layout
-from runtime.cuda.kernels import (
-    MOST_SHARED,
-    SHARED,
-    Frame,
-    Kernels,
-    load_kernels,
-    resizable,
-    resize_shared,
-)
-from runtime.engines.arrays import DeviceArray
+from runtime.cuda.kernels import Frame, Kernels, resizable
 from runtime.faces.blend import back_project, consistency, enlarged, face_mask
 from runtime.faces.crop import Crop, cut
 from runtime.faces.records import (
     SETTINGS,
-    as_bytes,
     comparison_sides,
     crop_records,
     mask_records,
@@ -268,8 +250,10 @@ def test_masks_are_as_on_the_cpu(seed: int, sizes: list[int], marks: str) -> Non
     rng = np.random.default_rng(seed)
     crops = [Crop(0, 0, size) for size in sizes]
     images = [picture(seed + i, size, size, smooth=True) for i, size in enumerate(sizes)]
+    # They differ from the photograph by more and by less than the mask allows.
     faces = np.stack([cv2.resize(image, (SIDE, SIDE)) for image in images])
-    faces = np.clip(faces + rng.normal(0, 12, faces.shape), 0, 255).astype(np.uint8)
+    others = [picture(seed + 7 + i, SIDE, SIDE, smooth=True) for i in range(len(sizes))]
+    faces = np.round(0.85 * faces + 0.15 * np.stack(others)).astype(np.uint8)
     points = [None if marks == "none" else face_points(rng) for _ in sizes]
     if marks == "beyond":
         points = [face_points(rng) + 900 for _ in sizes]
@@ -400,17 +384,24 @@ def test_photographs_are_blended_as_on_the_cpu(
 def test_the_larger_of_two_faces_covers_the_smaller() -> None:
     """Whichever comes first in the list, and at every scale."""
     image = np.full((60, 60, 3), 100, np.uint8)
-    light, dark = (np.full((SIDE, SIDE, 3), level, np.uint8) for level in (103, 97))
-    faces = [Face(light, None, None, Crop(20, 20, 24)), Face(dark, None, None, Crop(10, 10, 44))]
+    # Stripes, which agree with the photograph where it is coarser, across and down.
+    stripes = np.broadcast_to(np.where(np.arange(SIDE) % 2, 140, 60)[:, None], (SIDE, SIDE))
+    stripes = np.repeat(stripes[:, :, None], 3, 2).astype(np.uint8)
+    faces = [
+        Face(stripes, None, None, Crop(20, 20, 24)),
+        Face(stripes.swapaxes(0, 1).copy(), None, None, Crop(10, 10, 44)),
+    ]
     for order in (faces, faces[::-1]):
         result = both_ways(
             lambda kernels, order=order: blended(
-                kernels, image, image, order, [1.0, 1.0], 2, 0, 58.0
+                kernels, image, image, order, [1.0, 1.0], 4, 0, 58.0
             )
         )
-        expected = enlarged(Picture(image), 2)
-        Restorer.blend(mock.Mock(), expected, image, order, 2)
-        assert off(result, expected.pixels) == 0
+        expected = enlarged(Picture(image), 4)
+        Restorer.blend(mock.Mock(), expected, image, order, 4)
+        assert off(result, expected.pixels) <= 2  # stripes are full of sums halfway between levels
+        middle = result[120:136, 120:136, 0].astype(float)
+        assert middle.std(1).mean() > 10 * middle.std(0).mean(), "the larger face is not on top"
 
 
 def test_landmarks_are_placed_as_on_the_cpu() -> None:
@@ -426,139 +417,3 @@ def test_landmarks_are_placed_as_on_the_cpu() -> None:
 
     expected = [crop.to_picture(marks, SIDE) for crop, marks in zip(crops, points, strict=True)]
     np.testing.assert_allclose(both_ways(run), expected, rtol=1e-12, atol=1e-9)
-
-
-def test_structures_and_memory_are_those_of_the_headers() -> None:
-    loaded = library()
-    for name, structure in layout.ARGUMENTS.items():
-        assert structure.itemsize == getattr(loaded, f"dic_{name}_size")(), name
-    for name, size in SHARED.items():
-        assert size == getattr(loaded, f"dic_{name}_shared")(), name
-    for sizes in ((5, 9), (33, 32), (1328, 16), (128, 1), (200, 1), (128, 128)):
-        assert resize_shared(*sizes) == loaded.dic_resize_shared(*sizes) <= MOST_SHARED, sizes
-
-
-def test_arrays_are_packed_for_one_upload() -> None:
-    arrays = [np.arange(3, dtype=np.int16), np.arange(5.0), np.zeros(2, layout.CROP)]
-    packed, places = as_bytes(*arrays)
-    assert [place % 16 for place in places] == [0, 0, 0]
-    for array, place in zip(arrays, places, strict=True):
-        assert packed[place : place + array.nbytes].tobytes() == array.tobytes()
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"width": 0},
-        {"channels": 2},
-        {"depth": 4},
-        {"stride": 29},
-        {"depth": 2, "stride": 61},
-        {"depth": 2, "pixels": 4097},
-        {"width": 2**16, "height": 2**15},
-    ],
-)
-def test_frames_that_no_kernel_takes_are_refused(values: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"frame|stride"):
-        Frame(**{"pixels": 4096, "width": 10, "height": 4, **values})
-
-
-def test_launches_outside_cudas_limits_are_refused() -> None:
-    kernels = Kernels(HostLauncher())
-    frame = Frame(4096, 10, 4)
-    with pytest.raises(ValueError, match="CUDA's limits"):
-        kernels.cut(frame, 0, 65_536, 10, 0, None)
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        kernels.paste(Frame(4096, 10, 4, 4), 0, 0, 0, 0, 1, 9, SIDE, None)
-    with pytest.raises(ValueError, match="smaller"):
-        kernels.enlarge(frame, Frame(4096, 9, 4), None)
-    with pytest.raises(ValueError, match="differ"):
-        kernels.enlarge(frame, Frame(4096, 10, 4, 1), None)
-
-
-class Driver(types.ModuleType):
-    """What `load_kernels` uses of pycuda.driver, with its signatures."""
-
-    class Error(Exception):
-        pass
-
-    def __init__(self, broken: bool = False) -> None:
-        super().__init__("pycuda.driver")
-        self.broken, self.launched = broken, []
-
-    def module_from_file(self, path: str) -> Any:
-        if self.broken:
-            raise Driver.Error("cuModuleLoad failed: no kernel image for the device")
-        return self
-
-    def get_function(self, name: str) -> Any:
-        function = mock.Mock()
-        function.prepare.side_effect = lambda types: self._prepared(name, *types)
-        return function
-
-    def _prepared(self, name: str, structure: np.dtype) -> Any:
-        function = mock.Mock()
-
-        def call(grid: Any, block: Any, stream: Any, *values: bytes, shared_size: int = 0) -> None:
-            assert [len(value) for value in values] == [structure.itemsize]
-            self.launched.append((name, grid, block, stream, shared_size))
-
-        function.prepared_async_call.side_effect = call
-        return function
-
-
-def test_kernels_are_launched_through_pycuda(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / kernels_module.FATBIN).touch()
-    monkeypatch.setattr(kernels_module, "PLACES", (tmp_path,))
-    driver = Driver()
-    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    loaded = load_kernels()
-    assert loaded is not None
-    points = DeviceArray(4096, (2, 68, 2), np.dtype(np.float32), 0, None)
-    loaded.landmarks(points, 4096, 4096, 2, 68, "stream")
-    loaded.peaks(4096, 4096, 4096, 3, SIDE, "stream")
-    assert driver.launched == [
-        ("dic_landmarks", (1, 2), (256, 1, 1), "stream", 0),
-        ("dic_peaks", (1, 3), (256, 1, 1), "stream", 2048),
-    ]
-
-
-@pytest.mark.parametrize("missing", ["fatbin", "pycuda", "image"])
-def test_missing_kernels_are_reported_once(
-    missing: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    kernels_module._report.cache_clear()
-    monkeypatch.setattr(kernels_module, "PLACES", (tmp_path,))
-    if missing != "fatbin":
-        (tmp_path / kernels_module.FATBIN).touch()
-    driver = Driver(broken=True) if missing == "image" else None
-    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    with caplog.at_level(logging.WARNING):
-        assert load_kernels() is None
-        assert load_kernels() is None
-    assert len(caplog.records) == 1
-    assert "on the CPU" in caplog.text
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
-    """One architecture; `make kernels` compiles for all. Warnings are errors."""
-    script = (ROOT / "CMakeLists.txt").read_text()
-    assert "-Werror all-warnings" in script
-    for command in (
-        ["cmake", "-B", str(tmp_path), "-S", str(ROOT), "-DDIC_CUDA_ARCHITECTURES=90"],
-        ["cmake", "--build", str(tmp_path), "--target", "dic_kernels"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / kernels_module.FATBIN).stat().st_size > 10_000
-    said = (tmp_path / "ptxas.txt").read_text()
-    for name in layout.ARGUMENTS:
-        assert f"'dic_{name}'" in said
