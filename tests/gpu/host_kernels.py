@@ -6,12 +6,15 @@ import ctypes
 import functools
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from runtime.cuda import layout
+from runtime.cuda.kernels import Frame, Kernels
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "cuda"
@@ -58,3 +61,28 @@ class HostLauncher:
         getattr(library(), f"dic_{name}")(
             ctypes.cast(words, ctypes.c_char_p), *grid, shared, self.backwards
         )
+
+
+def address(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
+def both_ways(run: Callable[[Kernels], np.ndarray]) -> np.ndarray:
+    """The result of kernels, which is the same backwards."""
+    forwards, backwards = (run(Kernels(HostLauncher(way))) for way in (False, True))
+    np.testing.assert_array_equal(forwards, backwards)
+    return forwards
+
+
+def framed(pixels: np.ndarray, gap: int = 0) -> tuple[Frame, np.ndarray]:
+    """A frame whose rows are `gap` values apart, and the memory in which it lies."""
+    height, width, channels = pixels.shape
+    memory = np.full((height, width * channels + gap), 77, pixels.dtype)
+    memory[:, : width * channels] = pixels.reshape(height, -1)
+    depth = pixels.dtype.itemsize
+    return Frame(address(memory), width, height, channels, depth, memory.strides[0]), memory
+
+
+def unframed(memory: np.ndarray, shape: tuple[int, ...], gap: int) -> np.ndarray:
+    assert gap == 0 or (memory[:, -gap:] == 77).all(), "wrote between the rows"
+    return memory[:, : shape[1] * shape[2]].reshape(shape)

@@ -5,18 +5,17 @@ Every kernel runs forwards and backwards; both must give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
-from host_kernels import HostLauncher
+from host_kernels import HostLauncher, address, both_ways, framed, unframed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.cuda import layout
-from runtime.cuda.kernels import Frame, Kernels, resizable
+from runtime.cuda.kernels import Kernels, resizable
 from runtime.faces.blend import back_project, consistency, enlarged, face_mask
 from runtime.faces.crop import Crop, cut
 from runtime.faces.records import (
@@ -47,17 +46,6 @@ CROPS = st.builds(
 EXAMPLES = settings(max_examples=60, deadline=None)
 
 
-def address(array: np.ndarray) -> int:
-    return array.ctypes.data
-
-
-def both_ways(run: Callable[[Kernels], np.ndarray]) -> np.ndarray:
-    """The result of kernels, which is the same backwards."""
-    forwards, backwards = (run(Kernels(HostLauncher(way))) for way in (False, True))
-    np.testing.assert_array_equal(forwards, backwards)
-    return forwards
-
-
 def picture(
     seed: int, height: int, width: int, channels: int = 3, depth: int = 1, smooth: bool = False
 ) -> np.ndarray:
@@ -68,20 +56,6 @@ def picture(
         pixels = (pixels - pixels.min()) / (np.ptp(pixels) + 1e-6)
     dtype, peak = ((np.uint8, 255), (np.uint16, 65535))[depth - 1]
     return np.round(pixels * peak).astype(dtype)
-
-
-def framed(pixels: np.ndarray, gap: int = 0) -> tuple[Frame, np.ndarray]:
-    """A frame whose rows are `gap` values apart, and the memory in which it lies."""
-    height, width, channels = pixels.shape
-    memory = np.full((height, width * channels + gap), 77, pixels.dtype)
-    memory[:, : width * channels] = pixels.reshape(height, -1)
-    depth = pixels.dtype.itemsize
-    return Frame(address(memory), width, height, channels, depth, memory.strides[0]), memory
-
-
-def unframed(memory: np.ndarray, shape: tuple[int, ...], gap: int) -> np.ndarray:
-    assert gap == 0 or (memory[:, -gap:] == 77).all(), "wrote between the rows"
-    return memory[:, : shape[1] * shape[2]].reshape(shape)
 
 
 def cut_pieces(kernels: Kernels, pixels: np.ndarray, crops: list[Crop], gap: int = 0) -> np.ndarray:
