@@ -1,4 +1,4 @@
-# make setup · test · test-cluster · lint · demo · weights · results · docs, and with a GPU test-gpu · gpu-check.
+# make setup · test · test-cluster · kernels · lint · demo · weights · results · docs, and with a GPU test-gpu · gpu-check.
 # Each sets up what it needs, but for gpu-check, which takes the machine's own Python.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ TRITON := build/triton
 DEMO := build/demo
 RESULTS := benchmarks/results
 
-.PHONY: setup test test-cluster test-gpu gpu-check lint demo weights results docs clean
+.PHONY: setup test test-cluster kernels test-gpu gpu-check lint demo weights results docs clean
 
 setup: $(READY) $(TRITON)
 
@@ -39,6 +39,13 @@ test: lint $(TRITON)
 test-cluster: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cluster]'
 	$(BIN)/pytest -W error tests/runtime/test_cluster.py
+
+# The CUDA kernels for all GPUs, into the package: what is installed from here then has them. It
+# needs nvcc 13, and 20 seconds of one core; the tests build the kernels for the CPU by themselves.
+kernels:
+	cmake -B build/cuda
+	cmake --build build/cuda
+	cp build/cuda/dic_kernels.fatbin runtime/cuda/
 
 # Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
 test-gpu: $(READY)

@@ -33,6 +33,8 @@ def test_the_wheel_holds_all_that_its_command_needs(tmp_path: Path, face_file: P
         "train/weights/dic-photoreal.pth",
         "train/recipes/dic-celebahq.toml",
         "dic/engine_file.py",
+        "runtime/cuda/kernels.cu",
+        "runtime/cuda/common.h",
         "export/templates/model.py",
         "bin/dic-infer",
     ):

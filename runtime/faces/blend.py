@@ -138,15 +138,35 @@ def face_mask(
     across = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
     powers = across**ROUNDNESS
     square = _fade((powers[:, None] + powers[None, :]) ** (1 / ROUNDNESS), *FEATHER)
-    if landmarks is None or scores is None or len(landmarks) < 60 or scores.mean() < SURE:
+    outside = outline(side, landmarks, scores)
+    if outside is None:
         return square
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return square * _fade(distance / np.float32(side), *FADE)
+
+
+def outline(
+    side: int, landmarks: NDArray[np.float32] | None, scores: NDArray[np.float32] | None
+) -> Bytes | None:
+    """Draw a face: the convex hull of its landmarks, extended over the forehead.
+
+    Args:
+        side: of the face in pixels.
+        landmarks: (K, 2) pixels of the face.
+        scores: (K,) heatmap peaks.
+
+    Returns:
+        (side, side) uint8, 0 within the face; None if there are no landmarks, fewer than 60, or
+        their mean score is below `SURE`.
+    """
+    if landmarks is None or scores is None or len(landmarks) < 60 or scores.mean() < SURE:
+        return None
     low, high = landmarks.min(0), landmarks.max(0)
     brow = landmarks - [0, FOREHEAD * (high[1] - low[1])]
     hull = cv2.convexHull(np.concatenate((landmarks, brow)).astype(np.float32))
     outside = np.full((side, side), 255, np.uint8)
     cv2.fillConvexPoly(outside, np.round(hull * 16).astype(np.int32), 0, cv2.LINE_AA, shift=4)
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return square * _fade(distance / np.float32(side), *FADE)
+    return outside
 
 
 def _fade(distance: NDArray[Any], inner: float, outer: float) -> Weights:

@@ -124,12 +124,7 @@ def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
     """
     height, width = image.shape[:2]
     if crop.angle:
-        # Pass only the bounding box: OpenCV cannot warp images with sides over 32,767 pixels.
-        low, high = crop.reach()
-        left, top = np.clip(np.floor(low).astype(int) - 2, 0, [width - 1, height - 1])
-        right, bottom = np.clip(np.ceil(high).astype(int) + 3, [left + 1, top + 1], [width, height])
-        matrix = crop.matrix(crop.size)
-        matrix[:, 2] -= (left, top)
+        (left, top, right, bottom), matrix = source_region(crop, height, width)
         return cv2.warpAffine(
             image[top:bottom, left:right],
             matrix,
@@ -142,6 +137,25 @@ def cut(image: NDArray[Any], crop: Crop) -> NDArray[Any]:
     rows = np.clip(np.arange(crop.y, crop.y + crop.size), 0, height - 1)
     columns = np.clip(np.arange(crop.x, crop.x + crop.size), 0, width - 1)
     return image[rows[:, None], columns]
+
+
+def source_region(
+    crop: Crop, height: int, width: int
+) -> tuple[tuple[int, int, int, int], NDArray[np.float64]]:
+    """The part of a picture that a rotated crop is interpolated from.
+
+    Only the bounding box: OpenCV cannot warp images with sides over 32,767 pixels.
+
+    Returns:
+        its left, top, right and bottom in pixels; and the (2, 3) affine matrix from pixels of the
+        crop to pixels of that part.
+    """
+    low, high = crop.reach()
+    left, top = np.clip(np.floor(low).astype(int) - 2, 0, [width - 1, height - 1])
+    right, bottom = np.clip(np.ceil(high).astype(int) + 3, [left + 1, top + 1], [width, height])
+    matrix = crop.matrix(crop.size)
+    matrix[:, 2] -= (left, top)
+    return (int(left), int(top), int(right), int(bottom)), matrix
 
 
 def from_points(points: Points, score: float = 1.0) -> Crop:

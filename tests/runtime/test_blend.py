@@ -85,6 +85,7 @@ def test_a_turned_crop_is_upright() -> None:
     assert np.abs(back.astype(int) - there).mean() < 1.5
 
 
+@settings(deadline=None)
 @given(crop=CROP, points=st.lists(st.tuples(st.floats(0, 127), st.floats(0, 127)), min_size=1))
 def test_the_matrix_leads_to_the_picture_and_back(
     crop: Crop, points: list[tuple[float, float]]
