@@ -188,7 +188,7 @@ def _engines(given: list[str]) -> tuple[tuple[str, str, Path], ...]:
         name, _, version = label.partition(":")
         version = version or "1"
         plain = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        if not (separator and file and plain and version.isdigit()):
+        if not (separator and file and plain and version.isascii() and version.isdigit()):
             raise UserError(f"--engine {text}: must be NAME=FILE or NAME:VERSION=FILE")
         if (name, version) in engines:
             raise UserError(f"--engine {text}: {name} version {version} is given twice")

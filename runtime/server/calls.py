@@ -48,7 +48,7 @@ class Calls:
         """The request, whose body is refused as soon as it is known to be too long (413)."""
         most, received = self.limits.body, 0
         announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > most:
+        if announced.isdecimal() and int(announced) > most:
             raise ProtocolError(f"the body has {announced} bytes; at most {most} are accepted", 413)
 
         async def receive() -> Message:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.server.calls import Calls
-from runtime.server.protocol import ProtocolError
+from runtime.server.protocol import MOST_DIGITS, ProtocolError
 from runtime.server.service import RestoredPicture, Service
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -67,7 +67,8 @@ def parse_options(given: Mapping[str, str]) -> PhotoRequest:
             raise ProtocolError(f"{name}: must be one of {', '.join(CHOICES[name])}; got {text!r}")
         if name in RANGES:
             low, high = RANGES[name]
-            if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+            number = text.isascii() and text.isdigit() and len(text) < MOST_DIGITS
+            if not number or not low <= int(text) <= high:
                 raise ProtocolError(f"{name}: must be {low} to {high}, got {text!r}")
             numbers[name] = int(text)
         elif name not in CHOICES and name != "engine":

@@ -21,6 +21,7 @@ HEADER_LENGTH = "inference-header-content-length"
 DTYPES = {"UINT8": "uint8", "FP32": "float32", "FP16": "float16", "INT64": "int64"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_BATCH = 4096  # faces of one request
+MOST_DIGITS = 12  # of a length in bytes
 
 
 class ProtocolError(Exception):
@@ -66,12 +67,13 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > len(body):
+        number = header_length.isdecimal() and len(header_length) <= MOST_DIGITS
+        if not number or int(header_length) > len(body):
             raise ProtocolError(f"Inference-Header-Content-Length: {header_length} is not possible")
         length = int(header_length)
     try:
         document = json.loads(body[:length])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested a thousand times
         raise ProtocolError(f"the request is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ProtocolError("the request must be a JSON object")
@@ -138,7 +140,7 @@ def data_type(name: str, given: Any) -> str:
     Raises:
         ProtocolError: no engine has such a tensor.
     """
-    if given not in DTYPES:
+    if not isinstance(given, str) or given not in DTYPES:
         raise ProtocolError(f"{name}: datatype must be one of {', '.join(DTYPES)}, got {given!r}")
     return DTYPES[given]
 

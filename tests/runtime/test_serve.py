@@ -59,10 +59,12 @@ def test_answers_over_four_mebibytes(running: Running) -> None:
     client.close()
 
 
-def post(running: Running, document: object, extra: bytes = b"", **headers: str) -> httpx.Response:
+def post(
+    running: Running, document: object, extra: bytes = b"", **headers: str | bytes
+) -> httpx.Response:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     url = f"http://{running.http}/v2/models/dic/infer"
-    return httpx.post(url, content=body + extra, headers=headers, timeout=30)
+    return httpx.post(url, content=body + extra, headers=headers, timeout=30)  # type: ignore[arg-type]
 
 
 TENSOR = {"name": "image", "shape": [1, 16, 16, 3], "datatype": "UINT8"}
@@ -77,6 +79,10 @@ MALFORMED = {
     "beyond a byte": ({"inputs": [{**TENSOR, "data": [256] * 768}]}, {}, "0 to 255"),
     "fractions": ({"inputs": [{**TENSOR, "data": [0.5] * 768}]}, {}, "0 to 255"),
     "a type": ({"inputs": [{**TENSOR, "datatype": "BYTES"}]}, {}, "datatype must be one of"),
+    "a list of types": ({"inputs": [{**TENSOR, "datatype": ["UINT8"]}]}, {}, "must be one of"),
+    "nested": (b"[" * 100_000, {}, "not valid JSON"),
+    "digits": ({"inputs": [BINARY]}, {"header": "9" * 5000}, "is not possible"),
+    "a superscript": ({"inputs": [BINARY]}, {"header": "\u00b2"}, "is not possible"),
     "a shape": ({"inputs": [{**TENSOR, "shape": [-1, 16]}]}, {}, "shape must be a list of sizes"),
     "a batch": ({"inputs": [{**TENSOR, "shape": [10**6, 16, 16, 3]}]}, {}, "at most 4096 faces"),
     "cut off": ({"inputs": [BINARY]}, {"header": "json"}, "but 0 bytes follow"),
@@ -88,10 +94,10 @@ MALFORMED = {
 @pytest.mark.parametrize("what", MALFORMED)
 def test_malformed_bodies_are_named(running: Running, what: str) -> None:
     document, how, why = MALFORMED[what]
-    headers = {}
+    headers: dict[str, str | bytes] = {}
     if how:
         length = len(json.dumps(document)) if how["header"] == "json" else how["header"]
-        headers["Inference-Header-Content-Length"] = str(length)
+        headers["Inference-Header-Content-Length"] = str(length).encode("latin-1")
     answer = post(running, document, **headers)
     assert answer.status_code == 400
     assert why in answer.json()["error"]
@@ -148,6 +154,7 @@ def test_photographs_are_restored(photo: bytes) -> None:
             ("", b"no picture", "not a picture"),
             ("", b"", "empty"),
             ("?enlarge=9", photo, "enlarge: must be 1 to 8"),
+            (f"?enlarge=00000000{2:05000}", photo, "enlarge: must be 1 to 8"),
             ("?format=gif", photo, "format: must be one of"),
             ("?path=/etc/passwd", photo, "unknown option 'path'"),
             ("?engine=x", photo, "unknown model 'x'"),
