@@ -10,12 +10,12 @@ from dataclasses import replace
 from benchmarks.contenders.gather import gather
 from benchmarks.measure.accuracy import Strip, measure_accuracy
 from benchmarks.measure.data import FaceSet, from_files, synthetic
-from benchmarks.measure.dial import measure_dial
 from benchmarks.measure.footprint import measure_footprints
 from benchmarks.measure.latency import measure_latency
 from benchmarks.measure.machine import machine
 from benchmarks.measure.operators import profile
 from benchmarks.measure.roofline import measure_limits
+from benchmarks.measure.steps import measure_dial
 from benchmarks.report import tables
 from benchmarks.report.results import VERSION, Named, Results
 from dic.console import UserError

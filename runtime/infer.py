@@ -14,7 +14,7 @@ from dic.console import Parser, run
 from dic.engine_file import EngineError
 from runtime.engines.contract import SHIPPED
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation, PhotoOptions
-from runtime.jobs.plan import WRITABLE, OutputOptions
+from runtime.jobs.paths import WRITABLE, OutputOptions
 from runtime.jobs.request import EngineOptions, FaceSource, Request
 from runtime.jobs.run import run_request
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from runtime.serve import GRACE, KEY_VARIABLE, _parse
 from runtime.server.calls import Limits
 from runtime.server.http import OPEN, application
-from runtime.server.metrics import LABELS, exposition
+from runtime.server.prometheus import LABELS, exposition
 from runtime.server.service import Service
 
 DEPLOY = ROOT / "docs" / "deploy"

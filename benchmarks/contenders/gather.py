@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from dic.console import UserError
-from dic.contract import normalise, to_levels
 from dic.cores import cores
 from dic.landmarks import decode
+from dic.pixels import normalise, to_levels
 from dic.sizes import LQ_SIZE
 from export.graph.interface import Io, Signature, wrap
 from runtime.engines.contract import Engine

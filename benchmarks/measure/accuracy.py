@@ -13,9 +13,9 @@ from PIL import Image
 
 from benchmarks.contenders.gather import REFERENCE, Contender, Faces, Outputs
 from benchmarks.measure.data import FaceSet
-from dic.contract import normalise
 from dic.landmarks import decode
 from dic.metrics import psnr
+from dic.pixels import normalise
 from dic.progress import Progress
 from dic.sizes import SR_SIZE
 from train.data.pairs import denormalise

@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.measure.accuracy import Accuracy
-from benchmarks.measure.dial import Setting
 from benchmarks.measure.footprint import Footprint
 from benchmarks.measure.latency import Latency
 from benchmarks.measure.machine import Machine
 from benchmarks.measure.operators import Operator
 from benchmarks.measure.roofline import Limits
+from benchmarks.measure.steps import Setting
 from dic.console import UserError
 from dic.files import write_whole
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dic.console import UserError
-from dic.contract import RGB_MEAN
 from dic.landmarks import decode
+from dic.pixels import RGB_MEAN
 from dic.progress import Progress
 from dic.sizes import HEATMAP_STRIDE
 from export.choices import Precision

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dic.contract import RGB_MEAN
+from dic.pixels import RGB_MEAN
 from dic.sizes import HEATMAP_SIZE, HEATMAP_STRIDE, LQ_SIZE
 from train.model.network import DIC
 

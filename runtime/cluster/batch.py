@@ -24,7 +24,7 @@ from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import remove_partial_files
 from runtime.cluster.instance import connected, first_line
-from runtime.jobs.plan import Job, Outcome
+from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.request import Request
 from runtime.jobs.run import run_request, show_progress
 from runtime.jobs.summary import Summary

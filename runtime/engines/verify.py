@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dic.contract import to_levels
 from dic.engine_file import EngineError
 from dic.landmarks import decode
 from dic.metrics import mean_psnr, rms
+from dic.pixels import to_levels
 from runtime.engines.contract import Engine
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dic.contract import normalise, to_levels
 from dic.landmarks import decode
+from dic.pixels import normalise, to_levels
 from dic.sizes import LQ_SIZE
 from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.contract import SHIPPED, Engine

@@ -19,7 +19,7 @@ from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import MAX_ENLARGEMENT, RestoredPhoto, Restorer
 from runtime.jobs.boxes import Boxes
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
-from runtime.jobs.plan import STREAM, Job, Outcome
+from runtime.jobs.paths import STREAM, Job, Outcome
 from runtime.pictures.files import (
     MAX_SIDES,
     ImageError,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.faces.options import PhotoOptions
-from runtime.jobs.plan import OutputOptions
+from runtime.jobs.paths import OutputOptions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dic.console import UserError
 from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
 from runtime.engines.load import load_engine
-from runtime.jobs.plan import STREAM, Job, Outcome, finished, plan
+from runtime.jobs.paths import STREAM, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
 from runtime.jobs.summary import Summary
 

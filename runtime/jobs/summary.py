@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from dic.console import UserError, print_error
 from dic.files import check_writable, write_whole
-from runtime.jobs.plan import Job, Outcome, file_key
+from runtime.jobs.paths import Job, Outcome, file_key
 
 STATUSES = ("restored", "copied", "skipped", "failed")
 

@@ -14,8 +14,8 @@ from dic.files import partial_file, write_whole
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Face, Restorer
 from runtime.jobs.outputs import face_entry, video_json
+from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.pictures import out_of_memory
-from runtime.jobs.plan import Job, Outcome
 from runtime.video.reader import VideoError
 from runtime.video.restore import NoFaceError, restore_video
 

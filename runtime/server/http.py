@@ -20,9 +20,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.server.calls import Calls, Limits
-from runtime.server.metrics import CONTENT_TYPE, exposition
 from runtime.server.openapi import document
 from runtime.server.photos import Photos
+from runtime.server.prometheus import CONTENT_TYPE, exposition
 from runtime.server.protocol import HEADER_LENGTH, ProtocolError, build_response, parse_request
 from runtime.server.service import Service
 

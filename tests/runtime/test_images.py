@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.jobs.plan import WRITABLE
+from runtime.jobs.paths import WRITABLE
 from runtime.pictures.files import ImageError, Picture, encode_picture, read_picture
 
 

@@ -24,7 +24,7 @@ from dic.console import UserError
 from runtime.faces.crop import Crop
 from runtime.infer import main
 from runtime.jobs.boxes import Boxes
-from runtime.jobs.plan import OutputOptions, finished, plan
+from runtime.jobs.paths import OutputOptions, finished, plan
 from runtime.jobs.summary import Summary
 
 PLAIN = OutputOptions(True, None, {})

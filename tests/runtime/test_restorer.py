@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dic.contract import normalise, to_levels
 from dic.landmarks import decode
+from dic.pixels import normalise, to_levels
 from export.exporter import export
 from export.graph.interface import Io, Signature, wrap
 from runtime.engines.batching import Batcher, overlapped

@@ -16,8 +16,8 @@ from dic.console import UserError
 from runtime import Crop, DetectorError, FaceRestorer, load_engine
 from runtime.faces.options import PhotoOptions
 from runtime.jobs.boxes import Boxes
+from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
-from runtime.jobs.plan import Job
 
 BOX = "photo.png,0,0,40,40\n"
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from dic.console import UserError
-from dic.contract import RGB_MEAN
 from dic.landmarks import FLIPS, heatmaps
+from dic.pixels import RGB_MEAN
 from dic.sizes import LQ_SIZE, SR_SIZE
 from train.data.augment import degraded, varied
 from train.data.datasets import BadFaceError, Faces

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dic.contract import RGB_MEAN
+from dic.pixels import RGB_MEAN
 from dic.sizes import LQ_SIZE
 from train.model.light_cnn import LightCNNFeatures
 from train.model.network import Steps
