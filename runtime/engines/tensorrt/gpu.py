@@ -167,5 +167,5 @@ def _imported(path: Path, module: str, package: str) -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise EngineError(
             f"{path}: {package} is not installed or does not match the driver ({error}); "
-            f"pip install {package}"
+            "pip install 'dic-toolkit[gpu]'"
         ) from error
