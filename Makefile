@@ -47,8 +47,10 @@ kernels:
 	cmake --build build/cuda
 	cp build/cuda/dic_kernels.fatbin runtime/cuda/
 
-# Where there is an NVIDIA GPU (and PyCUDA): what other machines skip.
+# On a machine with an NVIDIA GPU and CUDA, for which PyCUDA is compiled: what other machines skip.
 test-gpu: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		pycuda cuda-bindings tensorrt-rtx
 	$(BIN)/pytest -m gpu
 
 # Without a network and in the machine's own environment; WHEELS is a folder of what it lacks.
