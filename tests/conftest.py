@@ -64,9 +64,6 @@ TINY_RUN = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Tests of one process take minutes together: they begin first, so that no other process is idle
-    # at the end.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     if not has_driver():
         for item in items:
             if item.get_closest_marker("gpu"):  # and not the folder of this name
