@@ -114,7 +114,16 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    port, metrics_port = http.getsockname()[1], metrics.getsockname()[1]
+    _announce(models, host, http.getsockname()[1], grpc_port, metrics.getsockname()[1])
+    await asyncio.gather(
+        *(server.serve(sockets=[s]) for server, s in zip(servers, (http, metrics), strict=True))
+    )
+    await grpc_server.stop(GRACE)
+
+
+def _announce(
+    models: list[ServedModel], host: str, port: int, grpc_port: int, metrics_port: int
+) -> None:
     for model in models:
         engine = model.engine
         print(f"{model.name} version {model.version}: {engine.path} on {engine.device}", flush=True)
@@ -123,10 +132,6 @@ async def _serve(
         f"http://{host}:{metrics_port}/metrics",
         flush=True,
     )
-    await asyncio.gather(
-        *(server.serve(sockets=[s]) for server, s in zip(servers, (http, metrics), strict=True))
-    )
-    await grpc_server.stop(GRACE)
 
 
 def _listen(host: str, option: str, port: int) -> socket.socket:
@@ -196,7 +201,7 @@ def _engines(given: list[str]) -> tuple[tuple[str, str, Path], ...]:
     return tuple((name, version, path) for (name, version), path in engines.items())
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m runtime.serve",
         description="Serve engines by the Open Inference Protocol v2 over HTTP and gRPC, and "
@@ -250,6 +255,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="largest picture (default: %(default)s)",
     )
     _add_ray(parser)
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
     options = parser.parse_args(arguments)
     on_ray = options.ray is not None or options.write_config is not None
     for name, default in OF_RAY.items():
