@@ -68,15 +68,18 @@ demo: $(READY)
 # What the project ships: trained on DATA, a folder of photographs of faces with landmarks.json
 # (docs/prepare.md), for some hours, going on where it was stopped; exported; and measured on 1,000
 # drawn faces into the record beside the engine, and on the 150 photographs kept apart.
+# TRAINING changes both stages' recipes: TRAINING="iterations=20 validate_every=10" tries all of it.
 SHIPPED := dic-photoreal
+TRAINING :=
 FACES := data/photoreal
 weights: $(READY)
 	@test -n "$(DATA)" || { echo "error: make weights DATA=FOLDER, with landmarks.json in it"; exit 2; }
 	test -f $(FACES)/report.json || $(BIN)/python -m train.prepare $(DATA) \
 		--landmarks $(DATA)/landmarks.json --smallest 110 --margin 0.25 --validation 150 \
 		--out $(FACES) || test $$? -eq 1  # some pictures rejected, each named
-	$(BIN)/python -m train --recipe $(SHIPPED) --out runs/$(SHIPPED) --resume
-	$(BIN)/python -m train --recipe $(SHIPPED)-tuned --out runs/$(SHIPPED)-tuned --resume
+	$(BIN)/python -m train --recipe $(SHIPPED) --out runs/$(SHIPPED) --resume $(TRAINING)
+	$(BIN)/python -m train --recipe $(SHIPPED)-tuned --out runs/$(SHIPPED)-tuned --resume \
+		$(TRAINING)
 	cp runs/$(SHIPPED)-tuned/best.pth train/weights/$(SHIPPED).pth
 	$(BIN)/python -m export.onnx train/weights/$(SHIPPED).pth --target cpu \
 		-o runtime/models/$(SHIPPED).onnx
