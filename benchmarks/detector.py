@@ -1,24 +1,29 @@
 """`python -m benchmarks.detector`: recall, false detections and speed of the face detector.
 
-Measured by face width (ear to ear) on scaled portraits, by rotation on faces 60 pixels wide, and on
-a mosaic of many faces. A face counts as detected if a detection's centre is within 0.3 of the side
-of the face's square from its centre, on each axis, and its side is 0.6 to 1.6 times the square's.
+Measured by face width (ear to ear) on scaled portraits, on the darkest and on the most turned fifth
+of them, by rotation on faces 60 pixels wide, and on a mosaic of many faces. A face counts as
+detected if a detection's centre is within 0.3 of the side of the face's square from its centre, on
+each axis, and its side is 0.6 to 1.6 times the square's.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.measure import machine
 from dic.console import Parser, UserError, run
+from dic.files import write_whole
+from dic.landmarks import COMPONENT_GROUPS
 from dic.progress import Progress
 from runtime.faces.crop import Crop
 from runtime.faces.detect import YuNetDetector
@@ -33,6 +38,8 @@ ROTATED = 60  # pixels, width of the faces that are rotated
 SIDE_PER_WIDTH = 1.75  # a face's square side over the face's width
 BORDER = 64  # pixels added around a portrait, its edge repeated, so that no face fills the picture
 MOSAIC = 20  # faces per side
+HARD = 0.2  # share of the portraits in each of the groups `dark` and `turned`
+HARD_SIZES = (16, 40)
 
 Bytes = NDArray[np.uint8]
 
@@ -45,11 +52,16 @@ class Portrait:
         image: (H, W, 3) uint8 RGB.
         centre: (2,), (x, y) of the square's centre, pixels.
         side: of the square, pixels.
+        luma: the face's median brightness, 0..255.
+        turn: distance of the nose from the middle of the face's outline, over half its width: 0
+            seen from the front, about 1 in profile; NaN without landmarks of the outline.
     """
 
     image: Bytes
     centre: NDArray[np.float64]
     side: float
+    luma: float = float("nan")
+    turn: float = float("nan")
 
     @staticmethod
     def around(image: Bytes, landmarks: NDArray[np.float32]) -> Portrait:
@@ -57,7 +69,7 @@ class Portrait:
         left, top, right, bottom = crop_box(landmarks)
         framed = np.pad(image, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
         centre = np.array([left + right, top + bottom]) / 2 + BORDER
-        return Portrait(framed, centre, right - left)
+        return Portrait(framed, centre, right - left, _luma(image, landmarks), _turn(landmarks))
 
     def of(self, width: float) -> Portrait:
         """Scaled so that the face is `width` pixels wide."""
@@ -83,6 +95,23 @@ class Portrait:
         return bool(near and 0.6 < crop.size / self.side < 1.6)
 
 
+def _luma(image: Bytes, landmarks: NDArray[np.float32]) -> float:
+    """Median brightness, 0..255, between the landmarks' quartiles: skin, and little else."""
+    (left, top), (right, bottom) = np.percentile(landmarks, (25, 75), axis=0).round().astype(int)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return float(np.median(grey[max(0, top) : bottom + 1, max(0, left) : right + 1]))
+
+
+def _turn(landmarks: NDArray[np.float32]) -> float:
+    if len(landmarks) not in COMPONENT_GROUPS or len(landmarks) == 5:
+        return float("nan")
+    _, _, nose, _, outline = (
+        landmarks[list(group), 0] for group in COMPONENT_GROUPS[len(landmarks)]
+    )
+    half = np.ptp(outline) / 2
+    return float(abs(nose.mean() - outline.min() - half) / half)
+
+
 @dataclass(frozen=True)
 class Detection:
     """A detector's results on some pictures.
@@ -91,13 +120,13 @@ class Detection:
         recall: share of the faces that were detected, 0..1.
         false: detections that match no face, or a face that was already detected.
         milliseconds: median time per picture.
-        off: median error of the detections' rotation, degrees; NaN if none was measured.
+        off: median error of the detections' rotation, degrees; None if none was measured.
     """
 
     recall: float
     false: int
     milliseconds: float
-    off: float
+    off: float | None
 
 
 def measure(
@@ -113,7 +142,7 @@ def measure(
         hits += bool(right)
         false += len(crops) - bool(right)
         off += [abs((right[0].angle - angle + 180) % 360 - 180)] if right else []
-    median = float(np.median(off)) if off else float("nan")
+    median = float(np.median(off)) if off else None
     return Detection(hits / len(portraits), false, 1e3 * float(np.median(times)), median)
 
 
@@ -132,7 +161,7 @@ def measure_mosaic(detector: YuNetDetector, portraits: Sequence[Portrait], width
     crops = detector.find(image)
     seconds = time.perf_counter() - began
     hits = sum(any(face.is_detected_by(crop) for crop in crops) for face in placed)
-    return Detection(hits / len(placed), max(0, len(crops) - hits), 1e3 * seconds, float("nan"))
+    return Detection(hits / len(placed), max(0, len(crops) - hits), 1e3 * seconds, None)
 
 
 def portraits_of(folder: str, landmarks: str, count: int) -> list[Portrait]:
@@ -158,11 +187,29 @@ def rows(detector: YuNetDetector, portraits: Sequence[Portrait]) -> Iterator[tup
     """The rows of the table, measured one by one."""
     for size in SIZES:
         yield f"{size} px", measure(detector, [p.of(size) for p in portraits])
+    count = max(1, round(HARD * len(portraits)))
+    dark = sorted(portraits, key=lambda p: p.luma)[:count]
+    turned = sorted(portraits, key=lambda p: -np.nan_to_num(p.turn))[:count]
+    for name, group in (("darkest fifth", dark), ("most turned fifth", turned)):
+        for size in HARD_SIZES:
+            yield f"{name}, {size} px", measure(detector, [p.of(size) for p in group])
     for angle in ANGLES:
         rotated = [p.of(ROTATED).rotated(angle) for p in portraits]
         yield f"rotated by {angle}°", measure(detector, rotated, angle)
     for size in (16, 40):
         yield f"{MOSAIC**2} faces of {size} px", measure_mosaic(detector, portraits, size)
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """A Markdown table of a results file."""
+    lines = ["| faces | detected | false | ms | rotation error |", "|---|---:|---:|---:|---:|"]
+    for row in content["detector"]:
+        off = "" if row["off"] is None else f"{row['off']:.0f}°"
+        lines.append(
+            f"| {row['faces']} | {100 * row['recall']:.0f} % | {row['false']} "
+            f"| {row['milliseconds']:.0f} | {off} |"
+        )
+    return f"{content['portraits']} portraits\n\n" + "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
@@ -178,6 +225,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--count", type=int, default=100, metavar="N", help="default: %(default)s")
     parser.add_argument("--detector", type=Path, metavar="FILE", help="another YuNet model")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error("--count must be at least 1")
@@ -187,15 +235,14 @@ def main(arguments: list[str]) -> int:
         images, points = draw_faces(20200614, options.count)
         portraits = [Portrait.around(*pair) for pair in zip(images, points, strict=True)]
     detector = YuNetDetector(options.detector)
-    table = ["| faces | detected | false | ms | rotation error |", "|---|---:|---:|---:|---:|"]
-    total = len(SIZES) + len(ANGLES) + 2
-    for name, found in Progress(rows(detector, portraits), total=total, unit="row", leave=False):
-        off = "" if np.isnan(found.off) else f"{found.off:.0f}°"
-        table.append(
-            f"| {name} | {100 * found.recall:.0f} % | {found.false} | {found.milliseconds:.0f} "
-            f"| {off} |"
-        )
-    print(f"{len(portraits)} portraits\n\n" + "\n".join(table))
+    total = len(SIZES) + 2 * len(HARD_SIZES) + len(ANGLES) + 2
+    measured = Progress(rows(detector, portraits), total=total, unit="row", leave=False)
+    found = [{"faces": name} | asdict(row) for name, row in measured]
+    content = {"portraits": len(portraits), "detector": found}
+    print(table(content))
+    if options.json:
+        content = {"machine": asdict(machine.machine("benchmarks.detector"))} | content
+        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import portraits, serve
+from benchmarks import detector, portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -61,6 +61,7 @@ MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 
 # Tables of results files that are not `benchmarks.report.results.Results`.
 OWN_FILES: dict[str, Callable[[bytes], str]] = {
+    "detector": lambda content: detector.table(json.loads(content)),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
 }
