@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from dic.console import Parser, UserError, run
-from dic.engine_file import EngineError
-from dic.files import check_writable
+from dic.engine_file import EngineError, engine_files
+from dic.outputs import check_outputs
 from export import disable_telemetry
 from runtime.engines.contract import SHIPPED
 
 # The parts of `all`, in order: methods of `benchmarks.run.Run`.
 PARTS = ("latency", "start", "profile", "accuracy", "steps")
+# Of --report; its pictures are PNGs of fixed names.
+REPORT_FILES = (
+    *("report.html", "report.md", "results.json"),
+    *("latency.png", "roofline.png", "steps.png", "errors.png", "faces.png"),
+)
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 STARTS = 5
 DONE, WORSE = 0, 1
@@ -29,8 +34,12 @@ def main(arguments: list[str]) -> int:
 
     # Files and options are checked before minutes of work.
     old = results.read(options.compare) if options.compare else None
-    for path in filter(None, (options.json, options.report and options.report / "report.md")):
-        check_writable(path)
+    pages = [options.report / name for name in REPORT_FILES] if options.report else []
+    engines = [file for engine in options.engine for file in engine_files(engine)]
+    others = (options.reference, options.compare, options.data, options.landmarks)
+    check_outputs(
+        [*filter(None, [options.json]), *pages], [*engines, *map(Path, filter(None, others))]
+    )
     checkpoint = load_checkpoint(options.reference, options.steps)
     if options.report:
         from benchmarks.report.pages import write_report

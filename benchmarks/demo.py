@@ -14,7 +14,9 @@ from typing import NoReturn
 
 from benchmarks.portraits import astronaut, compare, sheet, shrunk
 from dic.console import Parser, UserError, run
+from dic.engine_file import engine_files
 from dic.files import write_whole
+from dic.outputs import check_outputs
 from dic.sizes import LQ_SIZE
 from runtime.faces.detect import YuNetDetector
 from runtime.pictures.files import Picture, encode_picture, read_picture
@@ -30,10 +32,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args(arguments)
 
+    source, target, picture = (
+        options.out / name for name in ("small.png", "restored.png", "comparison.png")
+    )
+    check_outputs((source, target, picture), engine_files(options.engine))
     original = astronaut()
     face = YuNetDetector().find(original)[0]
     small = shrunk(original, face, LQ_SIZE)
-    source, target = options.out / "small.png", options.out / "restored.png"
     write_whole(source, encode_picture(Picture(small), ".png"))
     command = [sys.executable, "-m", "runtime.infer", str(source), "-o", str(target)]
     command += ["--engine", str(options.engine), "--faces"]
@@ -42,7 +47,6 @@ def main(arguments: list[str]) -> int:
     if status:
         raise UserError(f"{source}: python -m runtime.infer failed with status {status}; see above")
     compared = compare("astronaut", original, small, read_picture(target).rgb(), face)
-    picture = options.out / "comparison.png"
     write_whole(picture, encode_picture(Picture(sheet([compared], TILE)), ".png"))
     print(
         f"\nPSNR of the face against the original: bicubic {compared.bicubic:.2f} dB, restored "

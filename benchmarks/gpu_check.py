@@ -29,6 +29,7 @@ from benchmarks.gpu_parts import PARTS, RUNS
 from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
+from dic.outputs import check_outputs
 from export import disable_telemetry
 
 PACKAGES = ("tensorrt_rtx", "onnxruntime_gpu", "pycuda", "cuda_bindings")
@@ -279,6 +280,8 @@ def main(arguments: list[str]) -> int:
         from train.checkpoint import SHIPPED_WEIGHTS
 
         checkpoint = SHIPPED_WEIGHTS
+    written = [options.out / name for name in ("log.txt", "summary.md", "summary.json")]
+    check_outputs(written, [checkpoint])
     for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):

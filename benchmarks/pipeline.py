@@ -26,8 +26,9 @@ from benchmarks.measure.machine import machine, resident
 from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
 from dic.cores import cores
-from dic.engine_file import EngineError
+from dic.engine_file import EngineError, engine_files
 from dic.files import write_whole
+from dic.outputs import check_outputs
 from dic.progress import Progress
 from dic.sizes import LQ_SIZE
 from runtime.engines.batching import overlapped
@@ -61,6 +62,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if min(options.faces, options.rounds) < 1 or options.runs < 0:
         parser.error("--faces and --rounds must be at least 1, --runs at least 0")
+    check_outputs(filter(None, [options.json]), engine_files(options.engine))
     here = machine("benchmarks.pipeline")
     with (
         load_engine(options.engine, options.device) as engine,

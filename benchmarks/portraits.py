@@ -20,9 +20,10 @@ from PIL import Image
 
 from benchmarks.measure import machine
 from dic.console import Parser, run
-from dic.engine_file import EngineError
+from dic.engine_file import EngineError, engine_files
 from dic.files import write_whole
 from dic.metrics import psnr
+from dic.outputs import check_outputs
 from dic.sizes import SR_SIZE
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
@@ -168,6 +169,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.out and options.out.suffix not in (".png", ".jpg"):
         parser.error(f"--out {options.out}: name a .png or .jpg file")
+    check_outputs(filter(None, (options.json, options.out)), engine_files(options.engine))
     with load_engine(options.engine, "cpu") as engine:
         comparisons = measure(Restorer(engine))
     rows = [{key: getattr(given, key) for key in KEYS} for given in comparisons]

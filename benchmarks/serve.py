@@ -19,8 +19,9 @@ from benchmarks.serving.load import Load, measure, table
 from benchmarks.serving.local import LocalServer
 from benchmarks.serving.soak import Soak, soak
 from dic.console import Parser, run
-from dic.engine_file import EngineError
-from dic.files import check_writable, write_whole
+from dic.engine_file import EngineError, engine_files
+from dic.files import write_whole
+from dic.outputs import check_outputs
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
 
@@ -48,8 +49,7 @@ class ServingResults:
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    if options.json:
-        check_writable(options.json)
+    check_outputs(filter(None, [options.json]), engine_files(options.engine))
     results = ServingResults(machine("benchmarks.serve"), options.engine.name)
     try:
         faults = [getattr(_Parts, part)(options, results) for part in options.what]

@@ -17,6 +17,7 @@ from benchmarks.measure.machine import machine
 from benchmarks.report.markdown import table
 from dic.console import Parser, run
 from dic.files import write_whole
+from dic.outputs import check_outputs
 from dic.progress import Progress
 from train.data.datasets import load_data
 from train.data.pairs import FacePairs
@@ -25,7 +26,7 @@ from train.loop.state import start
 from train.loop.training import examples, update
 from train.model.losses import alignment_loss, pixel_loss
 from train.model.network import DIC
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe, load_recipe, recipe_path
 
 PLAIN = "plain eager loop, fp32"
 JSON_VERSION = 2
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
     # Always synthetic faces: the arithmetic is timed, not the disk.
     data = ["data.kind=synthetic", "data.validation=1", f"data.count={FACES}"]
     settings = [*data, *options.overrides]
+    check_outputs(filter(None, [options.json]), [recipe_path(options.recipe)])
     recipe = load_recipe(options.recipe, settings)
     here = machine("benchmarks.training")
     times = measure(recipe, options.rounds)

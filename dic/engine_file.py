@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dic.console import UserError
+from dic.files import open_regular
+
 METADATA_PREFIX = "dic."
 FORMAT_VERSION = 1
 CHECKPOINT_MAGIC = b"PK\x03\x04"  # PyTorch's checkpoints are ZIP files
@@ -22,6 +25,12 @@ PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"
 def sidecar(plan: Path) -> Path:
     """Return the path of a plan's metadata file: `dic.trt` → `dic.trt.json`."""
     return plan.with_name(f"{plan.name}.json")
+
+
+def engine_files(path: Path) -> list[Path]:
+    """An engine's file, and those beside it that belong to it if they are there."""
+    beside = (sidecar(path), path.with_name(f"{path.name}.data"))
+    return [path, *(file for file in beside if file.exists())]
 
 
 class EngineError(Exception):
@@ -60,8 +69,10 @@ def read_magic(path: Path) -> bytes:
         EngineError: the file cannot be read, or is a checkpoint.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             magic = file.read(4)
+    except UserError as error:
+        raise EngineError(str(error)) from error
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror or error}") from error
     if magic == CHECKPOINT_MAGIC:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,6 +58,18 @@ def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file for reading that is needed at once: not a pipe, whose content may never come.
+
+    Raises:
+        UserError: it is a pipe, socket or device.
+        OSError: it cannot be opened, or is a folder.
+    """
+    if not (stat.S_ISREG(kind := path.stat().st_mode) or stat.S_ISDIR(kind)):
+        raise UserError(f"{path}: is a pipe or a device; give a file")
+    return path.open("rb")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dic.console import Parser, UserError, importing, run
-from dic.files import check_writable
+from dic.outputs import check_outputs
 from export import disable_telemetry
 
 ENGINES = (".onnx", ".trt", ".plan", ".engine")
@@ -20,14 +20,11 @@ ENGINES = (".onnx", ".trt", ".plan", ".engine")
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     source, output = options.checkpoint, options.output
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name a file in it")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UserError(f"{output}: is the checkpoint; choose another output")
-
     if source.suffix in ENGINES:
         raise UserError(f"{source}: is an engine already; give the checkpoint it was exported from")
-    check_writable(output)
+    weights = output.with_name(f"{output.name}.data") if options.external_data else None
+    read = filter(None, (source, options.faces, options.calibration))
+    check_outputs(filter(None, (output, weights)), read)
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     with importing():
@@ -60,7 +57,6 @@ def main(arguments: list[str]) -> int:
         )
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     agreement = export(checkpoint, signature, output, choices)
-    weights = output.with_name(f"{output.name}.data") if choices.external_data else None
     size = (output.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6
     written = f"{output} and {weights.name}" if weights else output
     say(f"wrote {written} ({size:.1f} MB); compared with PyTorch: {agreement}")

@@ -16,26 +16,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dic.console import Parser, UserError, run
-from dic.files import check_writable, write_together
+from dic.engine_file import engine_files, sidecar
+from dic.files import write_together
+from dic.outputs import check_outputs, repeated
 
 if TYPE_CHECKING:
     from export.engine_file import EngineFile
     from export.plan.flavour import Flavour, PlanChoices
 
 SUFFIXES = (".trt", ".plan", ".engine")
+LARGEST_BATCH = 1024  # the runtime runs no larger ones
+LARGEST_WORKSPACE = 2**20  # MiB
 LEVELS = range(6)  # optimisation levels of both builders
 
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     output = options.output
-    if output.exists() and options.onnx.exists() and output.samefile(options.onnx):
-        raise UserError(f"{output}: is the ONNX file; choose another output")
-    for path in filter(None, (output, options.timing_cache)):
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; name a file in it")
-
-    check_writable(output)
+    written = [output, sidecar(output), *filter(None, [options.timing_cache])]
+    check_outputs(written, engine_files(options.onnx))
+    if (same := repeated(written)) is not None:
+        raise UserError(f"{same[1]}: would be written twice; choose another --timing-cache")
 
     from export.plan.flavour import PlanChoices
 
@@ -143,8 +144,10 @@ def _validate(parser: Parser, options: argparse.Namespace) -> None:
             f"--min-batch {least}, --opt-batch {opt} and --max-batch {most} must be at least 1 and "
             "in ascending order"
         )
-    if options.workspace is not None and options.workspace < 1:
-        parser.error("--workspace must be at least 1")
+    if most > LARGEST_BATCH:
+        parser.error(f"--max-batch {most}: must be at most {LARGEST_BATCH}")
+    if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
+        parser.error(f"--workspace must be 1 to {LARGEST_WORKSPACE} MiB")
     options.batch = (least, opt, most)
     options.output = options.output or Path(options.onnx.with_suffix(".trt").name)
     if options.output.suffix not in SUFFIXES:
@@ -163,7 +166,6 @@ def build(source: Path, output: Path, flavour_name: str, choices: PlanChoices) -
     """
     from onnx.defs import onnx_opset_version
 
-    from dic.engine_file import sidecar
     from export.engine_file import Kind, read_engine_file
     from export.plan.builder import PlanBuilder
     from export.plan.flavour import pick

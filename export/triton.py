@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
-from dic.engine_file import sidecar
+from dic.engine_file import engine_files, sidecar
 from dic.files import write_together
+from dic.outputs import refuse_inputs
 from export.engine_file import EngineFile, Kind, read_engine_file
 
 CONFIG = "config.pbtxt"
@@ -47,8 +47,12 @@ def main(arguments: list[str]) -> int:
     )
     backend = choose_backend(engine, serving, options.backend)
     files = repository(engine, serving, backend)
+    version = serving.folder / str(serving.version)
+    stale = [path for path in _of_all_backends(version) if path not in files]
+    refuse_inputs((*files, *stale), (*engine_files(engine.path), *_external(engine), MODEL_PY))
     write_together(files)
-    _remove_earlier(serving.folder / str(serving.version), files)
+    for path in stale:
+        path.unlink(missing_ok=True)
     print(f"wrote {serving.folder}: version {serving.version}, {CONFIG} ({backend.name} backend)")
     newer = sum(int(v.name) > serving.version for v in _versions(serving.folder))
     if newer >= serving.keep:
@@ -240,12 +244,10 @@ def _shared(config: Any) -> tuple[Any, ...]:
     return config.backend, config.platform, engine, list(config.input), list(config.output)
 
 
-def _remove_earlier(version: Path, files: Mapping[Path, bytes]) -> None:
-    """Remove what another backend's files left in a version that was overwritten."""
+def _of_all_backends(version: Path) -> list[Path]:
+    """The files that any backend has in a version."""
     plan = version / PLAN_FILE
-    for path in (version / ONNX_FILE, plan, sidecar(plan), version / MODEL_PY.name):
-        if path not in files:
-            path.unlink(missing_ok=True)
+    return [version / ONNX_FILE, plan, sidecar(plan), version / MODEL_PY.name]
 
 
 def _versions(folder: Path) -> list[Path]:

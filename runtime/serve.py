@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
-from dic.engine_file import EngineError
+from dic.engine_file import EngineError, engine_files
+from dic.outputs import check_outputs
 from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
 from runtime.engines.load import load_engine
@@ -48,6 +49,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _on_ray(given: argparse.Namespace, options: ServerOptions) -> int:
+    if given.write_config is not None:
+        read = [file for _, _, path in options.engines for file in engine_files(path)]
+        check_outputs([given.write_config], [*read, *filter(None, [given.api_key_file])])
     from runtime.cluster.instance import imported
 
     imported(given.ray)  # the extra's error first

@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
     # Imported late, because PyTorch takes seconds to import: --help and usage errors are instant.
     from train.loop.processes import SharedError, explain_errors
     from train.loop.state import stored_recipe
-    from train.loop.training import STATE, train
-    from train.recipe import load_recipe, override
+    from train.loop.training import STATE, check_run, train
+    from train.recipe import load_recipe, override, recipe_path
 
     if options.recipe is None:
         if not (options.out / STATE).is_file():
@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
     else:
         recipe = load_recipe(options.recipe, options.overrides)
     out = options.out or Path("runs") / recipe.name
+    check_run(recipe, [recipe_path(options.recipe)] if options.recipe else [], out)
     first = os.environ.get("RANK", "0") == "0"
     try:
         with explain_errors(recipe.compile):

@@ -1,17 +1,13 @@
 """Checkpoints: reading three layouts (ours, MMEditing's, the authors'), writing ours.
 
-The layout is detected from the content. Files are read with `weights_only=True`, so a pickle that
-would run code is refused.
+The layout is detected from the content, whatever wraps the tensors (`train.torch_file`).
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
 import io
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dic.console import UserError
 from dic.files import write_whole
 from train.model.network import DIC, NetworkConfig
 from train.pretrained import checkpoint_path
+from train.torch_file import CheckpointError, flat, part, read, read_tensors, weights
 
 # The result of the recipe dic-photoreal, from which the shipped engine was exported.
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "dic-photoreal.pth"
@@ -40,10 +36,6 @@ class Layout(enum.Enum):
     TOOLKIT = "toolkit"
     MMEDITING = "mmediting"
     ORIGINAL = "original"
-
-
-class CheckpointError(UserError):
-    """The file is not a usable DIC checkpoint. The message is one line and says why."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +119,6 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
     return Checkpoint(network.eval(), layout, sha256, provenance, trained)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of any PyTorch checkpoint, by name.
-
-    Raises:
-        CheckpointError: the file cannot be read, is unsafe, or contains no tensors.
-    """
-    content, _ = read(path)
-    try:
-        return _state_dict(content)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
 def load_hourglass(path: Path, network: DIC) -> None:
     """Load the landmark network of a DIC checkpoint, in any layout, into `network`.
 
@@ -166,40 +145,6 @@ def load_hourglass(path: Path, network: DIC) -> None:
     network.hour_glass.load_state_dict(inner)
 
 
-def read(path: Path) -> tuple[dict[str, Any], str]:
-    """Read a file written by `torch.save`; only tensors and plain data are loaded.
-
-    Returns:
-        the content, and the SHA-256 of the file in hexadecimal.
-
-    Raises:
-        CheckpointError: the file cannot be read, is unsafe, or does not contain a dictionary.
-    """
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickle protocols; errors are raised below
-                content = torch.load(file, map_location="cpu", weights_only=True) if size else None
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        # PyTorch's message has several paragraphs; only the name of the refused object matters.
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it would run {refused[1]}" if refused else "it is damaged or not a PyTorch file"
-        raise CheckpointError(
-            f"{path}: refused, {why}; only tensors and plain data are loaded"
-        ) from error
-    except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint") from error
-    if not isinstance(content, dict):
-        actual = "nothing" if content is None else f"a {type(content).__name__}"
-        raise CheckpointError(f"{path}: contains {actual}, not a checkpoint")
-    return content, sha256
-
-
 def _detect_layout(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
     """Return the layout, and the generator's tensors under this project's names.
 
@@ -213,50 +158,22 @@ def _detect_layout(content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
                 f"checkpoint format {version} is not supported, only {FORMAT_VERSION} is; upgrade "
                 "dic-toolkit"
             )
-        return Layout.TOOLKIT, _tensors(content.get("state_dict"))
+        return Layout.TOOLKIT, weights(flat(content.get("state_dict")))
     if str(content.get("format", "")).endswith("training state"):
         raise ValueError("is a training state; load last.pth or best.pth from the same folder")
-    tensors = _state_dict(content)
-    # Averaged weights (EMA) are preferred if present.
-    for prefix in ("generator_ema.", "generator.", "module."):
-        inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        tensors = inner or tensors
-    if any(name.startswith("HG.") for name in tensors):
-        return Layout.ORIGINAL, _rename_original(tensors)
-    if any(name.startswith("hour_glass.") for name in tensors):
-        return Layout.MMEDITING, tensors
+    tensors = flat(content)
+    network = part(tensors, ("HG.", "hour_glass."))
+    if any(name.startswith("HG.") for name in network):
+        return Layout.ORIGINAL, _rename_original(weights(network))
+    if network:
+        return Layout.MMEDITING, weights(network)
+    if not tensors:
+        raise ValueError("contains no tensors")
     some = ", ".join(list(tensors)[:3])
     raise ValueError(
         f"not a DIC network: no landmark network (hour_glass.*, HG.*) among its "
         f"{len(tensors)} tensors ({some} …)"
     )
-
-
-def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint, which may be nested under a common key."""
-    for key in ("state_dict", "netG"):
-        if isinstance(content.get(key), dict):
-            return _tensors(content[key])
-    return _tensors(content)
-
-
-def _tensors(state_dict: object) -> dict[str, Tensor]:
-    """Check a state dict and return its tensors.
-
-    Raises:
-        ValueError: not a mapping, no tensors, or tensors that are not dense floating point.
-    """
-    if not isinstance(state_dict, Mapping):
-        raise ValueError("contains no state_dict")
-    tensors = {str(k): v for k, v in state_dict.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise ValueError("contains no tensors")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise ValueError(
-                f"{name} is a {tensor.layout} {tensor.dtype} tensor, not dense floating point"
-            )
-    return tensors
 
 
 def _recorded_steps(content: dict[str, Any]) -> int:

@@ -26,18 +26,20 @@ from dic.console import Parser, UserError, run
 from dic.cores import cores
 from dic.files import write_whole
 from dic.landmarks import CROPS
+from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from dic.sizes import SR_SIZE
 from train.data.annotations import encode_json, encode_pts
 from train.data.crop import CropOptions, Detector, RejectedError, cut_face
 from train.data.datasets import SETTINGS_FILE
 from train.data.pictures import Picture
-from train.data.writing import Job, Prepared, write_files, write_shards
+from train.data.writing import Job, Prepared, shard_names, write_files, write_shards
 
 REPORT = "report.json"
+PREVIEW = "preview.png"
 WINDOW = 512  # faces in memory at a time
 MAX_PRINTED = 10  # rejected pictures that are printed; the report lists all
-PREVIEW = 24  # faces on the preview image
+PREVIEW_FACES = 24  # on the preview image
 
 
 def main(arguments: list[str]) -> int:
@@ -145,8 +147,10 @@ def prepare(options: Any) -> int:
         )
     detector = Detector() if options.detect else None
     crop_options = CropOptions(options.points, options.crop, options.smallest, options.margin)
-    _check_settings(options, jobs)
     split = len(jobs) - options.validation
+    parts = (("train", jobs[:split]), ("validation", jobs[split:]))
+    _check_outputs(options, parts)
+    _check_settings(options, jobs)
     accepted, existing, rejected = Counter[str](), 0, list[Prepared]()
     with (
         _pool(0 if detector else options.workers, len(jobs)) as pool,
@@ -161,7 +165,7 @@ def prepare(options: Any) -> int:
                     bar.update()
                     yield result
 
-        for part, batch in (("train", jobs[:split]), ("validation", jobs[split:])):
+        for part, batch in parts:
             write = write_shards if options.shards else write_files
             for result in write(options.out / part, batch, options.shards, process, bar):
                 if result is not None and result.rejected:
@@ -210,6 +214,23 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
                 )
             jobs[entry.key] = Job(entry, entry.key)
     return list(jobs.values())
+
+
+def _check_outputs(options: Any, parts: Iterable[tuple[str, list[Job]]]) -> None:
+    """Check that no picture, shard or landmark file is written over; raises UserError."""
+    outputs = [options.out / name for name in (SETTINGS_FILE, REPORT, PREVIEW)]
+    read = {Path(options.landmarks)} if options.landmarks else set()
+    for part, jobs in parts:
+        folder = options.out / part
+        if options.shards:
+            numbers = range(-(-len(jobs) // options.shards))
+            outputs += [folder / name for n in numbers for name in shard_names(n)]
+        else:
+            outputs += [
+                folder / f"{job.name}{s}" for job in jobs for s in (".png", ".pts", ".json")
+            ]
+        read |= {Path(job.entry.picture.path) for job in jobs}
+    refuse_inputs(outputs, read)
 
 
 def _file_hash(path: str) -> str:
@@ -307,14 +328,14 @@ def _preview(out: Path, points: int) -> Path:
         faces = open_faces(str(out / "train"), "", points)
     except UserError as error:
         raise UserError(f"all training pictures were rejected ({error})") from error
-    step = max(1, len(faces) // PREVIEW)
+    step = max(1, len(faces) // PREVIEW_FACES)
     chosen = []
     for i in range(0, len(faces), step):
         with suppress(BadFaceError):  # damaged after an earlier run; training skips it
             chosen.append(faces[i])
     encoded = io.BytesIO()
-    Image.fromarray(sheet(chosen[:PREVIEW])).save(encoded, "png")
-    path = out / "preview.png"
+    Image.fromarray(sheet(chosen[:PREVIEW_FACES])).save(encoded, "png")
+    path = out / PREVIEW
     write_whole(path, encoded.getbuffer())
     return path
 

@@ -283,6 +283,14 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
+def recipe_path(name: str) -> Path:
+    """The file of a shipped recipe, or of one given by its path; raises UserError without one."""
+    path = RECIPES / f"{name}.toml"
+    if path.is_file() or (path := Path(name)).is_file():
+        return path
+    raise UserError(f"no recipe {name!r}; name a file, or one of {', '.join(shipped_recipes())}")
+
+
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe.
 
@@ -293,12 +301,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe, not a TOML file, or an unknown or invalid field.
     """
-    path = RECIPES / f"{name}.toml"
-    if not path.is_file():
-        path = Path(name)
-        if not path.is_file():
-            known = ", ".join(shipped_recipes())
-            raise UserError(f"no recipe {name!r}; name a TOML file, or one of {known}")
+    path = recipe_path(name)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""Reading an ONNX file's metadata without the onnx package.
+"""Reading an ONNX file's metadata, and which files hold its weights, without the onnx package.
 
-The file is a `ModelProto` in protobuf's wire format (onnx.proto); `metadata_props` is field 14.
+The file is a `ModelProto` in protobuf's wire format (onnx.proto).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dic.engine_file import EngineError
 
-METADATA_PROPS = 14  # field of ModelProto: repeated StringStringEntryProto
+# Fields: ModelProto.metadata_props and .graph, GraphProto.initializer, TensorProto.external_data.
+METADATA_PROPS, GRAPH, INITIALIZER, EXTERNAL_DATA = 14, 7, 5, 13
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 
@@ -19,15 +20,18 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Read the `metadata_props` of an ONNX file as a dictionary.
 
     Raises:
-        EngineError: the file is unreadable, truncated, or not an ONNX file.
+        EngineError: the file is unreadable, truncated, or not an ONNX file, or a file with its
+            weights is missing.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = {}
             for field, start, end in _fields(data, 0, len(data)):
                 if field == METADATA_PROPS:
-                    entry = {f: data[a:b].decode() for f, a, b in _fields(data, start, end)}
-                    entries[entry.get(1, "")] = entry.get(2, "")
+                    key, value = _entry(data, start, end)
+                    entries[key] = value
+                elif field == GRAPH:
+                    _check_weights(path, data, start, end)
             return entries
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror or error}") from error
@@ -35,6 +39,26 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise EngineError(
             f"{path}: not an ONNX model, or a damaged or truncated one; export it again"
         ) from error
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    """Key and value of a StringStringEntryProto."""
+    entry = {field: data[a:b].decode() for field, a, b in _fields(data, start, end)}
+    return entry.get(1, ""), entry.get(2, "")
+
+
+def _check_weights(path: Path, data: mmap.mmap, start: int, end: int) -> None:
+    """Check that the files are there that a graph's weights are in; raises EngineError."""
+    for field, first, last in _fields(data, start, end):
+        if field != INITIALIZER:
+            continue
+        for kind, a, b in _fields(data, first, last):
+            key, name = _entry(data, a, b) if kind == EXTERNAL_DATA else ("", "")
+            if key == "location" and not (path.parent / name).is_file():
+                raise EngineError(
+                    f"{path.parent / name}: No such file; copy it too, it holds the weights of "
+                    f"{path.name}"
+                )
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from dic.console import UserError
+from dic.files import open_regular
 from runtime.faces.crop import Crop, from_points
 
 LARGEST = 1e6  # pixels; larger coordinates are treated as errors
@@ -42,7 +43,8 @@ class Boxes:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
+            with open_regular(path) as file:
+                text = file.read().decode("utf-8-sig")  # Excel writes a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file; save it as UTF-8"
             raise UserError(f"{path}: {reason}") from error

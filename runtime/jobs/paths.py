@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dic.console import UserError
+from dic.outputs import refuse_inputs, repeated
 
 STREAM = Path("-")  # standard input or output
 WRITABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"))
@@ -256,15 +257,6 @@ def _extras(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Pat
     return {kind: target.with_name(f"{target.name}{ending}") for kind, ending in extras.items()}
 
 
-def file_key(path: Path) -> object:
-    """What two paths of one file have in common, by whatever links they lead to it."""
-    try:
-        status = path.stat()
-    except OSError:
-        return os.path.realpath(path)
-    return status.st_dev, status.st_ino
-
-
 def _check_collisions(jobs: list[Job], read: Sequence[Path]) -> None:
     """Check that no file is written twice and no input is overwritten.
 
@@ -275,15 +267,19 @@ def _check_collisions(jobs: list[Job], read: Sequence[Path]) -> None:
     for job in jobs:
         for output in job.outputs:
             if output in writers:
-                raise UserError(
-                    f"{writers[output].name} and {job.name} would both be written to {output}; "
-                    "rename one, or restore them separately"
-                )
+                raise UserError(_both(writers[output], job, output))
             writers[output] = job
-    written = {file_key(output) for output in writers if output != STREAM}
-    for path in (*(job.source for job in jobs), *read):
-        if path != STREAM and file_key(path) in written:
-            raise UserError(f"{path}: would be overwritten; choose another output")
+    outputs = [output for output in writers if output != STREAM]
+    if (same := repeated(outputs)) is not None:
+        raise UserError(_both(writers[same[0]], writers[same[1]], same[1]))
+    refuse_inputs(outputs, (*(job.source for job in jobs if job.source != STREAM), *read))
+
+
+def _both(one: Job, other: Job, output: Path) -> str:
+    return (
+        f"{one.name} and {other.name} would both be written to {output}; rename one, or restore "
+        "them separately"
+    )
 
 
 def finished(job: Job) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dic.engine_file import engine_files
 from runtime.faces.options import PhotoOptions
 from runtime.jobs.paths import OutputOptions
 
@@ -69,5 +70,5 @@ class Request:
     def files_read(self) -> list[Path]:
         """The files that are read beside the inputs."""
         faces = self.faces
-        given = (self.engine.path, faces and faces.boxes, faces and faces.detector)
-        return [path for path in given if path]
+        given = (faces and faces.boxes, faces and faces.detector)
+        return [*engine_files(self.engine.path), *(path for path in given if path)]

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from dic.console import UserError, print_error
-from dic.files import check_writable, write_whole
-from runtime.jobs.paths import Job, Outcome, file_key
+from dic.files import write_whole
+from dic.outputs import check_outputs
+from runtime.jobs.paths import STREAM, Job, Outcome
 
 STATUSES = ("restored", "copied", "skipped", "failed")
 
@@ -139,9 +140,10 @@ class Summary:
 
 def _check(path: Path, jobs: Sequence[Job], read: Sequence[Path]) -> None:
     """Check before any work that the JSON can be written to `path`; raises UserError."""
-    used = {file_key(p) for job in jobs for p in (job.source, *job.outputs)}
-    if file_key(path) in used | {file_key(p) for p in read}:
-        raise UserError(f"--summary {path}: is one of the inputs or outputs; choose another file")
-    if path.is_dir():
-        raise UserError(f"--summary {path}: is a folder; give a file")
-    check_writable(path)
+    sources = [job.source for job in jobs]
+    written = [output for job in jobs for output in job.outputs]
+    used = [path for path in (*sources, *written, *read) if path != STREAM]
+    try:
+        check_outputs([path], used)
+    except UserError as error:
+        raise UserError(f"--summary {error}") from error

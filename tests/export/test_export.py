@@ -252,7 +252,7 @@ def test_command_errors_are_one_line(here: Command, tmp_path: Path) -> None:
         ([small, "-o", tmp_path / "face.txt"], "must end in .onnx"),
         ([tmp_path / "an.onnx"], "is an engine already"),
         ([small, "-o", "/proc/x.onnx"], "cannot be written"),
-        ([other, "-o", same], "is the checkpoint"),
+        ([other, "-o", same], "would be overwritten"),
         ([small, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:

@@ -174,7 +174,7 @@ def test_command_errors_are_one_line(
         ([tiny_engine, "--compute-capability", "current"], "cannot build it"),
         ([tiny_engine, "-o", tmp_path / "file" / "x.trt"], "cannot be written"),
         ([tiny_engine, "-o", tmp_path / "x.onnx"], "must end in .trt"),
-        ([tiny_engine, "-o", same], "is the ONNX file"),
+        ([tiny_engine, "-o", same], "would be overwritten"),
         ([tiny_engine, "-o", folder], "is a folder"),
     ]
     for arguments, why in cases:

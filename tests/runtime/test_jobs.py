@@ -448,7 +448,7 @@ def test_wrong_calls(
         ([photo_file, "--boxes", tmp_path / "none.csv"], "No such file"),
         ([tmp_path / "clip.mp4"], "--faces detects the faces in it"),
         ([tmp_path / "clip.mp4", "--boxes", tmp_path / "boxes.csv"], "is for pictures"),
-        ([photo_file, "--summary", photo_file], "is one of the inputs or outputs"),
+        ([photo_file, "--summary", photo_file], "would be overwritten"),
         ([photo_file, "--summary", tmp_path], "is a folder"),
         ([tmp_path / "clip.mp4", "--faces"], "not a video, or a damaged one"),
         (["http://x/y.png"], "URLs are not supported"),

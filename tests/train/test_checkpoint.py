@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 import torch
 from conftest import DATA, TINY
 
-from train.checkpoint import CheckpointError, Layout, load_checkpoint, save_checkpoint
+from dic.console import UserError
+from train.checkpoint import Layout, load_checkpoint, save_checkpoint
 from train.model.network import DIC, NetworkConfig
+from train.torch_file import CheckpointError
 
 SMALL = DATA / "dic_small_mmediting.pth"
 ORIGINAL = DATA / "dic_small_original.pth"
@@ -63,13 +67,32 @@ def test_our_layout_stores_weights_steps_and_provenance(tmp_path: Path) -> None:
     assert load_checkpoint(path, steps=9).network.config.steps == 9
 
 
-@pytest.mark.parametrize("key", ["state_dict", "netG", None])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_authors_wrappings(key: str | None, prefix: str, tmp_path: Path) -> None:
-    held = {prefix + name: tensor for name, tensor in tensors(ORIGINAL).items()}
-    loaded = load_checkpoint(saved(tmp_path, {key: held} if key else held))
-    assert loaded.layout is Layout.ORIGINAL
-    assert torch.equal(loaded.network.conv_first[0].weight, tensors(ORIGINAL)["conv_in.0.weight"])
+@pytest.mark.parametrize(
+    "keys", [(), ("state_dict",), ("netG",), ("model", "state_dict"), ("params",)]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "module.generator.", "_orig_mod.", "net_g."])
+@pytest.mark.parametrize("layout", [SMALL, ORIGINAL])
+def test_whatever_wraps_a_network_is_taken_off(
+    keys: tuple[str, ...], prefix: str, layout: Path, tmp_path: Path
+) -> None:
+    bare = {name.removeprefix("generator."): t for name, t in tensors(layout).items()}
+    held: dict[str, Any] = {prefix + name: tensor for name, tensor in bare.items()}
+    held["iterations_tracked"] = torch.tensor(3)
+    for key in reversed(keys):
+        held = {key: held, "optimizer": {"state": {0: {"step": torch.tensor(1)}}}}
+    loaded = load_checkpoint(saved(tmp_path, held))
+    first = "conv_in.0.weight" if layout is ORIGINAL else "conv_first.0.weight"
+    assert torch.equal(loaded.network.conv_first[0].weight, bare[first])
+
+
+@pytest.mark.parametrize(("plain", "averaged"), [("params", "params_ema"), ("g", "g_ema")])
+def test_averaged_weights_of_other_trainers_are_preferred(
+    plain: str, averaged: str, tmp_path: Path
+) -> None:
+    bare = {name.removeprefix("generator."): t for name, t in tensors(SMALL).items()}
+    content = {plain: bare, averaged: {name: t + 1 for name, t in bare.items()}}
+    loaded = load_checkpoint(saved(tmp_path, content))
+    assert torch.equal(loaded.network.conv_first[0].bias, bare["conv_first.0.bias"] + 1)
 
 
 def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
@@ -123,6 +146,7 @@ def test_unusable_files_are_reported_in_one_line(tmp_path: Path) -> None:
     cases = {
         "truncated": (whole[: len(whole) // 2], "damaged"),
         "empty": (b"", "contains nothing"),
+        "a hundredth": (whole[: len(whole) // 100], "damaged"),
         "text": (b"hello, this is no checkpoint", "damaged|refused"),
     }
     for name, (content, why) in cases.items():
@@ -136,6 +160,37 @@ def test_unusable_files_are_reported_in_one_line(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "absent.pth")
     with pytest.raises(CheckpointError, match="directory"):
         load_checkpoint(tmp_path)
+
+
+def test_sizes_are_checked_before_anything_is_expanded(tmp_path: Path) -> None:
+    """A ZIP bomb, and tensors that state more elements than are stored."""
+    plain = tensors(SMALL)
+    bomb = tmp_path / "bomb.pth"
+    with (
+        zipfile.ZipFile(saved(tmp_path, plain)) as source,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+        target.writestr("archive/data/zeros", bytes(50_000_000))
+    with pytest.raises(CheckpointError, match="would expand to"):
+        load_checkpoint(bomb)
+    name = "generator.hour_glass.first_conv.weight"
+    stretched = plain | {name: torch.zeros(1).expand(40_000, 40_000, 1, 1)}
+    with pytest.raises(CheckpointError, match="elements, more than the file stores"):
+        load_checkpoint(saved(tmp_path, stretched))
+
+
+def test_programs_and_pipes_are_refused_by_name(tmp_path: Path) -> None:
+    program = tmp_path / "program.pth"
+    with warnings.catch_warnings(action="ignore"):  # PyTorch 2.13: torch.jit is deprecated
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), program)
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        load_checkpoint(program)
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        load_checkpoint(pipe)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from torch import nn
 
 from dic.console import UserError
 from dic.metrics import psnr
-from train.checkpoint import CheckpointError
 from train.data.datasets import FacesInMemory
 from train.data.pairs import FacePairs, denormalise, normalise, shrink
 from train.loop.processes import launch
@@ -39,6 +38,7 @@ from train.model.losses import (
 )
 from train.model.network import DIC, Steps
 from train.recipe import Gan, Recipe, load_recipe
+from train.torch_file import CheckpointError
 
 Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
 

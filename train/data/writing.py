@@ -94,7 +94,7 @@ def write_shards(
     """
     for number, start in enumerate(range(0, len(jobs), size)):
         batch = jobs[start : start + size]
-        shard, stored = folder / f"{number:05}.tar", folder / f"{number:05}.rejected.json"
+        shard, stored = (folder / name for name in shard_names(number))
         if stored.exists() and (shard.exists() or len(_rejections(stored)) == len(batch)):
             rejections = _rejections(stored)
             bar.update(len(batch))
@@ -108,6 +108,11 @@ def write_shards(
         if len(rejected) < len(results):
             write_whole(shard, _tar(result for result in results if not result.rejected))
         yield from results
+
+
+def shard_names(number: int) -> tuple[str, str]:
+    """The names of a shard, and of the file with its rejections."""
+    return f"{number:05}.tar", f"{number:05}.rejected.json"
 
 
 def _rejections(path: Path) -> list[Prepared]:

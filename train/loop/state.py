@@ -23,12 +23,13 @@ from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
 from dic.console import UserError
-from train.checkpoint import CheckpointError, load_checkpoint, load_hourglass, read, write
+from train.checkpoint import load_checkpoint, load_hourglass, write
 from train.loop.processes import maximum
 from train.loop.validation import Validation
 from train.model.light_cnn import LightCNNCritic, LightCNNFeatures, load_features
 from train.model.network import DIC
 from train.recipe import Recipe, recipe_from
+from train.torch_file import CheckpointError, read
 
 FORMAT = "dic-toolkit training state"
 FORMAT_VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from dic.console import UserError
 from dic.cores import cores
+from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from train.data.datasets import load_data
 from train.data.pairs import Batches, FacePairs
@@ -45,6 +46,7 @@ from train.recipe import Recipe
 from train.reports.report import Report
 
 STATE = "state.pth"
+FILES = (STATE, "last.pth", "best.pth", "log.json", "faces.png")  # of a run's folder
 # The gradient scaler of fp16 starts at 65,536 and halves its scale whenever a gradient is infinite,
 # skipping that update. Below this scale, so many updates were skipped that training has stalled.
 MIN_LOSS_SCALE = 1e-3
@@ -99,6 +101,27 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None, resume: bool 
     final = min(recipe.iterations, max_iters or recipe.iterations)
     with Report(out, state) as report, watch_signals() as signals:
         return _run(state, report, pairs, checks, final, signals)
+
+
+def check_run(recipe: Recipe, sources: Sequence[Path], out: Path) -> None:
+    """Check that a run writes over nothing that it reads.
+
+    Args:
+        sources: the recipe's file, if it has one.
+        out: the folder of the run.
+
+    Raises:
+        UserError: it would, or the folder is within that of the faces, which is read with all
+            folders in it.
+    """
+    data, gan = recipe.data, recipe.gan
+    read = [recipe.start, recipe.start_hourglass, gan.feature_checkpoint if gan else ""]
+    if data.kind == "files":
+        read += [data.landmarks, data.validation_landmarks]
+        for folder in map(Path, (data.train, data.validation)):
+            if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{out}: is within {folder}, which is read; choose another --out")
+    refuse_inputs((out / name for name in FILES), (*sources, *map(Path, filter(None, read))))
 
 
 def _check_same_faces(fingerprint: str, state: State, out: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from train.checkpoint import CheckpointError, check_tensors, read_tensors
+from train.checkpoint import check_tensors
+from train.torch_file import CheckpointError, read_tensors
 
 
 class MaxFeature(nn.Module):
