@@ -75,11 +75,14 @@ def summary(content: bytes) -> str:
 
 def _soaked(soak: Soak) -> str:
     before, after, most = soak.memory
+    growth = ""
+    if soak.growth is not None:
+        growth = f", {soak.growth:+.2f} per 1,000 requests in the second half"
     return (
         f"{soak.seconds / 60:g} minutes, {soak.answered} requests answered, {soak.refused} refused "
         f"by a full queue, {soak.lost} lost, {soak.wrong} wrong, beside "
         f"{soak.misbehaved.total()} of misbehaving clients; memory {before:.0f} MiB, at the end "
-        f"{after:.0f}, at most {most:.0f}; threads {soak.threads[0]}, at the end "
+        f"{after:.0f}, at most {most:.0f}{growth}; threads {soak.threads[0]}, at the end "
         f"{soak.threads[1]}; {soak.tracebacks} tracebacks; exit status {soak.status}"
     )
 

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import ipaddress
-import logging
 import os
-import signal
-import socket
-import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +13,7 @@ from dic.engine_file import EngineError, engine_files
 from dic.outputs import check_outputs
 from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
-from runtime.engines.load import load_engine
-from runtime.server.model import ServedModel
-from runtime.server.options import GRACE, KEY_VARIABLE, THREADS, ServerOptions, read_key
+from runtime.server.options import KEY_VARIABLE, ServerOptions, read_key
 
 LOOPBACK = "127.0.0.1"
 OF_RAY: dict[str, Any] = {"replicas": "1", "num_gpus": 0.0}  # options, with their defaults
@@ -34,17 +24,9 @@ def main(arguments: list[str]) -> int:
     options = _options(given)
     if given.ray is not None or given.write_config is not None:
         return _on_ray(given, options)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
-    with contextlib.ExitStack() as stack:
-        http = stack.enter_context(_listen(options.host, "--port", options.port))
-        metrics = stack.enter_context(_listen(options.host, "--metrics-port", options.metrics_port))
-        models = []
-        for name, version, path in options.engines:
-            load = partial(load_engine, path, options.device, options.threads)
-            models.append(stack.enter_context(ServedModel(name, version, load, options.max_queue)))
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(options, http, metrics, models))
+    from runtime.server.local import serve
+
+    serve(options)
     return 0
 
 
@@ -67,91 +49,6 @@ def _on_ray(given: argparse.Namespace, options: ServerOptions) -> int:
     else:
         serve.run(options, scale, given.ray)
     return 0
-
-
-async def _serve(
-    options: ServerOptions, http: socket.socket, metrics: socket.socket, models: list[ServedModel]
-) -> None:
-    import uvicorn
-
-    from runtime.server.calls import Limits
-    from runtime.server.grpc import start
-    from runtime.server.http import application, metrics_application
-    from runtime.server.service import Service
-
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    service = Service(models)
-    limits = Limits(options.max_body, options.max_pixels, THREADS)
-    grpc_server, grpc_port = await start(
-        service, f"{host}:{options.grpc_port}", options.key, options.max_body, THREADS
-    )
-    if not grpc_port:
-        raise UserError(f"--grpc-port {options.grpc_port}: is in use; choose another port")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield  # `stop` handles them; uvicorn would end the process by them at last
-
-    servers = [
-        Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=int(GRACE),
-            )
-        )
-        for app in (
-            application(service, limits, options.key),
-            metrics_application(service, options.key),
-        )
-    ]
-
-    def stop() -> None:
-        service.stopping = True  # load balancers see it while requests in progress are finished
-        for server in servers:
-            server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    _announce(models, host, http.getsockname()[1], grpc_port, metrics.getsockname()[1])
-    await asyncio.gather(
-        *(server.serve(sockets=[s]) for server, s in zip(servers, (http, metrics), strict=True))
-    )
-    await grpc_server.stop(GRACE)
-
-
-def _announce(
-    models: list[ServedModel], host: str, port: int, grpc_port: int, metrics_port: int
-) -> None:
-    for model in models:
-        engine = model.engine
-        print(f"{model.name} version {model.version}: {engine.path} on {engine.device}", flush=True)
-    print(
-        f"listening on http://{host}:{port} and grpc://{host}:{grpc_port}, metrics on "
-        f"http://{host}:{metrics_port}/metrics",
-        flush=True,
-    )
-
-
-def _listen(host: str, option: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Inherited by connections. Otherwise an answer's body waits up to 40 ms for the client to
-    # acknowledge its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise UserError(f"--host {host} {option} {port}: {error.strerror or error}") from error
-    listener.listen(1024)
-    return listener
 
 
 def _options(options: argparse.Namespace) -> ServerOptions:

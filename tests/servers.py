@@ -54,7 +54,7 @@ class Running:
     errors: Path
     port: int
     grpc_port: int
-    metrics_port: int
+    metrics_port: int  # 0: with Ray there is none
 
     @property
     def http(self) -> str:
@@ -66,8 +66,11 @@ class Running:
 
     def stop(self) -> tuple[int, str]:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=60)
         return self.process.returncode, self.errors.read_text()
+
+
+ADDRESSES = re.compile(r"http://\S+?:(\d+) and grpc://\S+?:(\d+)(?:, .*:(\d+)/)?")
 
 
 def serve(*options: object, **environment: str) -> Running:
@@ -85,8 +88,8 @@ def serve(*options: object, **environment: str) -> Running:
         )
     assert process.stdout is not None
     for text in process.stdout:
-        if found := re.search(r"http://\S+?:(\d+) and grpc://\S+?:(\d+), .*:(\d+)/", text):
-            return Running(process, errors, *map(int, found.groups()))
+        if found := ADDRESSES.search(text):
+            return Running(process, errors, *map(int, found.groups("0")))
     raise AssertionError(errors.read_text())
 
 
@@ -198,7 +201,21 @@ def triton(engine: Path) -> Iterator[Server]:
             yield server
 
 
+# -- Ray Serve -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ray(engine: Path) -> Iterator[Server]:
+    pytest.importorskip("ray", reason="Ray is not installed; make test-cluster installs it")
+    running = serve("--ray", "--engine", f"dic={engine}", "--engine", f"dic:2={engine}")
+    try:
+        yield Server("dic-toolkit", running.http, running.grpc)
+    finally:
+        running.stop()
+
+
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
     "dic-toolkit": ours,
     "triton": triton,
+    "ray": ray,
 }

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,10 @@ class Soak:
         refused: requests that a full queue refused, which the protocol lets clients retry.
         misbehaved: what the others did, by kind.
         memory: resident MiB: after the warm-up, at the end, and at most.
-        threads, files: at the same two times.
+        minutes: resident MiB after each minute.
+        growth: MiB per 1,000 requests of all kinds in the second half: the slope of a line through
+            the samples (least squares); None if there are too few.
+        threads, files: after the warm-up and at the end.
         tracebacks: in the server's log.
         status: exit status of the server when it was stopped.
     """
@@ -49,10 +53,27 @@ class Soak:
     errors: list[str] = field(default_factory=list)
     misbehaved: Counter[str] = field(default_factory=Counter)
     memory: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    minutes: list[float] = field(default_factory=list)
+    growth: float | None = None
     threads: tuple[int, int] = (0, 0)
     files: tuple[int, int] = (0, 0)
     tracebacks: int = 0
     status: int | None = None
+
+    @property
+    def requests(self) -> int:
+        """Of all kinds."""
+        known = self.answered + self.wrong + self.lost + self.refused
+        return known + self.misbehaved.total()
+
+
+@dataclass(frozen=True)
+class _Sample:
+    seconds: float
+    requests: int
+    memory: float
+    threads: int
+    files: int
 
 
 def soak(server: LocalServer, expected: Client, seconds: float, seed: int = 0) -> Soak:
@@ -90,17 +111,16 @@ def soak(server: LocalServer, expected: Client, seconds: float, seed: int = 0) -
             time.sleep(own.random() * 0.5)
 
     def observe(_: int) -> None:
-        samples: list[tuple[float, int, int]] = []
+        samples: list[_Sample] = []
         began = time.monotonic()
         with Progress(total=int(seconds), desc="soak", unit="s") as bar:
             while time.monotonic() < end:
                 time.sleep(min(SAMPLE, max(0.0, end - time.monotonic())))
-                if time.monotonic() - began >= WARM * seconds:
-                    samples.append((server.memory(), server.threads(), server.files()))
-                bar.update(int(time.monotonic() - began) - bar.n)
-        first, last = samples[0], samples[-1]
-        result.memory = (first[0], last[0], max(sample[0] for sample in samples))
-        result.threads, result.files = (first[1], last[1]), (first[2], last[2])
+                now = time.monotonic() - began
+                seen = server.memory(), server.threads(), server.files()
+                samples.append(_Sample(now, result.requests, *seen))
+                bar.update(int(now) - bar.n)
+        _record(result, samples)
 
     def work(index: int) -> None:
         (observe if not index else good if index <= GOOD else bad)(index)
@@ -109,6 +129,19 @@ def soak(server: LocalServer, expected: Client, seconds: float, seed: int = 0) -
     result.status = server.stop()
     result.tracebacks = server.log().count("Traceback")
     return result
+
+
+def _record(result: Soak, samples: Sequence[_Sample]) -> None:
+    warm = [sample for sample in samples if sample.seconds >= WARM * result.seconds]
+    first, last = warm[0], warm[-1]
+    result.memory = (first.memory, last.memory, max(sample.memory for sample in warm))
+    result.threads, result.files = (first.threads, last.threads), (first.files, last.files)
+    for minute in range(1, int(result.seconds // 60) + 1):
+        result.minutes.append([s.memory for s in samples if s.seconds <= 60 * minute + SAMPLE][-1])
+    half = [sample for sample in samples if sample.seconds >= result.seconds / 2]
+    if len(half) > 1:
+        slope, _ = np.polyfit([s.requests / 1000 for s in half], [s.memory for s in half], 1)
+        result.growth = float(slope)
 
 
 def _asked(ask: Client, face: Bytes, restored: Bytes) -> tuple[str, str]:

@@ -12,7 +12,6 @@ behaviour:
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +19,8 @@ import grpc
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-# Serve pickles requests. tritonclient's messages call their module by this name, which is none.
-sys.modules.setdefault("grpc_service_pb2", service_pb2)
+from runtime.cluster.messages import service_pb2_grpc
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 HOST_VARIABLE = "DIC_GRPC_HOST"

@@ -19,9 +19,9 @@ from typing import Any
 import grpc
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
+from runtime.cluster.messages import service_pb2 as pb
+from runtime.cluster.messages import service_pb2_grpc
 from runtime.engines.load import load_engine
 from runtime.server.calls import Limits
 from runtime.server.grpc import REFUSED, Servicer, allowed

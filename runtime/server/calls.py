@@ -8,15 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.types import Message
 
-from dic.engine_file import EngineError
-from runtime.pictures.files import ImageError
-from runtime.server.model import ExpiredError, QueueFullError
 from runtime.server.protocol import ProtocolError
+from runtime.server.threads import Threads
 
 Result = TypeVar("Result")
 Wanted = Callable[[], bool]
@@ -42,7 +38,7 @@ class Calls:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._threads = anyio.CapacityLimiter(limits.threads)
+        self._threads = Threads(limits.threads)
 
     def limited(self, request: Request) -> Request:
         """The request, whose body is refused as soon as it is known to be too long (413)."""
@@ -88,14 +84,6 @@ class Calls:
 
         watcher = asyncio.create_task(watch())
         try:
-            return await anyio.to_thread.run_sync(work, wanted, limiter=self._threads)
-        except QueueFullError as error:
-            raise ProtocolError(str(error), 429) from error
-        except ExpiredError as error:
-            raise ProtocolError(str(error), 504) from error
-        except EngineError as error:
-            raise ProtocolError(str(error), 503) from error
-        except (ValueError, ImageError) as error:
-            raise ProtocolError(str(error)) from error
+            return await self._threads.run(lambda: work(wanted))
         finally:
             watcher.cancel()

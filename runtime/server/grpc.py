@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import anyio.to_thread
 import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from dic.engine_file import EngineError
-from runtime.server.model import ExpiredError, QueueFullError
 from runtime.server.protocol import NAMES, ProtocolError, checked_shape, data_type, from_bytes
 from runtime.server.service import Service
+from runtime.server.threads import Threads
 
 STATUS = {
     404: grpc.StatusCode.NOT_FOUND,
@@ -44,7 +42,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     def __init__(self, service: Service, threads: int) -> None:
         self._service = service
-        self._threads = anyio.CapacityLimiter(threads)
+        self._threads = Threads(threads)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
@@ -106,9 +104,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 in_time = deadline is None or time.monotonic() < deadline
                 return in_time and not context.cancelled()
 
-            outputs = await anyio.to_thread.run_sync(
-                model.infer, feed, wanted, limiter=self._threads
-            )
+            outputs = await self._threads.run(lambda: model.infer(feed, wanted))
             return _response(request, model.name, model.version, outputs)
 
 
@@ -170,7 +166,7 @@ def _response(request: Any, name: str, version: str, outputs: dict[str, NDArray[
 
 
 class _errors:  # noqa: N801  # reads as a statement
-    """Turns our exceptions into gRPC statuses."""
+    """Turns a `ProtocolError` into a gRPC status."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -181,15 +177,7 @@ class _errors:  # noqa: N801  # reads as a statement
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ProtocolError):
             code = STATUS.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
-        elif isinstance(error, QueueFullError | EngineError):
-            code = grpc.StatusCode.UNAVAILABLE
-        elif isinstance(error, ExpiredError):
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
-        elif isinstance(error, ValueError):
-            code = grpc.StatusCode.INVALID_ARGUMENT
-        else:
-            return
-        await self._context.abort(code, str(error))
+            await self._context.abort(code, str(error))
 
 
 def _handlers(servicer: Servicer) -> grpc.GenericRpcHandler:

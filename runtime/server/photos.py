@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -84,6 +85,12 @@ def parse_options(given: Mapping[str, str]) -> PhotoRequest:
     )
 
 
+class _Form(MultiPartParser):
+    # In memory, as any other body, which --max-body limits. The default writes files of more than
+    # 1 MB to /tmp, and a container's may be read-only.
+    spool_max_size = sys.maxsize
+
+
 class Photos:
     """Answers `/restore`."""
 
@@ -106,11 +113,11 @@ class Photos:
 
     async def _form(self, request: Request) -> Response:
         try:
-            form = await request.form(max_files=PICTURES)
-        except HTTPException as error:
-            raise ProtocolError(f"the form is malformed: {error.detail}") from error
+            form = await _Form(request.headers, request.stream(), max_files=PICTURES).parse()
+        except MultiPartException as error:
+            raise ProtocolError(f"the form is malformed: {error.message}") from error
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(form.close)  # deletes what was too large for the memory
+            stack.push_async_callback(form.close)
             texts = {name: value for name, value in form.items() if isinstance(value, str)}
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             asked = parse_options({**request.query_params, **texts})

@@ -10,6 +10,7 @@ from conftest import Command, one_line_error
 
 from benchmarks.serve import main
 from benchmarks.serving.load import Load, table
+from benchmarks.serving.soak import Soak, _record, _Sample
 
 
 def test_load_soak_and_fuzz(
@@ -41,6 +42,15 @@ def test_the_table_compares_with_the_engine() -> None:
     assert (
         table(loads, "engine").splitlines()[-1] == "| 1 | HTTP | 19.0 | 95 % | 51.5 | +1.5 | 66.0 |"
     )
+
+
+def test_growth_is_per_request_in_the_second_half() -> None:
+    soak = Soak(240.0)
+    memory = {60: 100.0, 120: 400.0, 180: 402.0, 240: 404.0}
+    _record(soak, [_Sample(s, 100 * s, mib, 9, 9) for s, mib in memory.items()])
+    assert soak.minutes == [100.0, 400.0, 402.0, 404.0]
+    assert soak.growth == pytest.approx(2 / 6)  # MiB per 1,000 requests
+    assert soak.memory == (100.0, 404.0, 404.0)
 
 
 def test_wrong_calls(command: Command) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email
+import gc
 import io
 import json
 import shutil
 import socket
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +36,9 @@ from runtime.engines.load import load_engine
 from runtime.server.calls import Limits
 from runtime.server.http import application
 from runtime.server.model import ServedModel
+from runtime.server.protocol import ProtocolError
 from runtime.server.service import Service
+from runtime.server.threads import Threads
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(0, 256, (5, 16, 16, 3), np.uint8)
@@ -259,6 +265,44 @@ def test_a_failed_engine_is_opened_again(
             time.sleep(0.05)
         np.testing.assert_array_equal(model.infer(feed)["face"], before)
         assert call(app, "POST", "/v2/models/dic/infer", json=request).status_code == 200
+
+
+def test_forms_stay_in_memory(tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a file system that cannot be written."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with ServedModel("dic", "1", lambda: load_engine(tiny_engine, "cpu"), 64) as model:
+        app = application(Service([model]), Limits(2**22, 10**6, 8), None)
+        answer = call(app, "POST", "/restore", files={"file": ("a.png", bytes(2**21))})
+    assert answer.status_code == 400
+    assert "not a picture" in answer.json()["error"]
+
+
+def test_refusals_keep_no_request_in_memory() -> None:
+    """Bodies have megabytes, of which Python's search for cycles knows nothing."""
+
+    def refuse(faces: np.ndarray) -> None:
+        raise ValueError(f"{len(faces)} faces are wrong")
+
+    async def refused() -> weakref.ref[np.ndarray]:
+        faces = np.zeros((2, 16, 16, 3), np.uint8)
+        with contextlib.suppress(ProtocolError):
+            await Threads(1).run(lambda: refuse(faces))
+            pytest.fail("not refused")
+        return weakref.ref(faces)
+
+    gc.disable()
+    try:
+        faces = asyncio.run(refused())
+        for thread in threading.enumerate():
+            if thread.name.startswith("AnyIO"):
+                thread.join()
+        assert faces() is None
+    finally:
+        gc.enable()
 
 
 def test_a_key_is_asked_for(tiny_engine: Path, tmp_path: Path) -> None:
