@@ -19,8 +19,9 @@ from runtime.engines.load import load_engine
 if TYPE_CHECKING:
     from runtime.faces.crop import Crop
     from runtime.faces.detect import Detector, DetectorError, YuNetDetector
+    from runtime.faces.face import Face
     from runtime.faces.options import Interpolation, PhotoOptions
-    from runtime.faces.restore import Face, RestoredPhoto
+    from runtime.faces.restore import RestoredPhoto
     from runtime.pictures.files import ImageError, Picture
     from runtime.restorer import FaceRestorer
     from runtime.video.reader import VideoError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _LATER = {
     "Crop": "faces.crop",
     "Detector": "faces.detect",
-    "Face": "faces.restore",
+    "Face": "faces.face",
     "FaceRestorer": "restorer",
     "DetectorError": "faces.detect",
     "ImageError": "pictures.files",

@@ -179,13 +179,26 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         from simulated import Machine, installed
     finally:
         sys.path.pop()
-    from runtime.engines.tensorrt import gpu
+    from runtime.cuda import kernels
+    from runtime.engines import gpu
 
     monkeypatch.setattr(gpu, "_GPUS", {})
+    monkeypatch.setattr(kernels, "PLACES", (tmp_path,))  # no kernels but those of `fatbin`
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with installed(Machine()) as made:
         yield made
         made.finish()
+
+
+@pytest.fixture
+def fatbin(machine: Any, tmp_path: Path) -> Path:
+    """The kernels, as far as the simulated GPU needs a file of them."""
+    from runtime.cuda.kernels import FATBIN, report
+
+    report.cache_clear()
+    path = tmp_path / FATBIN
+    path.touch()
+    return path
 
 
 @pytest.fixture

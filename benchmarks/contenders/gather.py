@@ -51,8 +51,9 @@ class Contender:
         precision: the precision it computes in.
         peer: measured for comparison only.
         engine: the loaded engine; None for PyTorch.
-        run_there: `run` on a PyTorch tensor on the GPU, with the results left there; None on CPUs
-            and for engines with tensor I/O.
+        gpu_time: runs once, and returns the milliseconds between two CUDA events around the network
+            in the stream that runs it, without copies; None on CPUs, and for libraries whose stream
+            is not accessible (ONNX Runtime).
     """
 
     name: str
@@ -62,7 +63,7 @@ class Contender:
     precision: str = "fp32"
     peer: bool = False
     engine: Engine | None = None
-    run_there: Callable[[torch.Tensor], object] | None = None
+    gpu_time: Callable[[Faces], float] | None = None
 
     @property
     def max_batch(self) -> int | None:
@@ -103,18 +104,31 @@ def pytorch(
         device,
         precision,
         peer=name != REFERENCE,
-        run_there=None if device == "cpu" else run_there,
+        gpu_time=None if device == "cpu" else partial(between_events, run_there, device),
     )
+
+
+def between_events(run: Callable[[torch.Tensor], object], device: str, image: Faces) -> float:
+    """Milliseconds that a GPU takes for what `run` queues in PyTorch's current stream."""
+    with torch.cuda.device(device):
+        given = torch.from_numpy(image).to(device)
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+        run(given)
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last))
 
 
 def as_engine(engine: Engine) -> Run:
     """A contender's `run` for an engine; with tensor I/O it normalises, rounds and decodes."""
     if engine.metadata.io == "image":
-        return lambda image: engine.run({"image": image})
+        return lambda image: engine.run(_feed(engine, image))
     last = engine.metadata.steps - 1
 
     def run(image: Faces) -> Outputs:
-        given = engine.run({"lq": normalise(image)})
+        given = engine.run(_feed(engine, image))
         sr = given["sr"] if "sr" in given else given[f"sr_{last}"]
         faces: Outputs = {"face": to_levels(sr)}
         if f"heatmap_{last}" in given:
@@ -123,6 +137,10 @@ def as_engine(engine: Engine) -> Run:
         return faces
 
     return run
+
+
+def _feed(engine: Engine, image: Faces) -> dict[str, NDArray[Any]]:
+    return {"image": image} if engine.metadata.io == "image" else {"lq": normalise(image)}
 
 
 def engine_contender(
@@ -144,6 +162,7 @@ def engine_contender(
     """
     engine = opened.enter_context(load_engine(path, device))
     one = several = as_engine(engine)
+    timed: Callable[[Any], float] | None = getattr(engine, "gpu_milliseconds", None)
     if engine.device == "cpu" and cores() > 1 and not peer:
         several = as_engine(opened.enter_context(load_engine(path, device, lanes=cores())))
     return Contender(
@@ -154,9 +173,7 @@ def engine_contender(
         engine.metadata.precision,
         peer,
         engine,
-        None
-        if engine.device == "cpu" or engine.metadata.io != "image"
-        else lambda image: engine.run({"image": image}),
+        None if timed is None else lambda image: timed(_feed(engine, image)),
     )
 
 

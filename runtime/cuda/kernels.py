@@ -322,17 +322,17 @@ def load_kernels() -> Kernels | None:
     """
     path = next((place / FATBIN for place in PLACES if (place / FATBIN).is_file()), None)
     if path is None:
-        _report("not built here (make kernels)")
+        report("not built here (make kernels)")
         return None
     try:
         cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
-        _report(f"pycuda cannot be imported: {error}")
+        report(f"pycuda cannot be imported: {error}")
         return None
     try:
         return Kernels(_PyCuda(cuda.module_from_file(str(path))))
     except cuda.Error as error:
-        _report(f"{path} does not load: {error}")
+        report(f"{path} does not load: {error}")
         return None
 
 
@@ -355,7 +355,8 @@ class _PyCuda:
 
 
 @functools.cache
-def _report(reason: str) -> None:
+def report(reason: str) -> None:
+    """Log once that frames are processed on the CPU, for a reason."""
     log.warning("frames are processed on the CPU, without the CUDA kernels: %s", reason)
 
 

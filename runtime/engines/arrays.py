@@ -1,8 +1,7 @@
 """Arrays of other libraries, read in place in host or GPU memory.
 
-Protocols: `__cuda_array_interface__` version 3 (documented by Numba) and DLPack (dmlc; the C
-structures follow `dlpack.h`). Both hand over a CUDA stream, so that a consumer's work follows the
-producer's without waiting on the host.
+Protocols: `__cuda_array_interface__` version 3 (documented by Numba) and DLPack. Both hand over a
+CUDA stream, so that a consumer's work follows the producer's without waiting on the host.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dic.engine_file import EngineError
+from runtime.engines.dlpack import CPU, CUDA, CUDA_HOST, read_capsule, to_capsule
 
-CPU, CUDA, CUDA_HOST = 1, 2, 3  # DLDeviceType
-KINDS = {0: "i", 1: "u", 2: "f"}  # DLDataTypeCode to NumPy's kind
+NO_STREAM = -1  # DLPack's number: the consumer needs no synchronisation
 LEGACY_STREAM = 1  # both protocols' number of CUDA's legacy default stream
 
 
@@ -27,7 +26,7 @@ LEGACY_STREAM = 1  # both protocols' number of CUDA's legacy default stream
 class DeviceArray:
     """A C-contiguous array in GPU memory.
 
-    Other libraries read it without a copy: `torch.as_tensor(array)`, `cupy.asarray(array)`.
+    Other libraries read it without a copy: `torch.from_dlpack(array)`, `cupy.asarray(array)`.
 
     Attributes:
         pointer: device address of the first element.
@@ -60,11 +59,74 @@ class DeviceArray:
             "stream": self.stream,  # None: no synchronisation needed
         }
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return CUDA, self.index
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A DLPack capsule that keeps the memory allocated.
+
+        Args:
+            stream: handle of the stream in which the consumer reads it; None is the legacy default
+                stream, and -1 asks for no synchronisation.
+            max_version: ignored: capsules without a version are taken by every consumer.
+            dl_device: where the consumer wants it: only here.
+            copy: False or None: it is never copied.
+
+        Raises:
+            BufferError: it would have to be copied.
+            EngineError: the GPU failed.
+        """
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError(f"an array on cuda:{self.index} is exported in place only")
+        # What this package makes has no work pending. Otherwise the host waits: the stream is
+        # another library's, and no binding need be at hand here to order the two.
+        if self.stream is not None and stream not in (NO_STREAM, self.stream):
+            wait_for(self.index, [self.stream])
+        return to_capsule(
+            self.pointer, self.shape, self.dtype, self.__dlpack_device__(), self.owner
+        )
+
+    def row(self, number: int) -> DeviceArray:
+        """A part along the first dimension, without it; in the same memory."""
+        shape = self.shape[1:]
+        size = math.prod(shape) * self.dtype.itemsize
+        return replace(self, pointer=self.pointer + number * size, shape=shape)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Arrays on one GPU that an engine reads as one batch, in order.
+
+    Attributes:
+        parts: of one shape and dtype, one per row of the batch.
+    """
+
+    parts: tuple[DeviceArray, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.parts), *self.parts[0].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.parts[0].dtype
+
+
+# What an engine's library reads: in host memory, or on its GPU.
+Accepted = NDArray[Any] | DeviceArray | Stacked
+
 
 def accept(
     feed: Mapping[str, Any], device: str, stream: int = LEGACY_STREAM
-) -> dict[str, NDArray[Any] | DeviceArray]:
-    """Convert arrays of any library to NumPy arrays, or to `DeviceArray`s on the engine's GPU.
+) -> dict[str, Accepted]:
+    """Convert arrays of any library to NumPy arrays, or to arrays on the engine's GPU.
 
     Nothing is copied, and nothing waited for.
 
@@ -81,11 +143,12 @@ def accept(
     return {name: _accept(name, array, device, stream) for name, array in feed.items()}
 
 
-def _accept(name: str, array: Any, device: str, stream: int) -> NDArray[Any] | DeviceArray:
+def _accept(name: str, array: Any, device: str, stream: int) -> Accepted:
     if isinstance(array, np.ndarray):
         return array
-    if isinstance(array, DeviceArray):
-        _check_device(name, array.index, device)
+    if isinstance(array, DeviceArray | Stacked):
+        for part in array.parts if isinstance(array, Stacked) else (array,):
+            _check_device(name, part.index, device)
         return array
     # DLPack first: PyTorch's arrays have both, and their `__cuda_array_interface__` no stream.
     if hasattr(array, "__dlpack__"):
@@ -138,35 +201,14 @@ def _from_interface(name: str, array: Any, device: str) -> DeviceArray:
     return DeviceArray(int(interface["data"][0]), shape, dtype, index, array, stream)
 
 
-class _DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
 def _from_capsule(name: str, capsule: Any, index: int) -> DeviceArray:
     """The array that an unconsumed DLPack capsule describes; the capsule owns its memory."""
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    tensor = ctypes.cast(get(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
-    if tensor.code not in KINDS or tensor.lanes != 1:
-        raise ValueError(f"{name}: has a dtype that no engine accepts")
-    dtype = np.dtype(f"{KINDS[tensor.code]}{tensor.bits // 8}")
-    shape = tuple(tensor.shape[: tensor.ndim])
-    if tensor.strides:
-        strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim])
-        if not _contiguous(shape, strides, dtype.itemsize):
-            raise ValueError(f"{name}: is not contiguous; pass a contiguous copy")
-    pointer = (tensor.data or 0) + tensor.byte_offset
+    try:
+        pointer, shape, dtype, strides = read_capsule(capsule)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if strides is not None and not _contiguous(shape, strides, dtype.itemsize):
+        raise ValueError(f"{name}: is not contiguous; pass a contiguous copy")
     return DeviceArray(pointer, shape, dtype, index, capsule)
 
 

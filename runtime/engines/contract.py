@@ -27,6 +27,8 @@ class Engine(Protocol):
     backend: str  # human-readable, such as "ONNX Runtime 1.32.0 CPUExecutionProvider"
     max_batch: int | None  # largest batch; None without a limit
     lanes: int  # number of parallel runs that gives the highest throughput
+    # Engines that also take `runtime.engines.arrays.Stacked` have an attribute `gpu`, the
+    # `runtime.engines.gpu.Gpu` that they run on: photographs are then processed there.
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """Run one batch.

@@ -2,76 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dic.engine_file import EngineError
 from dic.landmarks import decode
 from dic.pixels import normalise, to_levels
 from dic.sizes import LQ_SIZE
+from runtime.engines.arrays import DeviceArray, Stacked
 from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.contract import SHIPPED, Engine
+from runtime.engines.gpu import to_host
 from runtime.engines.load import load_engine
-from runtime.faces.blend import back_project, consistency, enlarged, face_mask, paste
-from runtime.faces.crop import Crop, cut, refine, snapped
+from runtime.faces.crop import Crop, refine, snapped
 from runtime.faces.detect import Detector, YuNetDetector
+from runtime.faces.face import Face
+from runtime.faces.frames import HostFrame, PhotoFrame
+from runtime.faces.gpu import GpuFrames, covered, open_frames
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation
 from runtime.pictures.files import Picture
 from runtime.pictures.inputs import as_picture, as_rgb, described
 from runtime.pictures.resample import shrink
 
+log = logging.getLogger(__name__)
+
 Bytes = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 MAX_ENLARGEMENT = 8  # of a photograph; shows a restored face of 16 pixels at its full 128
 LARGEST_RESULT = 64_000_000  # pixels; the automatic enlargement does not exceed it
 WORKERS = 4  # pictures processed at once
-
-
-@dataclass(frozen=True)
-class Face:
-    """A restored face.
-
-    Attributes:
-        image: (128, 128, 3) uint8 RGB.
-        landmarks: (K, 2) float32, (x, y) pixels of `image`; None if the engine has no landmarks.
-        scores: (K,) float32 heatmap peaks, about 1 for a certain landmark; None without landmarks.
-        crop: the restored square of the picture.
-        steps: `image` after each step, if the engine was exported with `--io tensor --all-steps`;
-            otherwise empty.
-    """
-
-    image: Bytes
-    landmarks: NDArray[np.float32] | None
-    scores: NDArray[np.float32] | None
-    crop: Crop
-    steps: tuple[Bytes, ...] = ()
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(x, y, width, height) of the crop in pixels of the picture, before rotation."""
-        return self.crop.x, self.crop.y, self.crop.size, self.crop.size
-
-    @property
-    def matrix(self) -> NDArray[np.float64]:
-        """(2, 3) affine matrix from pixels of `image` to pixels of the picture."""
-        return self.crop.matrix(self.image.shape[0])
-
-    @property
-    def points(self) -> NDArray[np.float64] | None:
-        """(K, 2) landmarks in pixels of the picture; None if the engine has no landmarks."""
-        if self.landmarks is None:
-            return None
-        return self.crop.to_picture(self.landmarks, self.image.shape[0])
-
-    def mask(self) -> NDArray[np.float32]:
-        """(128, 128) float32 blending mask of `image`, in 0..1; see `face_mask`."""
-        return face_mask(self.image.shape[0], self.landmarks, self.scores)
 
 
 @dataclass(frozen=True)
@@ -140,6 +109,12 @@ class Restorer:
         largest = self.engine.max_batch
         batch = batch if largest is None else min(batch, largest)
         self._run = Batcher(self._run_batch, batch, self.engine.lanes)
+        self._run_on_gpu = Batcher(self._run_batch_on_gpu, batch, self.engine.lanes)
+
+    @cached_property
+    def _frames(self) -> GpuFrames | None:
+        """Where photographs are processed on the engine's GPU, if they can be."""
+        return open_frames(self.engine, self.face_size)
 
     @property
     def detector(self) -> Detector:
@@ -149,7 +124,10 @@ class Restorer:
         return self._detector
 
     def close(self) -> None:
-        """Close the engine, if this restorer loaded it."""
+        """Free what this restorer holds on a GPU, and close the engine if it loaded it."""
+        frames = self.__dict__.pop("_frames", None)
+        if frames is not None:
+            frames.close()
         if self._owned:
             self.engine.close()
 
@@ -218,10 +196,14 @@ class Restorer:
         for picture in pictures:
             if picture.shape[0] != picture.shape[1]:
                 raise ValueError(f"a crop must be square, got {described(picture)}")
-        return self._restore(pictures, [Crop(0, 0, picture.shape[0]) for picture in pictures])
+        faces = self._run([shrink(picture, self.face_size) for picture in pictures])
+        return [
+            replace(face, crop=Crop(0, 0, picture.shape[0]))
+            for face, picture in zip(faces, pictures, strict=True)
+        ]
 
     def restore_in(self, image: Bytes, crops: Sequence[Crop], *, exact: bool = False) -> list[Face]:
-        """Restore the faces in given crops of a picture.
+        """Restore the faces in given crops of a picture, which are cut out in host memory.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -235,8 +217,14 @@ class Restorer:
         Raises:
             EngineError: the engine failed.
         """
+        return self.restore_framed(HostFrame(Picture(image), self.face_size), crops, exact=exact)
+
+    def restore_framed(
+        self, frame: PhotoFrame, crops: Sequence[Crop], *, exact: bool = False
+    ) -> list[Face]:
+        """Restore the faces in given crops of a photograph's frame; see `restore_in`."""
         crops = crops if exact else [snapped(crop) for crop in crops]
-        faces = self._restore([cut(image, crop) for crop in crops], crops)
+        faces = self._restore(frame, crops)
         for _ in range(0 if exact else self.refine):
             wanted = {
                 i: snapped(refine(face.crop, face.landmarks, face.scores, self.face_size))
@@ -244,15 +232,44 @@ class Restorer:
                 if face.landmarks is not None and face.scores is not None
             }
             changed = {i: crop for i, crop in wanted.items() if crop != faces[i].crop}
-            pieces = [cut(image, crop) for crop in changed.values()]
-            for i, face in zip(changed, self._restore(pieces, list(changed.values())), strict=True):
+            again = self._restore(frame, list(changed.values()))
+            for i, face in zip(changed, again, strict=True):
                 faces[i] = face
         return faces
 
-    def _restore(self, pieces: Sequence[Bytes], crops: Sequence[Crop]) -> list[Face]:
-        """Restore square pieces (S, S, 3) of a picture, each extracted from its crop."""
-        faces = self._run([shrink(piece, self.face_size) for piece in pieces])
+    def _restore(self, frame: PhotoFrame, crops: Sequence[Crop]) -> list[Face]:
+        lq = frame.shrunk(crops)
+        on_gpu = [image for image in lq if isinstance(image, DeviceArray)]
+        in_host = [image for image in lq if not isinstance(image, DeviceArray)]
+        faces = self._run_on_gpu(on_gpu) if on_gpu else self._run(in_host)
         return [replace(face, crop=crop) for face, crop in zip(faces, crops, strict=True)]
+
+    def in_frame(
+        self,
+        photo: Picture,
+        crops: Sequence[Crop],
+        background: Interpolation,
+        work: Callable[[PhotoFrame], Result],
+    ) -> Result:
+        """Process a photograph in the engine's GPU memory if possible, else in host memory.
+
+        Args:
+            crops: of the faces to restore.
+            background: how the picture around the faces is enlarged.
+            work: is called with the photograph's frame; if the GPU fails, which is logged, then
+                once more with a frame in host memory.
+
+        Returns:
+            what `work` returns.
+        """
+        if self._frames is not None and covered(photo, crops, background):
+            try:
+                with self._frames.open(photo) as frame:
+                    return work(frame)
+            except EngineError as error:
+                # As text: a record that somebody keeps would keep the GPU's memory allocated.
+                log.warning("%s; the picture is processed in host memory", str(error))
+        return work(HostFrame(photo, self.face_size))
 
     def _run_batch(self, lq: Sequence[Bytes]) -> list[Face]:
         """Run the engine once on (16, 16, 3) uint8 RGB pictures."""
@@ -276,6 +293,26 @@ class Restorer:
                 tuple(step[i] for step in steps) if len(steps) > 1 else (),
             )
             for i in range(len(images))
+        ]
+
+    def _run_batch_on_gpu(self, lq: Sequence[DeviceArray]) -> list[Face]:
+        """Run an engine with pictures as inputs once on (16, 16, 3) uint8 RGB pictures.
+
+        The faces stay on the GPU. Landmarks decide where faces are cropped again and blended,
+        which is the CPU's work.
+        """
+        outputs = self.engine.run({"image": Stacked(tuple(lq))})
+        points, scores = (
+            to_host(outputs[name]) if name in outputs else None for name in ("landmarks", "scores")
+        )
+        return [
+            Face(
+                outputs["face"].row(i),
+                None if points is None else points[i],
+                None if scores is None else scores[i],
+                Crop(0, 0, LQ_SIZE),
+            )
+            for i in range(len(lq))
         ]
 
     def restore_photo(
@@ -312,44 +349,23 @@ class Restorer:
         image = photo.rgb()
         detected = self.detector.find(image) if crops is None else crops
         small = [crop for crop in detected if crop.size <= max_face]
-        faces = self.restore_in(image, small, exact=crops is not None)
-        left = [crop for crop in detected if crop.size > max_face]
-        # Refinement by the landmarks may have enlarged a crop beyond the limit.
-        left += [face.crop for face in faces if face.crop.size > max_face]
-        faces = [face for face in faces if face.crop.size <= max_face]
-        if enlarge is None:
+
+        def work(frame: PhotoFrame) -> RestoredPhoto:
+            faces = self.restore_framed(frame, small, exact=crops is not None)
+            left = [crop for crop in detected if crop.size > max_face]
+            # Refinement by the landmarks may have enlarged a crop beyond the limit.
+            left += [face.crop for face in faces if face.crop.size > max_face]
+            faces = [face for face in faces if face.crop.size <= max_face]
             sizes = [face.crop.size for face in faces]
-            enlarge = enlargement(self.face_size, sizes, image.shape[:2], LARGEST_RESULT)
-            if max_side is not None:
-                enlarge = max(1, min(enlarge, max_side // max(image.shape[:2])))
-        picture = enlarged(photo, enlarge, background)
-        self.blend(picture, image, faces, enlarge)
-        return RestoredPhoto(picture, enlarge, faces, left)
+            scale = enlarge or self._enlargement(sizes, image.shape[:2], max_side)
+            return RestoredPhoto(frame.blended(faces, scale, background), scale, faces, left)
 
-    def blend(
-        self,
-        picture: Picture,
-        image: Bytes,
-        faces: Sequence[Face],
-        scale: int,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        """Blend restored faces into an enlarged picture, in place.
+        return self.in_frame(photo, small, background, work)
 
-        Args:
-            picture: the photograph, already enlarged `scale` times.
-            image: the photograph before enlargement, (H, W, 3) uint8 RGB.
-            faces: with crops in pixels of `image`.
-            scale: the enlargement factor.
-            weights: opacity of each face in 0..1; None is 1 for all.
-        """
-        pairs = list(zip(faces, weights or [1.0] * len(faces), strict=True))
-        # Blend larger faces last: of two that overlap, the larger is nearer to the camera.
-        for face, weight in sorted(pairs, key=lambda pair: pair[0].crop.size):
-            piece = cut(image, face.crop)
-            mask = face.mask() * consistency(face.image, piece) * np.float32(weight)
-            projected = back_project(face.image, piece, picture.quantisation)
-            paste(picture, projected, face.crop, scale, mask)
+    def _enlargement(self, sizes: Sequence[int], shape: Sequence[int], most: int | None) -> int:
+        """See `enlargement`; `most` limits the result's sides."""
+        scale = enlargement(self.face_size, sizes, shape, LARGEST_RESULT)
+        return scale if most is None else max(1, min(scale, most // max(shape)))
 
 
 def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], largest: int) -> int:

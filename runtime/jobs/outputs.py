@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.faces.crop import Crop, cut, scaled
-from runtime.faces.restore import Face
+from runtime.faces.face import Face
 from runtime.pictures.files import Picture
 from runtime.pictures.sheet import captioned, joined, tile
 
@@ -111,7 +111,7 @@ def drawn(result: Result) -> Bytes:
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
     image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     for face in result.faces:
-        crop, side = scaled(result.place(face), zoom), face.image.shape[0]
+        crop, side = scaled(result.place(face), zoom), face.side
         corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
         square = np.round(crop.to_picture(corners, side)).astype(np.int32)
         cv2.polylines(image, [square], True, BOX_COLOUR, max(1, crop.size // 300), cv2.LINE_AA)

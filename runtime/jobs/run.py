@@ -102,10 +102,9 @@ def _here(
 
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
-        restorer = Restorer(engine, detector=detector, batch=asked.batch)
         workers = _workers(photos, engine, asked.batch)
-        work = PictureWork(restorer, request.photos, boxes)
-        with summary:
+        with summary, Restorer(engine, detector=detector, batch=asked.batch) as restorer:
+            work = PictureWork(restorer, request.photos, boxes)
             _pictures(pictures, workers, work, summary)
             for job in jobs:
                 if job.is_video:

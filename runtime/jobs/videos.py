@@ -11,8 +11,9 @@ import cv2
 from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import partial_file, write_whole
+from runtime.faces.face import Face
 from runtime.faces.options import PhotoOptions
-from runtime.faces.restore import Face, Restorer
+from runtime.faces.restore import Restorer
 from runtime.jobs.outputs import face_entry, video_json
 from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.pictures import out_of_memory

@@ -15,10 +15,11 @@ from dic.cores import cores
 from dic.files import partial_file
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
-from runtime.faces.blend import enlarged
 from runtime.faces.crop import Crop
+from runtime.faces.face import Face
+from runtime.faces.frames import PhotoFrame
 from runtime.faces.options import Interpolation, PhotoOptions
-from runtime.faces.restore import Face, Restorer, enlargement
+from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.files import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
@@ -211,12 +212,14 @@ def _restored(
     restorer: Restorer, frame: Frame, visible: list[Sighting], scale: int, way: Interpolation
 ) -> tuple[Frame, list[Face]]:
     """The frame enlarged by `scale` with its faces blended in, and those faces."""
-    photo = Picture(frame.pixels, quantisation=LOSSY)
-    faces = restorer.restore_in(frame.pixels, [s.crop for s in visible], exact=True)
-    weights = [s.weight for s in visible]
-    picture = enlarged(photo, scale, way)
-    restorer.blend(picture, frame.pixels, faces, scale, weights)
-    return replace(frame, pixels=picture.pixels), faces
+    crops, weights = [s.crop for s in visible], [s.weight for s in visible]
+
+    def work(photo: PhotoFrame) -> tuple[Frame, list[Face]]:
+        faces = restorer.restore_framed(photo, crops, exact=True)
+        picture = photo.blended(faces, scale, way, weights)
+        return replace(frame, pixels=picture.pixels), faces
+
+    return restorer.in_frame(Picture(frame.pixels, quantisation=LOSSY), crops, way, work)
 
 
 def _workers() -> int:

@@ -5,8 +5,6 @@ Every kernel runs forwards and backwards; both must give the same bits.
 
 from __future__ import annotations
 
-from unittest import mock
-
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +16,9 @@ from runtime.cuda import layout
 from runtime.cuda.kernels import Kernels, resizable
 from runtime.faces.blend import back_project, consistency, enlarged, face_mask
 from runtime.faces.crop import Crop, cut
+from runtime.faces.face import Face
+from runtime.faces.frames import HostFrame
+from runtime.faces.options import Interpolation
 from runtime.faces.records import (
     SETTINGS,
     comparison_sides,
@@ -29,7 +30,6 @@ from runtime.faces.records import (
     resize_records,
     shrink_sizes,
 )
-from runtime.faces.restore import Face, Restorer
 from runtime.pictures.files import Picture
 from runtime.pictures.resample import resize, shrink
 
@@ -289,7 +289,7 @@ def blended(
     gap: int,
     quantisation: float,
 ) -> np.ndarray:
-    """What `Restorer.blend` does, by kernels alone."""
+    """What `HostFrame.blended` does, by kernels alone."""
     order = sorted(range(len(faces)), key=lambda i: faces[i].crop.size)
     faces, weights = [faces[i] for i in order], [weights[i] for i in order]
     crops, stack = [face.crop for face in faces], np.stack([face.image for face in faces])
@@ -340,9 +340,8 @@ def test_photographs_are_blended_as_on_the_cpu(
         face = np.clip(face + rng.normal(0, 9, face.shape), 0, 255).astype(np.uint8)
         faces.append(Face(face, face_points(rng), np.full(68, (0.9, 0.1)[i % 2], np.float32), crop))
     weights = [float(weight) for weight in rng.uniform(0.3, 1, len(crops))]
-    expected = enlarged(photo, scale)
-    plain = expected.pixels.copy()
-    Restorer.blend(mock.Mock(), expected, photo.rgb(), faces, scale, weights)
+    expected = HostFrame(photo, SIDE).blended(faces, scale, Interpolation.CUBIC, weights)
+    plain = enlarged(photo, scale).pixels
     result = both_ways(
         lambda kernels: blended(
             kernels, pixels, photo.rgb(), faces, weights, scale, gap, quantisation
@@ -371,8 +370,7 @@ def test_the_larger_of_two_faces_covers_the_smaller() -> None:
                 kernels, image, image, order, [1.0, 1.0], 4, 0, 58.0
             )
         )
-        expected = enlarged(Picture(image), 4)
-        Restorer.blend(mock.Mock(), expected, image, order, 4)
+        expected = HostFrame(Picture(image), SIDE).blended(order, 4, Interpolation.CUBIC)
         assert off(result, expected.pixels) <= 2  # stripes are full of sums halfway between levels
         middle = result[120:136, 120:136, 0].astype(float)
         assert middle.std(1).mean() > 10 * middle.std(0).mean(), "the larger face is not on top"

@@ -129,7 +129,7 @@ def test_missing_kernels_are_reported_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    kernels_module._report.cache_clear()
+    kernels_module.report.cache_clear()
     monkeypatch.setattr(kernels_module, "PLACES", (tmp_path,))
     if missing != "fatbin":
         (tmp_path / kernels_module.FATBIN).touch()

@@ -22,10 +22,12 @@ PYCUDA = {
     "get_driver_version": (),
     "pagelocked_empty": ("shape", "dtype", "order", "mem_flags"),
     "mem_alloc": ("size",),
+    "memcpy_dtoh": ("dest", "src"),
     "memcpy_htod_async": ("dest", "src", "stream"),
     "memcpy_dtoh_async": ("dest", "src", "stream"),
     "memcpy_dtod_async": ("dest", "src", "size", "stream"),
     "memset_d8_async": ("dest", "data", "size", "stream"),
+    "module_from_file": ("filename",),
     "Device.count": (),
     "Device.name": (),
     "Device.compute_capability": (),
@@ -42,6 +44,10 @@ PYCUDA = {
     "Event.record": ("stream",),
     "DeviceAllocation.free": (),
     "PagelockedHostAllocation.free": (),
+    "Module.get_function": ("name",),
+    # pycuda/driver.py
+    "Function.prepare": ("arg_types", "texrefs"),
+    "Function.prepared_async_call": ("grid", "block", "stream", "args", "kwargs"),
 }
 EXCEPTIONS = {"Error", "MemoryError", "LogicError"}
 # cuda-bindings 13.5, cuda.bindings.runtime.
@@ -55,6 +61,8 @@ BINDINGS = {
     "cudaEventCreateWithFlags": ("flags",),
     "cudaEventRecord": ("event", "stream"),
     "cudaStreamWaitEvent": ("stream", "event", "flags"),
+    "cudaEventSynchronize": ("event",),
+    "cudaEventElapsedTime": ("start", "end"),
     "cudaEventDestroy": ("event",),
     "cudaMemPoolCreate": ("poolProps",),
     "cudaMemPoolSetAttribute": ("memPool", "attr", "value"),

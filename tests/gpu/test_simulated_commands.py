@@ -21,6 +21,7 @@ import servers
 from conftest import ROOT, Command, one_line_error
 from simulated import Faults, Machine
 from simulated.make import LIBRARIES, make_plan
+from simulated.objects import EXECUTION_TIME
 
 from runtime import FaceRestorer
 from runtime.engines.load import load_engine
@@ -73,10 +74,12 @@ def test_photographs_with_faces(
     infer: Command,
     plan: Path,
     machine: Machine,
+    fatbin: Path,
     tiny_engine: Path,
     photo_file: Path,
     tmp_path: Path,
 ) -> None:
+    """In GPU memory, for the engine on the GPU."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for n in range(3):
@@ -86,12 +89,23 @@ def test_photographs_with_faces(
         assert done.returncode == 0, done.stderr
     same(tmp_path / "gpu", tmp_path / "cpu")
     assert machine.executions > 3
+    assert machine.launches.count("paste") == 3
 
 
 def test_a_video(
-    infer: Command, rtx: Path, machine: Machine, photo_file: Path, tmp_path: Path
+    infer: Command,
+    rtx: Path,
+    machine: Machine,
+    fatbin: Path,
+    tiny_engine: Path,
+    photo_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In GPU memory, for the engine on the GPU. What goes to the encoder is compared."""
     av = pytest.importorskip("av")
+    from runtime.video.writer import Writer
+
     frame = cv2.imread(str(photo_file))
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=12)
@@ -99,12 +113,18 @@ def test_a_video(
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
         container.mux(stream.encode(None))
-    out = tmp_path / "out.mp4"
-    done = infer("--engine", rtx, "--faces", tmp_path / "clip.mp4", "-o", out)
-    assert done.returncode == 0, done.stderr
-    with av.open(str(out)) as container:
-        assert len(list(container.decode(video=0))) == 4
-    assert machine.executions > 0
+    frames: list[np.ndarray] = []
+    add = Writer.add
+    monkeypatch.setattr(Writer, "add", lambda self, f: (frames.append(f.pixels), add(self, f))[1])
+    for name, line in (("gpu", [rtx]), ("cpu", [tiny_engine, "--device", "cpu"])):
+        out = tmp_path / f"{name}.mp4"
+        done = infer("--engine", *line, "--faces", tmp_path / "clip.mp4", "-o", out)
+        assert done.returncode == 0, done.stderr
+        with av.open(str(out)) as container:
+            assert len(list(container.decode(video=0))) == 4
+    for one, other in zip(frames[:4], frames[4:], strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert machine.launches.count("paste") == 4
 
 
 def test_the_library_from_eight_threads(
@@ -243,19 +263,19 @@ def test_the_benchmark(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """PyTorch has no simulated GPU: its reference and its events stay on the CPU."""
+    """PyTorch has no simulated GPU: its reference stays on the CPU."""
     from benchmarks.contenders import gather
-    from benchmarks.measure import latency
 
     real = gather.pytorch
     monkeypatch.setattr(
         gather, "pytorch", lambda network, marks, where, *more: real(network, marks, "cpu", *more)
     )
-    monkeypatch.setattr(latency, "between_events", lambda one, image: [])
     found = tmp_path / "found.json"
     line = ["--engine", rtx, "--reference", tiny_checkpoint, "--device", "cuda"]
     line += ["--batch", 1, 3, "--rounds", 1, "--seconds", 1, "--json", found]
     done = here("benchmarks", "latency", *line)
     assert done.returncode == 0, done.stderr
-    names = {row["name"] for row in json.loads(found.read_text())["latency"]}
-    assert "dic.trt" in names
+    rows = [r for r in json.loads(found.read_text())["latency"] if r["name"] == "dic.trt"]
+    assert [row["batch"] for row in rows] == [1, 3]
+    # Simulated events see time pass only while a network runs, once between two events.
+    assert {ms for row in rows for ms in row["gpu_milliseconds"]} == {EXECUTION_TIME}

@@ -15,6 +15,7 @@ import pytest
 from simulated import Faults, Machine
 from simulated.arrays import ByDlpack, ByInterface, ByOldInterface, Pending
 from simulated.make import LIBRARIES, make_plan
+from simulated.objects import EXECUTION_TIME
 
 from dic.engine_file import EngineError
 from runtime.engines.arrays import DeviceArray, wait_for
@@ -51,6 +52,21 @@ def test_a_plan_computes_what_its_onnx_file_computes(
             agree(engine.run({"image": IMAGE[:batch]}), wanted, batch)
     assert machine.replays >= 6, "runs replay graphs"
     assert json.loads(plan.with_name("dic.trt.json").read_text())["verified"].startswith("Sim")
+
+
+def test_gpu_time_is_that_between_events_in_the_lanes_stream(plan: Path, machine: Machine) -> None:
+    """Simulated events see time pass only while a network runs: nothing of the host, no copy, and
+    no run that is not this one.
+    """
+    with load_engine(plan, "cuda") as engine:
+        for batch in (1, 4, 3, 4):
+            before = machine.executions
+            assert engine.gpu_milliseconds({"image": IMAGE[:batch]}) == EXECUTION_TIME
+            assert machine.executions > before
+        machine.faults.sticky_at = machine.executions + 1
+        with pytest.raises(EngineError, match="illegal memory access") as caught:
+            engine.gpu_milliseconds({"image": IMAGE})
+    del caught
 
 
 def test_buckets_are_powers_of_two_within_the_profile() -> None:

@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from conftest import ROOT, Command, one_line_error
 from dic.engine_file import EngineError
 from runtime.engines.arrays import DeviceArray, _from_capsule, accept
 from runtime.engines.batching import overlapped
+from runtime.engines.dlpack import CPU, CUDA, _tensor, to_capsule
 from runtime.engines.load import load_engine, parse_device
 from runtime.engines.onnx_file import read_metadata
 
@@ -196,6 +198,55 @@ def test_dlpack_capsules_are_read_as_their_maker_wrote_them() -> None:
         assert found.__cuda_array_interface__["data"] == (tensor.data_ptr(), False)
     with pytest.raises(ValueError, match="not contiguous"):
         _from_capsule("x", torch.ones(4, 6)[:, ::2].__dlpack__(), 0)
+
+
+class Exported:
+    """An array in host memory, exported as if the host were the GPU that `DeviceArray`s are on."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return CPU, 0
+
+    def __dlpack__(self, **_: object) -> object:
+        array = self.array
+        return to_capsule(array.ctypes.data, array.shape, array.dtype, (CPU, 0), array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32])
+def test_dlpack_capsules_are_read_by_numpy_and_pytorch(dtype: type) -> None:
+    source = np.arange(24, dtype=dtype).reshape(2, 3, 4)
+    for read in (np.from_dlpack, torch.from_dlpack):
+        given = read(Exported(source))
+        np.testing.assert_array_equal(np.asarray(given), source)
+        view = source.view()
+        held, given = weakref.ref(view), read(Exported(view))
+        del view
+        assert held() is not None, "the consumer keeps the memory"
+        del given
+        assert held() is None, "and lets it go"
+
+
+def test_arrays_on_a_gpu_are_exported_by_dlpack() -> None:
+    """As far as a capsule tells; that consumers ask for a stream is their protocol's matter."""
+    owner = np.zeros(1)
+    array = DeviceArray(0x7F0000001000, (2, 3), np.dtype(np.float32), 1, owner)
+    assert array.__dlpack_device__() == (CUDA, 1)
+    for stream in (None, -1, 1, 12345):
+        capsule = array.__dlpack__(stream=stream, max_version=(1, 0), dl_device=(CUDA, 1))
+        tensor = _tensor(capsule)
+        assert (tensor.data, tensor.device_type, tensor.device_id) == (array.pointer, CUDA, 1)
+        assert (tensor.code, tensor.bits, tensor.lanes, tensor.byte_offset) == (2, 32, 1, 0)
+        found = _from_capsule("x", capsule, 1)
+        assert (found.pointer, found.shape, found.dtype) == (array.pointer, (2, 3), array.dtype)
+    row = array.row(1)
+    assert (row.pointer, row.shape, row.owner) == (array.pointer + 12, (3,), owner)
+    for wrong in ({"copy": True}, {"dl_device": (CPU, 0)}):
+        with pytest.raises(BufferError, match="in place only"):
+            array.__dlpack__(**wrong)  # type: ignore[arg-type]
+    with pytest.raises((BufferError, RuntimeError)):  # which destroys a capsule unread
+        np.from_dlpack(array)
 
 
 def test_accept_leaves_numpy_arrays_alone() -> None:

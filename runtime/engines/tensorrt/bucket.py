@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.engines.tensorrt.gpu import CudaError
+from runtime.engines.gpu import CudaError
 from runtime.engines.tensorrt.loaded_plan import LoadedPlan
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from dic.engine_file import EngineError, sidecar
 from dic.files import write_whole
 from runtime.engines.arrays import accept
 from runtime.engines.contract import check_contract, check_feed
-from runtime.engines.tensorrt.gpu import Gpu, open_gpu
+from runtime.engines.gpu import Clock, Gpu, open_gpu
 from runtime.engines.tensorrt.lane import Lane
 from runtime.engines.tensorrt.library import open_library
 from runtime.engines.tensorrt.loaded_plan import LoadedPlan
@@ -29,6 +29,9 @@ LANES = 2  # one computes while the other's inputs and outputs are copied
 
 class TensorRTEngine:
     """An `Engine` that runs a plan.
+
+    Attributes:
+        gpu: where it runs, and where photographs can be processed beside it (`runtime.faces.gpu`).
 
     Args:
         path: the plan; its metadata is in the JSON file beside it.
@@ -46,7 +49,7 @@ class TensorRTEngine:
         trt = open_library(path, label, content)
         self.backend = f"{label} {trt.__version__}"
         described = described_plan(path, content)
-        self._gpu = gpu = open_gpu(path, index)
+        self.gpu = gpu = open_gpu(path, index)
         try:
             with gpu.current():
                 plan = LoadedPlan(path, trt, label, gpu, content, allows_host_code(described))
@@ -70,10 +73,32 @@ class TensorRTEngine:
             raise
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return self._run(feed)
+
+    def gpu_milliseconds(self, feed: Mapping[str, Any]) -> float:
+        """Run one batch, and return how long the GPU computed: by CUDA events in the run's stream.
+
+        Copies are not included, nor is what the first run of a batch size prepares.
+
+        Args:
+            feed: as for `run`, and raises the same.
+        """
+        try:
+            with self.gpu.current():
+                clock = Clock(self.gpu)
+                try:
+                    self._run(feed, clock)
+                    return clock.milliseconds()
+                finally:
+                    clock.free()
+        except self.gpu.failures as error:
+            raise self._failed(error) from error
+
+    def _run(self, feed: Mapping[str, Any], clock: Clock | None = None) -> dict[str, Any]:
         if not self._release.alive:
             raise ValueError(f"{self.path}: the engine is closed")
         try:
-            with self._gpu.current():
+            with self.gpu.current():
                 lane = self._lane()
                 try:
                     arrays = accept(feed, self.device, lane.handle)
@@ -82,13 +107,13 @@ class TensorRTEngine:
                     self._idle.put(lane)
                     raise
                 try:
-                    outputs = lane.run(arrays)
+                    outputs = lane.run(arrays, clock)
                 except BaseException:  # what is queued in its stream is unknown
                     self._discard(lane)
                     raise
                 self._idle.put(lane)
                 return outputs
-        except self._gpu.failures as error:
+        except self.gpu.failures as error:
             raise self._failed(error) from error
 
     def _lane(self) -> Lane:
@@ -103,7 +128,7 @@ class TensorRTEngine:
             except BaseException as error:
                 with self._lock:
                     alone = self._made == 0
-                if alone or not isinstance(error, (EngineError, *self._gpu.failures)):
+                if alone or not isinstance(error, (EngineError, *self.gpu.failures)):
                     self._idle.put(None)
                     raise
                 log.warning("%s: runs with fewer lanes: %s", self.path, error)
@@ -131,7 +156,7 @@ class TensorRTEngine:
         json_file = sidecar(self.path)
         try:
             entries = json.loads(json_file.read_text())
-            entries["verified"] = f"{self._gpu.name}, {self.backend}"
+            entries["verified"] = f"{self.gpu.name}, {self.backend}"
             write_whole(json_file, (json.dumps(entries, indent=1) + "\n").encode())
         except (OSError, ValueError, UserError) as error:
             log.info("%s: verified, but not recorded in %s: %s", self.path, json_file.name, error)

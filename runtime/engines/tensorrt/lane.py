@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines.arrays import DeviceArray
+from runtime.engines.arrays import Accepted, DeviceArray, Stacked
+from runtime.engines.gpu import NON_BLOCKING, Clock, CudaError, DeviceMemory
 from runtime.engines.tensorrt.bucket import Bucket, bucket_sizes
-from runtime.engines.tensorrt.gpu import NON_BLOCKING, CudaError, DeviceMemory
 from runtime.engines.tensorrt.loaded_plan import LoadedPlan
 
 log = logging.getLogger(__name__)
@@ -66,11 +66,12 @@ class Lane:
         """Of the stream."""
         return int(self._stream.handle)
 
-    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feed: Mapping[str, Accepted], clock: Clock | None = None) -> dict[str, Any]:
         """Run one batch.
 
         Args:
             feed: a contiguous array (batch, ...) per input, in host or GPU memory.
+            clock: marks the beginning and the end of the network's run in the lane's stream.
 
         Returns:
             NumPy arrays, or `DeviceArray`s if an input is in GPU memory. The run has finished.
@@ -82,22 +83,29 @@ class Lane:
         if size not in self._buckets:
             with self._plan.lock:
                 self._prepare(size)
+        if clock is not None:
+            clock.mark(self.handle)
         self._buckets[size].run()
-        if any(isinstance(array, DeviceArray) for array in feed.values()):
+        if clock is not None:
+            clock.mark(self.handle)
+        if any(isinstance(array, DeviceArray | Stacked) for array in feed.values()):
             return self._device_outputs(batch)
         return self._host_outputs(batch)
 
-    def _upload(self, name: str, source: Any) -> None:
+    def _upload(self, name: str, source: Accepted) -> None:
         """Copy an input into the buffer whose address the contexts and graphs know."""
         gpu, buffer = self._plan.gpu, int(self._device[name])
-        if isinstance(source, DeviceArray):
-            if source.stream is not None:
-                gpu.after(self.handle, source.stream)
-            gpu.cuda.memcpy_dtod_async(buffer, source.pointer, source.nbytes, self._stream)
-        else:
+        if isinstance(source, np.ndarray):
             staged = self._host[name][: len(source)]
             staged[...] = source
             gpu.cuda.memcpy_htod_async(buffer, staged, self._stream)
+            return
+        parts = source.parts if isinstance(source, Stacked) else (source,)
+        for stream in {part.stream for part in parts if part.stream is not None}:
+            gpu.after(self.handle, stream)
+        for part in parts:
+            gpu.cuda.memcpy_dtod_async(buffer, part.pointer, part.nbytes, self._stream)
+            buffer += part.nbytes
 
     def _prepare(self, size: int) -> None:
         """Make a bucket, and compare replays of its graph with an ordinary run.

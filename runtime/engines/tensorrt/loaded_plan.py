@@ -9,7 +9,7 @@ from typing import Any
 
 from dic.engine_file import EngineError
 from dic.tensorrt_log import plan_logger
-from runtime.engines.tensorrt.gpu import Gpu
+from runtime.engines.gpu import Gpu
 from runtime.engines.tensorrt.interface import describe
 from runtime.engines.tensorrt.library import RTX, check_validity
 from runtime.engines.tensorrt.runtime_cache import RuntimeCache

@@ -16,7 +16,8 @@ from typing import Any
 from unittest import mock
 
 from . import cudart, libcuda, pycuda_driver, tensorrt
-from .machine import Faults, Machine, SimulatedError
+from .machine import Machine
+from .objects import Faults, SimulatedError
 from .plan import SimulatedPlan
 
 __all__ = ["Faults", "Machine", "SimulatedError", "SimulatedPlan", "installed"]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .machine import LEGACY, Machine
+from .machine import Machine
+from .objects import LEGACY
 
 
 class _DLTensor(ctypes.Structure):

@@ -12,7 +12,8 @@ from functools import wraps
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from .machine import TEXTS, Event, Graph, Machine, Memory, Pool, SimulatedError
+from .machine import Machine
+from .objects import TEXTS, Event, Graph, Memory, Pool, SimulatedError
 
 
 class Handle:
@@ -138,6 +139,7 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
     @returning(1)
     def cudaEventCreateWithFlags(flags: int) -> Handle:  # noqa: N802
         event = machine.new_event()
+        event.timing = not flags & runtime.cudaEventDisableTiming
         return Handle(event, event.handle)
 
     @returning(0)
@@ -147,6 +149,19 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
     @returning(0)
     def cudaStreamWaitEvent(stream: Any, event: Any, flags: int) -> None:  # noqa: N802
         machine.wait(machine.stream(int(stream)), the(event, Event))
+
+    @returning(0)
+    def cudaEventSynchronize(event: Any) -> None:  # noqa: N802
+        machine.wait_for(the(event, Event))
+
+    @returning(1)
+    def cudaEventElapsedTime(start: Any, end: Any) -> float:  # noqa: N802
+        first, last = the(start, Event), the(end, Event)
+        if not (first.timing and last.timing) or first.recorded is None or last.recorded is None:
+            raise SimulatedError(400)
+        if first.time is None or last.time is None:
+            raise SimulatedError(600)
+        return last.time - first.time
 
     @returning(0)
     def cudaEventDestroy(event: Any) -> None:  # noqa: N802
@@ -172,6 +187,7 @@ def make(machine: Machine) -> tuple[ModuleType, ModuleType]:  # one namespace, l
         if not pool.threshold:
             machine.violations.append("a pool that gives its memory back at every synchronisation")
         machine.enqueue(queue, lambda: None)
+        machine.pooled += 1
         return machine.allocate(size).address
 
     @returning(0)

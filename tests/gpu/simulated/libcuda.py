@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from .machine import Machine, SimulatedError
+from .machine import Machine
+from .objects import SimulatedError
 
 
 class LibCuda:

@@ -14,122 +14,34 @@ from __future__ import annotations
 import bisect
 import gc
 import threading
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_DEVICE = 0, 1, 2, 101
-INVALID_CONTEXT, INVALID_HANDLE, NOT_READY, ILLEGAL_ADDRESS = 201, 400, 600, 700
-CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, GRAPH_NOT_INSTANTIATED = 900, 901, 999
-TEXTS = {
-    INVALID_VALUE: "invalid argument",
-    OUT_OF_MEMORY: "out of memory",
-    INVALID_DEVICE: "invalid device ordinal",
-    INVALID_CONTEXT: "invalid device context",
-    INVALID_HANDLE: "invalid resource handle",
-    NOT_READY: "device not ready",
-    ILLEGAL_ADDRESS: "an illegal memory access was encountered",
-    CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
-    CAPTURE_INVALIDATED: "operation failed due to a previous error during capture",
-    GRAPH_NOT_INSTANTIATED: "unknown error",
-}
-LEGACY, PER_THREAD = 1, 2  # special stream handles
-NULL = 0  # the driver API's number of the legacy default stream
-UNWRITTEN, FREED = 0xCD, 0xDD  # fill of memory that was not written yet, or is free
-Operation = Callable[[], None]
-
-
-class SimulatedError(Exception):
-    """What the driver answers with an error code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(TEXTS[code])
-        self.code = code
-
-
-@dataclass
-class Faults:
-    """Planted faults; numbers count from 1.
-
-    Attributes:
-        oom_at: these allocations (of GPU or page-locked memory) fail.
-        sticky_at: the execution of a network that corrupts the device: an error, from then on
-            for every call.
-        false_at: these calls of `execute_async_v3` return False.
-        no_capture: a run cannot be captured into a graph.
-        no_instance: a graph cannot be instantiated.
-        no_launch: an instantiated graph cannot be launched.
-        empty_graphs: graphs record nothing, without an error.
-    """
-
-    oom_at: frozenset[int] = frozenset()
-    sticky_at: int = 0
-    false_at: frozenset[int] = frozenset()
-    no_capture: bool = False
-    no_instance: bool = False
-    no_launch: bool = False
-    empty_graphs: bool = False
-
-
-@dataclass(eq=False)
-class Gpu:
-    index: int
-    name: str = "Simulated GPU"
-    capability: tuple[int, int] = (8, 9)
-    failed: bool = False  # a sticky error
-    retained: int = 0
-
-
-@dataclass(eq=False)
-class Memory:
-    """GPU memory, or page-locked host memory (`gpu` is None)."""
-
-    gpu: Gpu | None
-    address: int
-    data: NDArray[np.uint8]
-    alive: bool = True
-
-
-@dataclass(eq=False)
-class Stream:
-    gpu: Gpu
-    handle: int
-    blocking: bool
-    queue: deque[Operation] = field(default_factory=deque)
-    queued: int = 0
-    capture: list[Operation] | None = None
-    capturer: threading.Thread | None = None
-    invalid: bool = False
-    alive: bool = True
-
-    @property
-    def done(self) -> int:
-        return self.queued - len(self.queue)
-
-
-@dataclass(eq=False)
-class Event:
-    gpu: Gpu
-    handle: int
-    recorded: tuple[Stream, int] | None = None
-    alive: bool = True
-
-
-@dataclass(eq=False)
-class Graph:
-    gpu: Gpu
-    operations: list[Operation]
-    alive: bool = True
-
-
-@dataclass(eq=False)
-class Pool:
-    gpu: Gpu
-    threshold: int = 0
+from .objects import (
+    CAPTURE_INVALIDATED,
+    CAPTURE_UNSUPPORTED,
+    FREED,
+    GUARD,
+    ILLEGAL_ADDRESS,
+    INVALID_CONTEXT,
+    INVALID_HANDLE,
+    INVALID_VALUE,
+    LEGACY,
+    NULL,
+    OUT_OF_MEMORY,
+    PER_THREAD,
+    UNWRITTEN,
+    Event,
+    Faults,
+    Gpu,
+    Graph,
+    Memory,
+    Operation,
+    SimulatedError,
+    Stream,
+)
 
 
 class Machine:
@@ -140,8 +52,12 @@ class Machine:
         self.faults = Faults()
         self.violations: list[str] = []
         self.lock = threading.RLock()
+        self.pooled = 0  # of the allocations, those from a pool
         self.allocations = self.executions = self.enqueues = 0
         self.replays = self.compilations = self.fallbacks = 0  # counted for tests
+        self.copies: list[tuple[str, int]] = []  # direction and bytes of each host copy
+        self.launches: list[str] = []  # kernels that ran
+        self.time = 0.0  # ms
         self.live: set[Any] = set()  # every object that must be destroyed
         self.streams: dict[int, Stream] = {}
         self._next = 0x7F0000000000
@@ -199,11 +115,12 @@ class Machine:
                 raise SimulatedError(INVALID_VALUE)
             if self.allocations in self.faults.oom_at:
                 raise SimulatedError(OUT_OF_MEMORY)
-            self._next += -(-size // 512) * 512 + 4096  # addresses are not used again
-            data = np.full(size, UNWRITTEN, np.uint8)
-            memory = Memory(None if pinned else gpu, self._next, data)
+            # Real addresses, which kernels on the CPU can use. They are not used again: the array
+            # stays when the memory is freed.
+            whole = np.full(size + GUARD, UNWRITTEN, np.uint8)
+            data, guard = whole[:size], whole[size:]
+            memory = Memory(None if pinned else gpu, whole.ctypes.data, data, guard)
             if pinned:
-                memory.address = data.ctypes.data
                 self._pinned.append(memory)
             else:
                 self._memory[memory.address] = memory
@@ -224,6 +141,8 @@ class Machine:
 
     def release(self, memory: Memory) -> None:
         """Mark memory as free; later accesses are found."""
+        if (memory.guard != UNWRITTEN).any():
+            self.violations.append("memory written behind the end of an allocation")
         memory.alive = False
         memory.data[:] = FREED
         self.live.discard(memory)
@@ -335,9 +254,19 @@ class Machine:
         with self.lock:
             if not event.alive or event.gpu is not stream.gpu:
                 raise SimulatedError(INVALID_HANDLE)
-            if stream.handle == LEGACY:  # includes what all blocking streams have queued
-                self.enqueue(stream, lambda: None)
+            self.enqueue(stream, lambda: setattr(event, "time", self.time))
             event.recorded = (stream, stream.queued)
+
+    def wait_for(self, event: Event) -> None:
+        """Wait on the host until a stream has come to an event."""
+        with self.lock:
+            if not event.alive:
+                raise SimulatedError(INVALID_HANDLE)
+            self._forbid_in_capture("waiting for an event")
+            if event.recorded is not None:
+                self.drain(*event.recorded)
+            if event.gpu.failed:
+                raise SimulatedError(ILLEGAL_ADDRESS)
 
     def wait(self, stream: Stream, event: Event) -> None:
         with self.lock:
@@ -385,12 +314,17 @@ class Machine:
                 self.violations.append(f"{what} during the capture of a graph")
                 raise SimulatedError(CAPTURE_UNSUPPORTED)
 
-    def finish(self) -> None:
-        """Raise AssertionError for every rule that was broken, and for everything not freed."""
-        if self.live:  # perhaps held by a cycle only
-            gc.collect()
+    def settle(self) -> int:
+        """Free what is held by a cycle only, and what is queued to be freed; what is left."""
+        gc.collect()
         for stream in self._legacy:
             self.drain(stream)
+        return len(self.live)
+
+    def finish(self) -> None:
+        """Raise AssertionError for every rule that was broken, and for everything not freed."""
+        if self.live:
+            self.settle()
         found = list(self.violations)
         if not any(gpu.failed for gpu in self.gpus):  # then nothing can be freed any more
             found += [f"never freed: {type(thing).__name__.lower()}" for thing in self.live]

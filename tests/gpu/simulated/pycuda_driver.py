@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .machine import OUT_OF_MEMORY, Gpu, Machine, Memory, SimulatedError
+from . import kernels
+from .machine import Machine
+from .objects import NO_FILE, OUT_OF_MEMORY, Gpu, Memory, SimulatedError
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
@@ -190,12 +193,13 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
     def mem_alloc(size: int) -> DeviceAllocation:
         return DeviceAllocation(machine.allocate(int(size)))
 
-    def buffer(array: Any, writable: bool) -> NDArray[np.uint8]:
+    def buffer(array: Any, writable: bool, pinned: bool = True) -> NDArray[np.uint8]:
         view = memoryview(array)
         if not view.contiguous or (writable and view.readonly):
             raise BufferError("ndarray is not contiguous or not writable")
         flat: NDArray[np.uint8] = np.asarray(array).reshape(-1).view(np.uint8)
-        machine.check_pinned(flat)
+        if pinned:
+            machine.check_pinned(flat)
         return flat
 
     def queue_of(stream: Stream | None) -> Any:
@@ -207,6 +211,7 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
 
         def copy() -> None:
             machine.check_pinned(bytes_)
+            machine.copies.append(("up", len(bytes_)))
             machine.view(to, len(bytes_), gpu)[:] = bytes_
 
         machine.enqueue(queue_of(stream), copy)
@@ -217,9 +222,21 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
 
         def copy() -> None:
             machine.check_pinned(bytes_)
+            machine.copies.append(("down", len(bytes_)))
             bytes_[:] = machine.view(start, len(bytes_), gpu)
 
         machine.enqueue(queue_of(stream), copy)
+
+    @raising
+    def memcpy_dtoh(dest: Any, src: Any) -> None:
+        gpu, bytes_, start = machine.current(), buffer(dest, True, pinned=False), int(src)
+
+        def copy() -> None:
+            machine.copies.append(("down", len(bytes_)))
+            bytes_[:] = machine.view(start, len(bytes_), gpu)
+
+        machine.enqueue(machine.stream(0), copy)
+        machine.synchronise(machine.stream(0))
 
     @raising
     def memcpy_dtod_async(dest: Any, src: Any, size: int, stream: Stream | None = None) -> None:
@@ -239,6 +256,44 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
 
         machine.enqueue(queue_of(stream), fill)
 
+    class Module:
+        """A fatbin: every kernel of the product, whatever the file holds."""
+
+        def __init__(self, gpu: Gpu) -> None:
+            self._gpu = gpu
+            machine.live.add(id(self))
+
+        def __del__(self) -> None:
+            machine.live.discard(id(self))
+            machine.must_be_current(self._gpu, "a module")
+
+        @raising
+        def get_function(self, name: str) -> Function:
+            return Function(self, kernels.named(name))
+
+    class Function:
+        def __init__(self, module: Module, name: str) -> None:
+            self._module, self._name = module, name
+
+        def prepare(self, arg_types: Any, texrefs: Any = None) -> Function:
+            (self._structure,) = arg_types
+            return self
+
+        @raising
+        def prepared_async_call(
+            self, grid: Any, block: Any, stream: Stream | None, *args: Any, **kwargs: Any
+        ) -> None:
+            launch = kernels.Launch(self._name, grid, block, *args, **kwargs)
+            launch.check(self._structure)
+            gpu = machine.current()
+            machine.enqueue(queue_of(stream), lambda: launch.run(machine, gpu))
+
+    @raising
+    def module_from_file(filename: str) -> Module:
+        if not Path(filename).is_file():
+            raise SimulatedError(NO_FILE)
+        return Module(machine.current())
+
     def init(flags: int = 0) -> None:
         module.initialised = True
 
@@ -248,7 +303,8 @@ def make(machine: Machine) -> ModuleType:  # one namespace: longer than a functi
 
     for thing in (
         Error, MemoryError, LogicError, Context, Device, Stream, Event, DeviceAllocation,
-        PagelockedHostAllocation, pagelocked_empty, mem_alloc, memcpy_htod_async,
+        PagelockedHostAllocation, Module, Function, pagelocked_empty, mem_alloc, memcpy_dtoh,
+        memcpy_htod_async, module_from_file,
         memcpy_dtoh_async, memcpy_dtod_async, memset_d8_async, init, get_driver_version,
     ):  # fmt: skip
         setattr(module, thing.__name__, thing)

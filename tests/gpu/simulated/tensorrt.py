@@ -18,7 +18,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from .machine import Gpu, Machine, SimulatedError
+from .machine import Machine
+from .objects import EXECUTION_TIME, Gpu, SimulatedError
 from .plan import HEADER_SIZE, VERSION, SimulatedPlan
 from .tensorrt_types import (
     DTYPES,
@@ -376,6 +377,7 @@ class IExecutionContext(Destroyed):
 
         def run() -> None:
             machine.executions += 1
+            machine.time += EXECUTION_TIME
             if machine.executions == machine.faults.sticky_at:
                 gpu.failed = True
                 return

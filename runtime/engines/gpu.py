@@ -1,4 +1,4 @@
-"""A GPU: its context, and what the engine takes from the two CUDA bindings.
+"""A GPU: its context, and what engines and kernels take from the two CUDA bindings.
 
 PyCUDA does contexts, memory, streams and copies. What it lacks comes from cuda-bindings on the
 same streams: CUDA graphs, events on other libraries' streams, stream-ordered allocation.
@@ -13,7 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dic.engine_file import EngineError
+from runtime.engines.arrays import DeviceArray
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
 KEPT = 1 << 40  # bytes: the pool keeps all memory that it once had (release threshold)
@@ -108,6 +112,34 @@ class Gpu:
         return f"{self.name}, {major}.{minor}, driver {self.cuda.get_driver_version()}"
 
 
+class Clock:
+    """Times what a stream does between two points, by CUDA events in it. For one thread.
+
+    Raises:
+        CudaError: the GPU failed. Its context must be current.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu, self._events = gpu, list[Any]()
+
+    def mark(self, stream: int) -> None:
+        """Note the time at which a stream, given by its handle, comes to this point."""
+        cudart = self._gpu.cudart
+        self._events.append(self._gpu.check(cudart.cudaEventCreateWithFlags(0)))
+        self._gpu.check(cudart.cudaEventRecord(self._events[-1], stream))
+
+    def milliseconds(self) -> float:
+        """Between the first two marks; waits until the stream has come there."""
+        first, last = self._events[:2]
+        self._gpu.check(self._gpu.cudart.cudaEventSynchronize(last))
+        return float(self._gpu.check(self._gpu.cudart.cudaEventElapsedTime(first, last)))
+
+    def free(self) -> None:
+        """Destroy the events."""
+        while self._events:
+            self._gpu.check(self._gpu.cudart.cudaEventDestroy(self._events.pop()))
+
+
 class DeviceMemory:
     """Memory from a GPU's pool. It may be freed in any thread.
 
@@ -129,6 +161,22 @@ class DeviceMemory:
                 with self._gpu.current():
                     cudart = self._gpu.cudart
                     cudart.cudaFreeAsync(self.pointer, cudart.cudaStreamLegacy)
+
+
+def to_host(array: DeviceArray) -> NDArray[Any]:
+    """Copy an array of a GPU that is in use by an engine, on which no work is pending.
+
+    Raises:
+        EngineError: the GPU failed.
+    """
+    gpu = _GPUS[array.index]
+    copy: NDArray[Any] = np.empty(array.shape, array.dtype)
+    try:
+        with gpu.current():
+            gpu.cuda.memcpy_dtoh(copy, array.pointer)
+    except gpu.failures as error:
+        raise EngineError(f"cuda:{array.index}: failed ({error}); see nvidia-smi") from error
+    return copy
 
 
 def open_gpu(path: Path, index: int) -> Gpu:
