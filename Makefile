@@ -39,7 +39,7 @@ test: lint $(TRITON)
 # Ray's packages.
 test-cluster: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cluster]'
-	$(BIN)/pytest -W error tests/runtime/test_cluster.py tests/test_clients.py -k 'cluster or ray'
+	$(BIN)/pytest -W error tests/runtime/test_cluster.py tests/runtime/test_cluster_deploy.py tests/test_clients.py -k 'cluster or ray'
 
 # The CUDA kernels for all GPUs, into the package: what is installed from here then has them. It
 # needs nvcc 13, and 20 seconds of one core; the tests build the kernels for the CPU by themselves.

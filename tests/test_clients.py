@@ -86,6 +86,9 @@ def test_tritons_http_client(server: Server, wanted: dict[str, np.ndarray]) -> N
     given = client.infer("dic", ask(triton_http, FACES[:2]), model_version="2", request_id="a1")
     assert given.get_response()["id"] == "a1"
     eventually(lambda: counted() == before + 2)
+    for compression in ("gzip", "deflate"):
+        faces = ask(triton_http, FACES[:5])
+        same(client.infer("dic", faces, request_compression_algorithm=compression), wanted, 0, 5)
     client.close()
 
 

@@ -13,9 +13,10 @@ import pytest
 from conftest import ROOT
 from starlette.routing import Route
 
-from runtime.serve import GRACE, KEY_VARIABLE, _parse
+from runtime.serve import _parse
 from runtime.server.calls import Limits
 from runtime.server.http import OPEN, application
+from runtime.server.options import GRACE, KEY_VARIABLE
 from runtime.server.prometheus import LABELS, exposition
 from runtime.server.service import Service
 
@@ -70,8 +71,10 @@ def test_probes_and_ports_are_the_servers() -> None:
     compose = documents(DEPLOY / "compose.yaml")[0]["services"]["server"]
     assert [int(port.rpartition(":")[2]) for port in compose["ports"]] == [8000, 8001]
     assert found(documents(DEPLOY / "prometheus.yml"), "port") == [SERVER.metrics_port]
-    for grace in (*found(server, "terminationGracePeriodSeconds"), 70):
-        assert grace >= 2 * GRACE
+    graces = found([*server, *kserve], "terminationGracePeriodSeconds")
+    graces.append(int(compose["stop_grace_period"].removesuffix("s")))
+    assert len(graces) == 3
+    assert min(graces) >= GRACE + 10
 
 
 def test_the_secret_and_its_users_agree() -> None:

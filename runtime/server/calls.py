@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,6 +57,30 @@ class Calls:
             return message
 
         return Request(request.scope, receive)
+
+    async def body(self, request: Request) -> bytes:
+        """The body of a limited request, decompressed if it is compressed by gzip or deflate.
+
+        Raises:
+            ProtocolError: too long, before or after (413), or compressed otherwise (415).
+        """
+        data = await request.body()
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding == "identity":
+            return data
+        if encoding not in ("gzip", "deflate"):
+            raise ProtocolError(f"content-encoding {encoding!r}: must be gzip or deflate", 415)
+        most = self.limits.body
+        decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of either
+        try:
+            plain = decoder.decompress(data, most + 1)
+        except zlib.error as error:
+            raise ProtocolError(f"the body is not compressed by {encoding}: {error}") from error
+        if len(plain) > most:
+            raise ProtocolError(f"the body is too long; at most {most} bytes are accepted", 413)
+        if not decoder.eof:
+            raise ProtocolError(f"the body compressed by {encoding} is cut off")
+        return plain
 
     async def run(
         self, request: Request, timeout: float | None, work: Callable[[Wanted], Result]

@@ -212,7 +212,7 @@ class _Handlers:
         name, version = _named(request)
         model = self._service.model(name, version)
         request = self._calls.limited(request)
-        asked = parse_request(await request.body(), request.headers.get(HEADER_LENGTH))
+        asked = parse_request(await self._calls.body(request), request.headers.get(HEADER_LENGTH))
         outputs = await self._calls.run(
             request, asked.timeout, lambda wanted: model.infer(asked.inputs, wanted)
         )

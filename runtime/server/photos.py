@@ -109,7 +109,7 @@ class Photos:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             return await self._form(request)
         asked = parse_options(request.query_params)
-        return _single(asked, await self._restored(request, asked, await request.body()))
+        return _single(asked, await self._restored(request, asked, await self._calls.body(request)))
 
     async def _form(self, request: Request) -> Response:
         try:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from clusters import nodes, processes
 from conftest import ROOT, Command, one_line_error
 from tritonclient.utils import InferenceServerException
 
@@ -40,37 +41,8 @@ PICTURES = 60
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes with two CPUs each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-    )
-    nodes.add_node(num_cpus=2)
-    yield nodes.address
-    nodes.shutdown()
-
-
-def processes(title: str) -> list[int]:
-    """Descendants of this process whose command line begins with `title`."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            titles[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-
-    def ours(process: int) -> bool:
-        while process in parents:
-            if process == os.getpid():
-                return True
-            process = parents[process]
-        return False
-
-    return [process for process, line in titles.items() if line.startswith(title) and ours(process)]
+    with nodes() as (address, _):
+        yield address
 
 
 @dataclass

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import email
 import gc
+import gzip
 import io
 import json
 import shutil
@@ -339,6 +340,14 @@ def test_limits(tiny_engine: Path) -> None:
         assert refused.headers["retry-after"]
         url = f"http://{server.http}/restore"
         assert httpx.post(url, content=bytes(2**20 + 1)).status_code == 413
+        for encoding, body, status in (
+            ("gzip", gzip.compress(bytes(2**24)), 413),
+            ("gzip", gzip.compress(bytes(9))[:-9], 400),
+            ("deflate", b"no", 400),
+            ("br", b"", 415),
+        ):
+            headers = {"Content-Encoding": encoding}
+            assert httpx.post(url, content=body, headers=headers).status_code == status
         file = io.BytesIO()
         Image.new("L", (1001, 1000)).save(file, "PNG")
         large = httpx.post(url, content=file.getvalue())
