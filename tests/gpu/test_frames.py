@@ -4,6 +4,7 @@ bodies compiled for a CPU: they equal the CPU's path within a level, and cross t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 from simulated import Faults, Machine
 from simulated.make import make_plan
 
+from benchmarks import gpu_parts
+from dic.console import UserError
 from dic.engine_file import EngineError
 from runtime import FaceRestorer
 from runtime.engines.arrays import DeviceArray
@@ -251,3 +254,22 @@ def test_photographs_of_many_threads(engine: Engine, machine: Machine, host: Fac
     for one, expected in zip(given, wanted, strict=True):
         same(one, expected)
     assert machine.launches.count("paste") == 8
+
+
+def test_the_gpu_check_of_photographs(
+    plan: Path,
+    machine: Machine,
+    fatbin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a real GPU is checked with, when there is one."""
+    monkeypatch.setattr(gpu_parts, "PHOTO", (90, 260))
+    monkeypatch.setattr(gpu_parts, "PHOTOS", 1)
+    gpu_parts.part_photographs(str(plan))
+    found = re.search(r"answer: .* differ by up to (\d+) levels", capsys.readouterr().out)
+    assert found
+    assert int(found[1]) <= 1
+    fatbin.unlink()
+    with pytest.raises(UserError, match="not processed in GPU memory"):
+        gpu_parts.part_photographs(str(plan))
