@@ -142,6 +142,40 @@ def test_faces_are_cropped_again_by_their_landmarks(
         assert isinstance(given.faces[0].pixels, DeviceArray) is (grown == 31)
 
 
+class Blind:
+    """An engine without landmarks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, feed: Any) -> dict[str, Any]:
+        return {"face": self._engine.run(feed)["face"]}
+
+
+def test_an_engine_without_landmarks(engine: Engine, machine: Machine, host: FaceRestorer) -> None:
+    photo = photograph()
+    given, wanted = (
+        FaceRestorer(Blind(which)).restore_photo(photo, CROPS, enlarge=2)  # type: ignore[arg-type]
+        for which in (engine, host.engine)
+    )
+    same(given, wanted)
+    assert given.faces[0].landmarks is None
+    assert "paste" in machine.launches
+
+
+def test_the_second_gpu(plan: Path, machine: Machine, fatbin: Path, host: FaceRestorer) -> None:
+    machine.add_gpu()
+    photo = photograph()
+    with FaceRestorer(plan, device="cuda:1") as restorer:
+        given = restorer.restore_photo(photo, CROPS, enlarge=2)
+    same(given, host.restore_photo(photo, CROPS, enlarge=2))
+    assert "paste" in machine.launches
+    assert given.faces[1].image.std() > 0
+
+
 NOT_COVERED: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[Crop]]] = {
     "transparent": ({"alpha": np.full((60, 77), 200, np.uint8)}, {}, CROPS),
     "lanczos": ({}, {"background": "lanczos"}, CROPS),
