@@ -130,7 +130,7 @@ def test_faces_are_cropped_again_by_their_landmarks(
         def find(self, image: Any) -> list[Crop]:
             return CROPS
 
-    for grown in (31, 1400):
+    for grown in (31, 1340):
         moved = {CROPS[1]: replace(CROPS[1], size=grown)}
         monkeypatch.setattr(restore, "refine", lambda crop, *_, to=moved: to.get(crop, crop))
         given, wanted = (
@@ -177,9 +177,9 @@ def test_the_second_gpu(plan: Path, machine: Machine, fatbin: Path, host: FaceRe
 
 
 NOT_COVERED: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[Crop]]] = {
-    "transparent": ({"alpha": np.full((60, 77), 200, np.uint8)}, {}, CROPS),
-    "lanczos": ({}, {"background": "lanczos"}, CROPS),
-    "too large": ({}, {"max_face": 2000}, [Crop(-600, -600, 1400)]),
+    "transparent": ({"alpha": np.full((60, 77), 200, np.uint8)}, {"enlarge": 2}, CROPS),
+    "lanczos": ({}, {"background": "lanczos", "enlarge": 2}, CROPS),
+    "too large": ({}, {"max_face": 2000}, [Crop(-600, -600, 1340)]),
 }
 
 
@@ -193,10 +193,10 @@ def test_what_the_kernels_do_not_cover_is_processed_in_host_memory(
 ) -> None:
     changes, options, crops = NOT_COVERED[what]
     photo = photograph(**changes)
+    wanted = host.restore_photo(photo, crops, **options)
     with FaceRestorer(engine) as restorer:
         for _ in range(2):
-            given = restorer.restore_photo(photo, crops, enlarge=2, **options)
-            same(given, host.restore_photo(photo, crops, enlarge=2, **options))
+            same(restorer.restore_photo(photo, crops, **options), wanted)
     assert not machine.launches
     assert what in caplog.text
     assert caplog.text.count("without the CUDA kernels") == 1
@@ -247,21 +247,23 @@ def test_out_of_memory_anywhere_leads_to_host_memory(
     before = machine.allocations
     with FaceRestorer(engine) as restorer:
         restorer.restore_photo(photo, CROPS, enlarge=2)
-    every = machine.allocations - before
+    every, live = machine.allocations - before, machine.settle()
     assert every > 15
     for number in range(1, every + 1):
-        live, launches = machine.settle(), len(machine.launches)
         caplog.clear()
+        launches = len(machine.launches)
         machine.faults = Faults(oom_at=frozenset({machine.allocations + number}))
         with FaceRestorer(engine) as restorer:
             given = restorer.restore_photo(photo, CROPS, enlarge=2)
             same(given, wanted)
             assert caplog.text.count("out of memory") == 1, number
             assert isinstance(given.faces[0].pixels, np.ndarray)
-            same(restorer.restore_photo(photo, CROPS, enlarge=2), wanted)
-        assert len(machine.launches) > launches, "the next photograph is on the GPU again"
-        del given
-        assert machine.settle() <= live, number
+            if number % 4 == 0:
+                same(restorer.restore_photo(photo, CROPS, enlarge=2), wanted)
+                assert len(machine.launches) > launches, "the next one is on the GPU again"
+        assert not machine.violations, number
+    del given
+    assert machine.settle() <= live, "something was not freed"
 
 
 def test_a_broken_gpu_is_one_error(engine: Engine, machine: Machine) -> None:
