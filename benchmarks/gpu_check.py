@@ -214,6 +214,16 @@ def endurance(check: Check) -> None:
     check.python(f"{RUNS} runs of {path.name}", part, 120)
 
 
+def photographs(check: Check) -> None:
+    """Restore photographs in GPU memory, by the CUDA kernels; see `part_photographs`."""
+    path = next(iter(_running(check, "compact-fp32", ".trt")), None)
+    if path is None:
+        check.note("photographs", SKIPPED, "no plan runs on the GPU here")
+        return
+    part = ["benchmarks.gpu_check", "--part", "photographs", path]
+    check.python(f"photographs by {path.name}", part, 60)
+
+
 def measure(check: Check) -> None:
     """Run the benchmark on the engines that load here, and write its report."""
     for size, checkpoint, batches, faces in (
@@ -236,7 +246,7 @@ def measure(check: Check) -> None:
 
 STAGES: dict[str, Callable[[Check], None]] = {
     stage.__name__: stage
-    for stage in (machine, install, engines, plans, load, tests, endurance, measure)
+    for stage in (machine, install, engines, plans, load, tests, photographs, endurance, measure)
 }
 
 

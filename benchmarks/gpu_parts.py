@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 from dic.console import UserError
 
 RUNS = 10_000  # of the endurance stage
+PHOTO = (1080, 1920)  # height and width of the photographs
+PHOTOS = 20  # timed, of each kind
+SIDES = (16, 24, 33, 48, 64, 130)  # of their faces, in pixels
 
 
 def part_machine() -> None:
@@ -119,6 +123,57 @@ def part_endure(path: str) -> None:
         raise UserError(f"{path}: {growth}; {'; '.join(wrong) or 'memory leak'}")
 
 
+def part_photographs(path: str) -> None:
+    """Restore photographs in GPU memory and in host memory by one engine; compare and time them.
+
+    Raises:
+        UserError: they are not processed in GPU memory, or differ by more than 2 levels.
+    """
+    import cv2
+    import numpy as np
+
+    from runtime.engines.load import load_engine
+    from runtime.faces.crop import Crop
+    from runtime.faces.frames import HostFrame
+    from runtime.faces.options import Interpolation
+    from runtime.faces.restore import Restorer
+    from runtime.pictures.files import LOSSY, Picture
+
+    noise = np.random.default_rng(0).integers(0, 256, (*PHOTO, 3), np.uint8)
+    pixels = cv2.GaussianBlur(noise, (0, 0), 5)
+    kinds = (pixels, pixels[:, :, :1].copy(), pixels.astype(np.uint16) * 257)
+    # They overlap, reach over the edge, and every second one is turned.
+    crops = [Crop(n * s - 8, s - 9, s, angle=n % 2 * 25.0) for n, s in enumerate(SIDES)]
+    worst, taken = 0, {"GPU": 0.0, "host": 0.0}
+    with load_engine(path, "cuda") as engine, Restorer(engine) as restorer:
+
+        def on_gpu(photo: Picture) -> Picture:
+            done = restorer.restore_photo(photo, crops, max_face=max(SIDES), enlarge=2)
+            if isinstance(done.faces[0].pixels, np.ndarray):
+                raise UserError(f"{path}: not processed in GPU memory; see the log (make kernels)")
+            return done.picture
+
+        def in_host(photo: Picture) -> Picture:
+            frame = HostFrame(photo, restorer.face_size)
+            faces = restorer.restore_framed(frame, crops, exact=True)
+            return frame.blended(faces, 2, Interpolation.CUBIC)
+
+        for kind in kinds:
+            photo = Picture(kind, quantisation=LOSSY)
+            one, other = on_gpu(photo).pixels.astype(int), in_host(photo).pixels
+            worst = max(worst, -(-int(np.abs(one - other).max()) * 255 // photo.peak))
+            for name, work in (("GPU", on_gpu), ("host", in_host)):
+                began = time.perf_counter()
+                for _ in range(PHOTOS):
+                    work(photo)
+                taken[name] += 1e3 * (time.perf_counter() - began) / (PHOTOS * len(kinds))
+    times = ", ".join(f"{ms:.1f} ms in {name} memory" for name, ms in taken.items())
+    what = f"{PHOTO[1]}×{PHOTO[0]} enlarged 2×, {len(SIDES)} faces"
+    print(f"answer: photographs differ by up to {worst} levels; {what}: {times}")
+    if worst > 2:
+        raise UserError(f"{path}: photographs in GPU and host memory differ by {worst} levels")
+
+
 def part_report(path: str) -> None:
     """Write a report; a stage of its own because its libraries may be missing on the machine."""
     from benchmarks.report import results
@@ -134,5 +189,6 @@ PARTS: dict[str, Callable[..., None]] = {
     "export": part_export,
     "load": part_load,
     "endure": part_endure,
+    "photographs": part_photographs,
     "report": part_report,
 }

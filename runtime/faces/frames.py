@@ -6,6 +6,7 @@ The steps are the same in host memory (`HostFrame`) and in GPU memory (`runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +63,12 @@ class HostFrame:
     """
 
     def __init__(self, photo: Picture, face_size: int) -> None:
-        self._photo, self._image, self._face_size = photo, photo.rgb(), face_size
+        self._photo, self._face_size = photo, face_size
+
+    @cached_property
+    def _image(self) -> Bytes:
+        """(H, W, 3) uint8 RGB."""
+        return self._photo.rgb()
 
     def shrunk(self, crops: Sequence[Crop]) -> list[Bytes]:
         return [shrink(cut(self._image, crop), self._face_size) for crop in crops]

@@ -346,8 +346,7 @@ class Restorer:
             raise ValueError(f"enlarge must be 1 to {MAX_ENLARGEMENT}, got {enlarge}")
         background = Interpolation(background)
         photo = as_picture(photo)
-        image = photo.rgb()
-        detected = self.detector.find(image) if crops is None else crops
+        detected = self.detector.find(photo.rgb()) if crops is None else crops
         small = [crop for crop in detected if crop.size <= max_face]
 
         def work(frame: PhotoFrame) -> RestoredPhoto:
@@ -357,7 +356,7 @@ class Restorer:
             left += [face.crop for face in faces if face.crop.size > max_face]
             faces = [face for face in faces if face.crop.size <= max_face]
             sizes = [face.crop.size for face in faces]
-            scale = enlarge or self._enlargement(sizes, image.shape[:2], max_side)
+            scale = enlarge or self._enlargement(sizes, photo.pixels.shape[:2], max_side)
             return RestoredPhoto(frame.blended(faces, scale, background), scale, faces, left)
 
         return self.in_frame(photo, small, background, work)

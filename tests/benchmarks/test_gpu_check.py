@@ -30,7 +30,7 @@ def test_stages_go_on_after_one_that_fails(
     (tmp_path / "wheels" / "pycuda-0.tar.gz").write_bytes(b"nothing")
     line = ["benchmarks.gpu_check", "--out", out, "--work", work, "--wheels", tmp_path / "wheels"]
     line += ["--checkpoint", tiny_checkpoint]
-    only = ["install", "plans", "load", "endurance", "measure"]
+    only = ["install", "plans", "load", "photographs", "endurance", "measure"]
     done = command(*line, "--only", *only)
     assert done.returncode == 1, done.stderr
     found = stages(out)
@@ -42,6 +42,7 @@ def test_stages_go_on_after_one_that_fails(
     assert run["status"] == FAILED
     assert "no NVIDIA driver works here" in run["said"]
     assert "no CUDA provider" in found["run compact-fp32.onnx"]["said"]
+    assert found["photographs"]["status"] == SKIPPED
     assert found["10000 runs"]["status"] == SKIPPED
     assert found["benchmarks compact"]["status"] == SKIPPED
     assert "| run compact-fp32.trt " in (out / "summary.md").read_text()

@@ -14,6 +14,8 @@ import pytest
 from simulated import Machine, installed
 from simulated.make import foreign_plan
 
+from runtime.cuda import layout
+
 
 @pytest.fixture
 def here() -> Iterator[Any]:
@@ -145,3 +147,64 @@ def test_runs_need_addresses_shapes_and_memory(here: Any, tmp_path: Path) -> Non
     assert begin(here, stream) == 0
     assert context.execute_async_v3(stream.handle)
     assert "before an ordinary run" in here.machine.violations[0]
+
+
+def peaks(here: Any, addresses: tuple[int, int, int], side: int = 4, **changes: Any) -> None:
+    """Launch the kernel `peaks` on one face."""
+    module = here.cuda.module_from_file(__file__)
+    structure = layout.ARGUMENTS["peaks"]
+    function = module.get_function("dic_peaks").prepare([structure])
+    arguments = np.array((*addresses, side, 0), structure).tobytes()
+    call = {"grid": (1, 1), "block": (256, 1, 1), "shared_size": 2048} | changes
+    stream = here.cuda.Stream(1)
+    grid, block = call.pop("grid"), call.pop("block")
+    function.prepared_async_call(grid, block, stream, arguments, **call)
+    stream.synchronize()
+
+
+def test_kernels_compute_in_their_stream_on_memory_that_is_there(here: Any) -> None:
+    sizes = (4 * 4 * 3, 4 * 4 * 4, layout.PEAKS.itemsize)
+    memory = [here.cuda.mem_alloc(size) for size in sizes]
+    addresses, stream = tuple(map(int, memory)), here.cuda.Stream(1)
+    for address, size in zip(addresses, sizes, strict=True):
+        here.cuda.memset_d8_async(address, 0, size, stream)
+    stream.synchronize()
+    peaks(here, addresses)
+    assert not here.machine.view(addresses[2], sizes[2], here.machine.gpus[0]).any()
+    assert here.machine.launches == ["peaks"]
+    for wrong in ({"grid": (1, 70_000)}, {"block": (2048, 1, 1)}, {"shared_size": 50_000}):
+        with pytest.raises(here.cuda.LogicError, match="invalid argument"):
+            peaks(here, addresses, **wrong)
+    with pytest.raises(here.cuda.LogicError, match="named symbol not found"):
+        here.cuda.module_from_file(__file__).get_function("dic_nothing")
+    memory[0].free()
+    peaks(here, addresses)
+    assert here.machine.violations == ["GPU memory used after it was freed"]
+    with pytest.raises(here.cuda.LogicError, match="illegal memory access"):
+        peaks(here, (12345, *addresses[1:]))
+
+
+def test_a_kernel_that_writes_behind_an_allocation(here: Any) -> None:
+    memory = [here.cuda.mem_alloc(size) for size in (48, 64, layout.PEAKS.itemsize - 4)]
+    peaks(here, tuple(map(int, memory)))
+    memory[2].free()
+    assert here.machine.violations == ["memory written behind the end of an allocation"]
+
+
+def test_a_module_unloaded_without_its_context(here: Any) -> None:
+    module = here.cuda.module_from_file(__file__)
+    here.context.pop()
+    del module
+    assert "a module destroyed" in here.machine.violations[0]
+
+
+def test_time_between_events_that_a_stream_has_not_come_to(here: Any) -> None:
+    runtime, stream = here.runtime, here.cuda.Stream(1)
+    first, last, untimed = (runtime.cudaEventCreateWithFlags(flags)[1] for flags in (0, 0, 2))
+    assert int(runtime.cudaEventElapsedTime(first, last)[0]) == 400, "not recorded"
+    for event in (first, last, untimed):
+        runtime.cudaEventRecord(event, stream.handle)
+    assert int(runtime.cudaEventElapsedTime(first, last)[0]) == 600
+    assert int(runtime.cudaEventElapsedTime(first, untimed)[0]) == 400
+    runtime.cudaEventSynchronize(last)
+    assert runtime.cudaEventElapsedTime(first, last) == (0, 0.0)

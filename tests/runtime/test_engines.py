@@ -20,7 +20,9 @@ import pytest
 import torch
 from conftest import ROOT, Command, one_line_error
 
+from benchmarks.gpu_parts import part_photographs
 from dic.engine_file import EngineError
+from runtime.cuda.kernels import FATBIN, PLACES
 from runtime.engines.arrays import DeviceArray, _from_capsule, accept
 from runtime.engines.batching import overlapped
 from runtime.engines.dlpack import CPU, CUDA, _tensor, to_capsule
@@ -373,6 +375,16 @@ def test_a_plan_computes_what_the_cpu_computes(plan: Path, tiny_engine: Path) ->
         with pytest.raises(ValueError, match="batches of up to 4"):
             gpu.run({"image": np.zeros((5, 16, 16, 3), np.uint8)})
     assert json.loads(plan.with_name(f"{plan.name}.json").read_text())["verified"] != "no"
+
+
+@pytest.mark.gpu
+def test_photographs_in_gpu_memory_equal_those_in_host_memory(
+    plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not any((place / FATBIN).is_file() for place in PLACES):
+        pytest.skip("the CUDA kernels are not built here (make kernels)")
+    part_photographs(str(plan))
+    assert "differ by up to" in capsys.readouterr().out
 
 
 @pytest.mark.gpu
