@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError, engine_files
+from dic.memory import Memory, add_memory_option, budget
 from dic.outputs import check_outputs
 from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
@@ -80,7 +81,7 @@ async def _serve(
     from runtime.server.service import Service
 
     host = f"[{options.host}]" if ":" in options.host else options.host
-    service = Service(models)
+    service = Service(models, memory=Memory(budget(options.memory)))
     limits = Limits(options.max_body, options.max_pixels, THREADS)
     grpc_server, grpc_port = await start(
         service, f"{host}:{options.grpc_port}", options.key, options.max_body, THREADS
@@ -175,6 +176,7 @@ def _options(options: argparse.Namespace) -> ServerOptions:
         max_queue=options.max_queue,
         max_body=options.max_body * 2**20,
         max_pixels=options.max_pixels * 1_000_000,
+        memory=options.memory,
     )
 
 
@@ -258,6 +260,7 @@ def _parser() -> Parser:
         metavar="MEGAPIXELS",
         help="largest picture (default: %(default)s)",
     )
+    add_memory_option(add, "photographs wait for others, and too large ones are refused")
     _add_ray(parser)
     return parser
 

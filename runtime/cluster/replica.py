@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from dic.memory import Memory, budget
 from runtime.engines.load import load_engine
 from runtime.server.calls import Limits
 from runtime.server.grpc import REFUSED, Servicer, allowed
@@ -157,7 +158,9 @@ class _Loaded:
                 model = ServedModel(name, version, load, config["max_queue"])
                 self._models.append(stack.enter_context(model))
             self._stack = stack.pop_all()
-        service = Service(self._models)
+        # Each replica reads what is free when it starts; a given budget is each one's.
+        memory = Memory(budget(config.get("memory")))
+        service = Service(self._models, memory=memory)
         limits = Limits(config["max_body"], config["max_pixels"], THREADS)
         self.application = application(service, limits, key)
         self.servicer = Servicer(service, THREADS)

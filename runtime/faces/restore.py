@@ -287,6 +287,7 @@ class Restorer:
         enlarge: int | None = None,
         background: Interpolation | str = Interpolation.CUBIC,
         max_side: int | None = None,
+        largest: int = LARGEST_RESULT,
     ) -> RestoredPhoto:
         """Restore the faces of a photograph and blend them into it.
 
@@ -298,6 +299,7 @@ class Restorer:
                 "linear", "cubic" or "lanczos". The automatic enlargement is limited to 8 times and
                 a result of 64 megapixels.
             max_side: limits the automatic enlargement to results of so many pixels a side.
+            largest: limits it to results of so many pixels.
 
         Raises:
             ValueError: `enlarge` or `background` is invalid, or `photo` is not a picture.
@@ -319,7 +321,9 @@ class Restorer:
         faces = [face for face in faces if face.crop.size <= max_face]
         if enlarge is None:
             sizes = [face.crop.size for face in faces]
-            enlarge = enlargement(self.face_size, sizes, image.shape[:2], LARGEST_RESULT)
+            enlarge = enlargement(
+                self.face_size, sizes, image.shape[:2], min(largest, LARGEST_RESULT)
+            )
             if max_side is not None:
                 enlarge = max(1, min(enlarge, max_side // max(image.shape[:2])))
         picture = enlarged(photo, enlarge, background)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dic.console import UserError
 from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
+from dic.memory import Memory, budget
 from runtime.engines.load import load_engine
 from runtime.jobs.paths import STREAM, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
@@ -104,12 +105,13 @@ def _here(
         summary.engine = engine
         restorer = Restorer(engine, detector=detector, batch=asked.batch)
         workers = _workers(photos, engine, asked.batch)
-        work = PictureWork(restorer, request.photos, boxes)
+        memory = Memory(budget(request.memory))
+        work = PictureWork(restorer, request.photos, boxes, memory)
         with summary:
             _pictures(pictures, workers, work, summary)
             for job in jobs:
                 if job.is_video:
-                    done = summary.add(video(job, restorer, request.photos, boxes))
+                    done = summary.add(video(job, restorer, request.photos, boxes, memory.size))
                     print(_shown(done), file=sys.stderr)
 
 
@@ -187,7 +189,11 @@ def _shown(outcome: Outcome) -> str:
 
 
 def video(
-    job: Job, restorer: Restorer, photos: PhotoOptions | None, boxes: Boxes | None
+    job: Job,
+    restorer: Restorer,
+    photos: PhotoOptions | None,
+    boxes: Boxes | None,
+    memory: int | None = None,
 ) -> Outcome:
     """Restore one video; an error that concerns only this video becomes its outcome."""
     if photos is None or boxes is not None:
@@ -197,5 +203,5 @@ def video(
     else:
         from runtime.jobs.videos import video_outcome
 
-        outcome = video_outcome(job, restorer, photos)
+        outcome = video_outcome(job, restorer, photos, memory)
     return outcome

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from dic.engine_file import EngineError
-from runtime.pictures.files import ImageError
+from dic.memory import OverBudgetError
+from runtime.pictures.header import ImageError
 from runtime.server.model import ExpiredError, QueueFullError
 from runtime.server.protocol import ProtocolError
 
@@ -95,6 +96,8 @@ class Calls:
             raise ProtocolError(str(error), 504) from error
         except EngineError as error:
             raise ProtocolError(str(error), 503) from error
+        except OverBudgetError as error:
+            raise ProtocolError(str(error), 413) from error
         except (ValueError, ImageError) as error:
             raise ProtocolError(str(error)) from error
         finally:

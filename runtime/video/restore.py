@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dic.cores import cores
 from dic.files import partial_file
+from dic.memory import shown
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
 from runtime.faces.blend import enlarged
@@ -22,13 +23,15 @@ from runtime.faces.restore import Face, Restorer, enlargement
 from runtime.pictures.files import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
-from runtime.video.writer import Writer
+from runtime.video.writer import Writer, check_container
 
 LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
 # A video with fewer frames than this share of its header's count is reported as truncated. The
 # tolerance is needed because headers often round or estimate the count.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
+# Bytes a pixel that decoder and encoder hold: reference frames, and x264's 40 frames of lookahead.
+CODEC_BYTES = 150
 
 
 class NoFaceError(VideoError):
@@ -70,6 +73,7 @@ def restore_video(
     restorer: Restorer,
     options: PhotoOptions | None = None,
     on_frame: Callable[[float, list[Face]], object] | None = None,
+    memory: int | None = None,
 ) -> RestoredVideo:
     """Detect, track and restore the faces of a video.
 
@@ -81,6 +85,8 @@ def restore_video(
         restorer: with the detector and the engine to use.
         options: the same as for photographs.
         on_frame: called for each frame, in order, with its time in seconds and its restored faces.
+        memory: bytes that frames in progress and the encoder may take; with less, fewer frames are
+            processed at once, and they are enlarged less. None for no limit.
 
     Raises:
         NoFaceError: there is no face to restore; nothing is written.
@@ -88,7 +94,8 @@ def restore_video(
         EngineError: the engine failed.
     """
     options = options or PhotoOptions()
-    detected = _detect(source, restorer)
+    check_container(source, target)
+    detected = _detect(source, restorer, memory)
     frames, size = len(detected.crops), detected.size
     with closing(Reader(source)) as reader:
         rate = float(reader.rate)
@@ -96,6 +103,9 @@ def restore_video(
         tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
+        while not options.enlarge and scale > 1 and not _workers(size, scale, memory):
+            scale -= 1
+        workers = _needed(source, _workers(size, scale, memory), memory)
         restored = 0
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
@@ -110,7 +120,7 @@ def restore_video(
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
             with bar, closing(writer):
-                for item, faces in overlapped(work, reader.packets(), _workers()):
+                for item, faces in overlapped(work, reader.packets(), workers):
                     if not isinstance(item, Frame):
                         writer.copy(item)
                         continue
@@ -136,9 +146,10 @@ def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> 
 
 
 def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
-    remarks = []
+    remarks: list[str] = []
     if writer.left_out:
         remarks.append(f"{' and '.join(writer.left_out)} not copied: unsupported by the container")
+    remarks += reader.remarks
     if frames < COMPLETE * reader.count:
         remarks.append(f"may be truncated: its header counts {reader.count} frames")
     if reader.damaged:
@@ -180,7 +191,7 @@ class Detected:
     aspect: Fraction | None
 
 
-def _detect(source: Path, restorer: Restorer) -> Detected:
+def _detect(source: Path, restorer: Restorer, memory: int | None) -> Detected:
     """Detect the faces in every frame.
 
     Raises:
@@ -194,7 +205,11 @@ def _detect(source: Path, restorer: Restorer) -> Detected:
     frames_crops = []
     with closing(Reader(source)) as reader:
         frames = (item for item in reader.packets() if isinstance(item, Frame))
-        results = overlapped(find, frames, _workers())
+        context = reader.stream.codec_context
+        size, estimate = (context.width, context.height), getattr(restorer.detector, "memory", None)
+        search = estimate(size[0] * size[1]) if estimate else 0
+        workers = _workers(size, 0, memory, search)
+        results = overlapped(find, frames, _needed(source, workers, memory))
         what = f"{source.name}: detecting faces"
         for crops, (height, width, _) in Progress(
             results, total=reader.count, desc=what, unit="frame"
@@ -219,5 +234,29 @@ def _restored(
     return replace(frame, pixels=picture.pixels), faces
 
 
-def _workers() -> int:
-    return min(WORKERS, cores()) + 1
+def _workers(size: tuple[int, int], scale: int, memory: int | None, search: int = 0) -> int:
+    """How many frames are processed at once within so much memory; 0 if not even one.
+
+    Args:
+        scale: by which they are enlarged; 0 while faces are detected.
+        search: bytes that the detector takes.
+    """
+    most = min(WORKERS, cores()) + 1
+    if memory is None:
+        return most
+    pixels = size[0] * size[1]
+    result = pixels * scale**2
+    # `overlapped` holds two frames a worker; each is decoded, restored and converted.
+    each = 2 * 3 * (2 * pixels + 2 * result) + search
+    fixed = CODEC_BYTES * (pixels + result)
+    return int(max(0, min(most, (memory - fixed) // max(1, each))))
+
+
+def _needed(source: Path, workers: int, memory: int | None) -> int:
+    """The workers; raises VideoError if there are none."""
+    if workers < 1 and memory is not None:
+        raise VideoError(
+            f"{source}: its frames need more memory than the {shown(memory)} that are allowed; "
+            "shrink it, lower --enlarge, or raise --memory"
+        )
+    return workers
