@@ -14,6 +14,7 @@ from pathlib import Path
 from dic.cores import cores
 from dic.files import partial_file
 from dic.memory import shown
+from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
 from runtime.faces.blend import enlarged
@@ -92,8 +93,10 @@ def restore_video(
         NoFaceError: there is no face to restore; nothing is written.
         VideoError: the source cannot be read, or the target cannot be written.
         EngineError: the engine failed.
+        UserError: the target is the source.
     """
     options = options or PhotoOptions()
+    refuse_inputs([target], [source])
     check_container(source, target)
     detected = _detect(source, restorer, memory)
     frames, size = len(detected.crops), detected.size

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 from test_video import packets, read_video, write_video
 
+from dic.console import UserError
+from runtime.faces.detect import YuNetDetector
 from runtime.video.reader import Frame, Reader, VideoError
+from runtime.video.restore import restore_video
 from runtime.video.writer import Writer, check_container
 
 TICK = Fraction(1, 600)
@@ -127,6 +131,20 @@ def test_what_avi_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None
         with pytest.raises(VideoError, match=f"AVI does not hold {codec} sound; name .*mkv"):
             check_container(sound, tmp_path / "out.avi")
     check_container(uneven, tmp_path / "out.mp4")
+
+
+def test_a_video_is_not_replaced_by_its_result(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mp4", EVEN[:2])
+    (tmp_path / "link.mp4").symlink_to(source)
+    with pytest.raises(UserError, match="would be overwritten"):
+        restore_video(source, tmp_path / "link.mp4", None)  # type: ignore[arg-type]
+
+
+def test_frames_that_do_not_fit_memory_are_refused(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mp4", EVEN[:2])
+    restorer = SimpleNamespace(detector=YuNetDetector())
+    with pytest.raises(VideoError, match="need more memory than the 1 MB that are allowed"):
+        restore_video(source, tmp_path / "out.mp4", restorer, memory=2**20)  # type: ignore[arg-type]
 
 
 def test_mp3_sound_goes_into_avi_as_it_is(tmp_path: Path) -> None:
