@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import detector, portraits, serve
+from benchmarks import crashes, detector, memory, portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -53,6 +53,7 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
+    *("benchmarks.memory", "benchmarks.crashes"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -64,6 +65,8 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
+    "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
+    "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dic.console import Parser, UserError, importing, run
+from dic.files import remove_partial_files
 from dic.outputs import check_outputs
 from export import disable_telemetry
 
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     weights = output.with_name(f"{output.name}.data") if options.external_data else None
     read = filter(None, (source, options.faces, options.calibration))
     check_outputs(filter(None, (output, weights)), read)
+    for path in filter(None, (output, weights)):
+        remove_partial_files(path)  # of an export that was killed
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     with importing():

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from runtime.faces.face import Face
     from runtime.faces.options import Interpolation, PhotoOptions
     from runtime.faces.restore import RestoredPhoto
-    from runtime.pictures.files import ImageError, Picture
+    from runtime.pictures.files import Picture
+    from runtime.pictures.header import ImageError
     from runtime.restorer import FaceRestorer
     from runtime.video.reader import VideoError
     from runtime.video.restore import NoFaceError, RestoredVideo
@@ -34,7 +35,7 @@ _LATER = {
     "Face": "faces.face",
     "FaceRestorer": "restorer",
     "DetectorError": "faces.detect",
-    "ImageError": "pictures.files",
+    "ImageError": "pictures.header",
     "Interpolation": "faces.options",
     "NoFaceError": "video.restore",
     "PhotoOptions": "faces.options",

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from dic.console import Parser, run
 from dic.engine_file import EngineError
+from dic.memory import add_memory_option
 from runtime.engines.contract import SHIPPED
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation, PhotoOptions
 from runtime.jobs.paths import WRITABLE, OutputOptions
@@ -68,6 +69,7 @@ def _request(options: argparse.Namespace) -> Request:
         outputs=OutputOptions(photos, options.format and f".{options.format}", extras),
         resume=options.resume,
         summary=options.summary,
+        memory=options.memory,
     )
 
 
@@ -141,6 +143,7 @@ def _parser() -> Parser:
         action="store_true",
         help="also write a picture that compares input, bicubic, steps and result",
     )
+    add_memory_option(add, "fewer pictures are processed at once, and too large ones refused")
     add("--resume", action="store_true", help="skip files whose results are already there")
     add("--summary", type=Path, metavar="FILE", help="write the outcome of each file as JSON")
     add(

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from dic.console import Parser, UserError, run
 from dic.engine_file import EngineError, engine_files
+from dic.memory import add_memory_option
 from dic.outputs import check_outputs
 from runtime.cluster.instance import LOCAL
 from runtime.engines.contract import SHIPPED
@@ -72,6 +73,7 @@ def _options(options: argparse.Namespace) -> ServerOptions:
         max_queue=options.max_queue,
         max_body=options.max_body * 2**20,
         max_pixels=options.max_pixels * 1_000_000,
+        memory=options.memory,
     )
 
 
@@ -155,6 +157,7 @@ def _parser() -> Parser:
         metavar="MEGAPIXELS",
         help="largest picture (default: %(default)s)",
     )
+    add_memory_option(add, "photographs wait for others, and too large ones are refused")
     _add_ray(parser)
     return parser
 

@@ -26,6 +26,7 @@ from dic.console import Parser, UserError, run
 from dic.cores import cores
 from dic.files import write_whole
 from dic.landmarks import CROPS
+from dic.memory import add_memory_option, budget
 from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from dic.sizes import SR_SIZE
@@ -115,6 +116,7 @@ def main(arguments: list[str]) -> int:
         metavar="N",
         help="number of processes (default: the number of CPU cores)",
     )
+    add_memory_option(parser.add_argument, "larger pictures are rejected")
     options = parser.parse_args(arguments)
     _check_options(parser, options)
     return prepare(options)
@@ -146,7 +148,13 @@ def prepare(options: Any) -> int:
             "lower it"
         )
     detector = Detector() if options.detect else None
-    crop_options = CropOptions(options.points, options.crop, options.smallest, options.margin)
+    crop_options = CropOptions(
+        options.points,
+        options.crop,
+        options.smallest,
+        options.margin,
+        budget(options.memory, options.workers),
+    )
     split = len(jobs) - options.validation
     parts = (("train", jobs[:split]), ("validation", jobs[split:]))
     _check_outputs(options, parts)

@@ -23,6 +23,7 @@ from typing import Any
 from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import remove_partial_files
+from dic.memory import Memory, budget
 from runtime.cluster.instance import connected, first_line
 from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.request import Request
@@ -82,9 +83,10 @@ class Worker:
     Args:
         request: what is asked for.
         folder: that relative paths start from.
+        workers: that share the memory, as if all were on one machine.
     """
 
-    def __init__(self, request: Request, folder: str) -> None:
+    def __init__(self, request: Request, folder: str, workers: int) -> None:
         from runtime.engines.load import load_engine
         from runtime.faces.restore import Restorer
         from runtime.jobs.pictures import PictureWork
@@ -99,7 +101,9 @@ class Worker:
         self._engine = _Engine(engine.path, engine.device, engine.backend)
         self._restorer = Restorer(engine, detector=detector, batch=asked.batch)
         self._photos, self._boxes = request.photos, boxes
-        self._work = PictureWork(self._restorer, request.photos, boxes)
+        memory = Memory(budget(request.memory, workers))
+        self._memory = memory.size
+        self._work = PictureWork(self._restorer, request.photos, boxes, memory)
 
     def engine(self) -> _Engine:
         return self._engine
@@ -112,7 +116,7 @@ class Worker:
             return self._work(job)
         from runtime.jobs.run import video
 
-        return video(job, self._restorer, self._photos, self._boxes)
+        return video(job, self._restorer, self._photos, self._boxes, self._memory)
 
 
 class _Pool:
@@ -148,7 +152,7 @@ class _Pool:
             num_gpus=1 if on_gpu else 0,
             max_concurrency=self._depth,
         )(Worker)
-        self._start = functools.partial(actor.remote, request, os.getcwd())
+        self._start = functools.partial(actor.remote, request, os.getcwd(), self.size)
         # Workers that Ray has no room for yet join when it has; nothing is given to them before.
         self._workers: set[Any] = set()
         self._failures = 0  # of workers to start

@@ -113,6 +113,7 @@ def replica_config(options: ServerOptions) -> dict[str, Any]:
         "max_queue": options.max_queue,
         "max_body": options.max_body,
         "max_pixels": options.max_pixels,
+        "memory": options.memory,
     }
 
 

@@ -20,6 +20,7 @@ import grpc
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from dic.memory import Memory, budget
 from runtime.cluster.messages import service_pb2 as pb
 from runtime.cluster.messages import service_pb2_grpc
 from runtime.engines.load import load_engine
@@ -157,7 +158,9 @@ class _Loaded:
                 model = ServedModel(name, version, load, config["max_queue"])
                 self._models.append(stack.enter_context(model))
             self._stack = stack.pop_all()
-        service = Service(self._models)
+        # Each replica reads what is free when it starts; a given budget is each one's.
+        memory = Memory(budget(config.get("memory")))
+        service = Service(self._models, memory=memory)
         limits = Limits(config["max_body"], config["max_pixels"], THREADS)
         self.application = application(service, limits, key)
         self.servicer = Servicer(service, THREADS)

@@ -66,6 +66,9 @@ def shipped_model() -> Path:
     )
 
 
+TILE_BYTES = 110  # of a pixel of a tile
+
+
 class YuNetDetector:
     """YuNet (Wu et al., Machine Intelligence Research, 2023), run by OpenCV at several scales.
 
@@ -118,6 +121,16 @@ class YuNetDetector:
         least = self._smallest or 0
         crops = distinct([_framed(row) for row in rows if row[2] >= least])
         return distinct([self._upright(image, crop) for crop in crops])
+
+    def memory(self, pixels: int) -> int:
+        """An upper bound of the bytes that a search of a picture of so many pixels takes.
+
+        The picture at the finest scale twice, and OpenCV's buffers for one tile of it (measured by
+        `python -m benchmarks.memory`).
+        """
+        searched = max(pixels, 1) * self._scales(1, max(pixels, 1))[-1] ** 2
+        searched = max(searched, self.SIDES[-1] ** 2)
+        return int(6 * searched + TILE_BYTES * min(searched, self.TILE**2))
 
     def _upright(self, image: Bytes, crop: Crop) -> Crop:
         """Detect the face again at the rotation that gives the highest score.

@@ -324,6 +324,7 @@ class Restorer:
         enlarge: int | None = None,
         background: Interpolation | str = Interpolation.CUBIC,
         max_side: int | None = None,
+        largest: int = LARGEST_RESULT,
     ) -> RestoredPhoto:
         """Restore the faces of a photograph and blend them into it.
 
@@ -335,6 +336,7 @@ class Restorer:
                 "linear", "cubic" or "lanczos". The automatic enlargement is limited to 8 times and
                 a result of 64 megapixels.
             max_side: limits the automatic enlargement to results of so many pixels a side.
+            largest: limits it to results of so many pixels.
 
         Raises:
             ValueError: `enlarge` or `background` is invalid, or `photo` is not a picture.
@@ -356,15 +358,19 @@ class Restorer:
             left += [face.crop for face in faces if face.crop.size > max_face]
             faces = [face for face in faces if face.crop.size <= max_face]
             sizes = [face.crop.size for face in faces]
-            scale = enlarge or self._enlargement(sizes, photo.pixels.shape[:2], max_side)
+            scale = enlarge or self._enlargement(
+                sizes, photo.pixels.shape[:2], max_side, min(largest, LARGEST_RESULT)
+            )
             return RestoredPhoto(frame.blended(faces, scale, background), scale, faces, left)
 
         return self.in_frame(photo, small, background, work)
 
-    def _enlargement(self, sizes: Sequence[int], shape: Sequence[int], most: int | None) -> int:
-        """See `enlargement`; `most` limits the result's sides."""
-        scale = enlargement(self.face_size, sizes, shape, LARGEST_RESULT)
-        return scale if most is None else max(1, min(scale, most // max(shape)))
+    def _enlargement(
+        self, sizes: Sequence[int], shape: Sequence[int], max_side: int | None, largest: int
+    ) -> int:
+        """See `enlargement`; `max_side` limits the result's sides."""
+        scale = enlargement(self.face_size, sizes, shape, largest)
+        return scale if max_side is None else max(1, min(scale, max_side // max(shape)))
 
 
 def enlargement(face_size: int, sizes: Sequence[float], shape: Sequence[int], largest: int) -> int:

@@ -157,8 +157,9 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
         if argument == "-":
             yield _Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
-            files = list(_walk(path, output))
-            media = [p for p in files if _is_media(p)]
+            unreadable: list[Path] = []
+            files = list(_walk(path, output, unreadable))
+            media = [p for p in files if _is_media(p)] + unreadable  # which fail as files do
             unread = [p for p in files if p.suffix.lower() in UNREAD]
             if unread:
                 more = f" (and {len(unread) - 1} similar files)" if len(unread) > 1 else ""
@@ -202,14 +203,21 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, output: Path) -> Iterator[Path]:
+def _walk(folder: Path, output: Path, unreadable: list[Path]) -> Iterator[Path]:
     """Files below a folder, sorted, without hidden ones.
 
     Follows links, but enters each real folder once; does not enter the output folder.
+
+    Args:
+        unreadable: receives the folders that cannot be listed.
     """
+
+    def note(error: OSError) -> None:
+        unreadable.append(Path(error.filename))
+
     results = os.path.realpath(output)
     entered: set[str] = set()
-    for root, folders, files in os.walk(folder, onerror=_warn_skipped, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         here = os.path.realpath(root)
         if here in entered or (here == results and os.path.realpath(folder) != results):
             folders.clear()
@@ -217,10 +225,6 @@ def _walk(folder: Path, output: Path) -> Iterator[Path]:
         entered.add(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
-
-
-def _warn_skipped(error: OSError) -> None:
-    log.warning("%s: %s; skipped", error.filename, error.strerror)
 
 
 def _check_format(source: Path, output: Path, options: OutputOptions) -> None:

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import write_together
+from dic.memory import Memory, OverBudgetError, shown
 from runtime.faces.crop import Crop
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import MAX_ENLARGEMENT, RestoredPhoto, Restorer
 from runtime.jobs.boxes import Boxes
+from runtime.jobs.needs import aligned_need, photo_need, search_bytes
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.paths import STREAM, Job, Outcome
 from runtime.pictures.files import (
     MAX_SIDES,
-    ImageError,
     Picture,
     decode_picture,
     encode_picture,
-    read_picture,
 )
+from runtime.pictures.header import ImageError, read_header
 
 SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
@@ -39,6 +40,7 @@ class PictureWork:
         restorer: the engine and the detector to use.
         options: how to restore photographs; None treats each picture as one aligned face.
         boxes: positions of the faces; None uses the restorer's detector.
+        memory: that pictures in progress share; None for no limit.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class PictureWork:
         restorer: Restorer,
         options: PhotoOptions | None,
         boxes: Boxes | None,
+        memory: Memory | None = None,
     ) -> None:
         self._restorer, self._options, self._boxes = restorer, options, boxes
+        self._memory = memory or Memory(None)
         self._warned = threading.Event()
 
     def __call__(self, job: Job) -> Outcome:
@@ -58,7 +62,7 @@ class PictureWork:
         """
         target = str(job.target)
         try:
-            return self._aligned(job) if self._options is None else self._photo(job, self._options)
+            return self._restored(job)
         except (ImageError, UserError, EngineError) as error:
             message = str(error)
         except BrokenPipeError:
@@ -73,8 +77,30 @@ class PictureWork:
             )
         return Outcome(job.name, target, "failed", 0, f"error: {message}")
 
-    def _aligned(self, job: Job) -> Outcome:
-        picture = _read(job)
+    def _restored(self, job: Job) -> Outcome:
+        """Read a picture's header, wait for the memory that the picture needs, and restore it.
+
+        Raises:
+            OverBudgetError: it needs more than there will ever be.
+        """
+        data, options = _read(job, self._memory.size), self._options
+        header = read_header(job.name, data)
+        if options is None:
+            need = aligned_need(header, len(data))
+        else:
+            suffix, drawn = job.target.suffix.lower(), "drawing" in job.extras
+            search = 0
+            if self._boxes is None:
+                search = search_bytes(self._restorer.detector, header.pixels)
+            need = photo_need(header, len(data), suffix, options, search, drawn)
+            need = need.within(self._memory.size)
+        with self._memory.taken(need.bytes, job.name):
+            picture = decode_picture(job.name, data)
+            if options is None:
+                return self._aligned(job, picture)
+            return self._photo(job, picture, options, need.most)
+
+    def _aligned(self, job: Job, picture: Picture) -> Outcome:
         height, width = picture.pixels.shape[:2]
         side = min(width, height)
         corner = ((width - side) // 2, (height - side) // 2)
@@ -97,8 +123,12 @@ class PictureWork:
             )
         return Outcome(job.name, str(job.target), "restored", 1, message)
 
-    def _photo(self, job: Job, options: PhotoOptions) -> Outcome:
-        photo = _read(job)
+    def _photo(self, job: Job, photo: Picture, options: PhotoOptions, largest: int) -> Outcome:
+        """Restore a photograph.
+
+        Args:
+            largest: pixels of the result that memory is there for.
+        """
         crops = None if self._boxes is None else self._boxes.of(job.source, job.named)
         height, width = photo.pixels.shape[:2]
         for crop in crops or ():
@@ -115,6 +145,7 @@ class PictureWork:
             enlarge=options.enlarge,
             background=options.background,
             max_side=MAX_SIDES.get(job.target.suffix.lower()),
+            largest=largest,
         )
         if not done.faces:
             return self._nothing(job, photo, done, options)
@@ -164,12 +195,28 @@ def out_of_memory(error: MemoryError | cv2.error) -> bool:
     return isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
 
 
-def _read(job: Job) -> Picture:
-    if job.source != STREAM:
-        return read_picture(job.source)
-    if sys.stdin is None:
-        raise UserError("standard input is closed; pass a file or a pipe")
-    return decode_picture(job.name, sys.stdin.buffer.read())
+def _read(job: Job, largest: int | None) -> bytes:
+    """The encoded picture.
+
+    Args:
+        largest: bytes that it may have.
+
+    Raises:
+        ImageError, UserError: it cannot be read, or is larger.
+    """
+    if job.source == STREAM:
+        if sys.stdin is None:
+            raise UserError("standard input is closed; pass a file or a pipe")
+        return sys.stdin.buffer.read()
+    try:
+        size = job.source.stat().st_size
+        if largest is not None and size > largest:
+            raise OverBudgetError(
+                f"{job.name}: has {shown(size)}, and {shown(largest)} of memory are allowed"
+            )
+        return job.source.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{job.source}: {error.strerror or error}") from error
 
 
 def _write(job: Job, result: Result) -> None:

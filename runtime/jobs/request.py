@@ -55,6 +55,7 @@ class Request:
         outputs: which files are written, in which format.
         resume: leave out what has been written already.
         summary: a JSON file of what became of each input.
+        memory: bytes that the command may take; None by what the machine has.
     """
 
     inputs: list[str]
@@ -65,6 +66,7 @@ class Request:
     outputs: OutputOptions
     resume: bool
     summary: Path | None
+    memory: int | None = None
 
     @property
     def files_read(self) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dic.console import UserError
 from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
+from dic.memory import Memory, budget
 from runtime.engines.load import load_engine
 from runtime.jobs.paths import STREAM, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
@@ -103,12 +104,13 @@ def _here(
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
         workers = _workers(photos, engine, asked.batch)
+        memory = Memory(budget(request.memory))
         with summary, Restorer(engine, detector=detector, batch=asked.batch) as restorer:
-            work = PictureWork(restorer, request.photos, boxes)
+            work = PictureWork(restorer, request.photos, boxes, memory)
             _pictures(pictures, workers, work, summary)
             for job in jobs:
                 if job.is_video:
-                    done = summary.add(video(job, restorer, request.photos, boxes))
+                    done = summary.add(video(job, restorer, request.photos, boxes, memory.size))
                     print(_shown(done), file=sys.stderr)
 
 
@@ -186,7 +188,11 @@ def _shown(outcome: Outcome) -> str:
 
 
 def video(
-    job: Job, restorer: Restorer, photos: PhotoOptions | None, boxes: Boxes | None
+    job: Job,
+    restorer: Restorer,
+    photos: PhotoOptions | None,
+    boxes: Boxes | None,
+    memory: int | None = None,
 ) -> Outcome:
     """Restore one video; an error that concerns only this video becomes its outcome."""
     if photos is None or boxes is not None:
@@ -196,5 +202,5 @@ def video(
     else:
         from runtime.jobs.videos import video_outcome
 
-        outcome = video_outcome(job, restorer, photos)
+        outcome = video_outcome(job, restorer, photos, memory)
     return outcome

@@ -21,10 +21,12 @@ from runtime.video.reader import VideoError
 from runtime.video.restore import NoFaceError, restore_video
 
 
-def video_outcome(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
+def video_outcome(
+    job: Job, restorer: Restorer, options: PhotoOptions, memory: int | None = None
+) -> Outcome:
     """Restore one video; an error that concerns only this video becomes its outcome."""
     try:
-        return _restored(job, restorer, options)
+        return _restored(job, restorer, options, memory)
     except (VideoError, UserError, EngineError) as error:
         message = str(error)
     except (av.FFmpegError, OSError) as error:
@@ -37,7 +39,7 @@ def video_outcome(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcom
     return Outcome(job.name, str(job.target), "failed", message=message)
 
 
-def _restored(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
+def _restored(job: Job, restorer: Restorer, options: PhotoOptions, memory: int | None) -> Outcome:
     documents: list[tuple[float, list[dict[str, Any]]]] = []
 
     def record(seconds: float, faces: list[Face]) -> None:
@@ -45,7 +47,7 @@ def _restored(job: Job, restorer: Restorer, options: PhotoOptions) -> Outcome:
             documents.append((seconds, [face_entry(face) for face in faces]))
 
     try:
-        done = restore_video(job.source, job.target, restorer, options, record)
+        done = restore_video(job.source, job.target, restorer, options, record, memory)
     except NoFaceError as error:
         return _nothing(job, error)
     if "landmarks" in job.extras:

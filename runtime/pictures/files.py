@@ -19,29 +19,25 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from runtime.pictures.header import (
+    ANIMATED_AVIF,
+    BY_OPENCV,
+    DAMAGED,
+    PNG_START,
+    ImageError,
+    check_size,
+    format_of,
+    opened,
+    pnm_header,
+    stated_size,
+    turned,
+)
+
 DEEP = frozenset((".png", ".tif", ".tiff", ".ppm"))  # take 16 bits a channel
 WITH_ALPHA = frozenset((".png", ".webp", ".tif", ".tiff"))
 # Pixels that a side may have: the headers of JPEG and WebP hold no more.
 MAX_SIDES = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 MAX_PIXELS = 2**28  # of a picture read
-DAMAGED = "not a picture, or a damaged one"
-# How the files of each format begin.
-PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-SIGNATURES = {
-    PNG_START: "png",
-    JPEG_START: "jpeg",
-    b"GIF8": "gif",
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff"),  # + is BigTIFF
-    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "pnm"),
-    b"BM": "bmp",
-    **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "jpeg2000"),
-    b"\xff\x0a": "jxl",
-    b"\0\0\0\x0cJXL ": "jxl",
-}
-BY_OPENCV = ("pnm", "bmp", "jpeg2000")
-# Brands of the ISO container (ISO 23008-12): of still AVIF and of animated.
-AVIF, ANIMATED_AVIF = b"avif", b"avis"
-UNREAD = {"heic": "HEIC", "jxl": "JPEG XL"}
 # Which profile describes pictures of so many channels.
 COLOUR_SPACES = {1: b"GRAY", 3: b"RGB "}
 # JPEG without chroma subsampling, which would change pixels around the faces. These PNG options
@@ -63,10 +59,6 @@ REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller version, or 
 NEW_SUBFILE_TYPE = 254
 
 Pixels = NDArray[Any]
-
-
-class ImageError(Exception):
-    """A picture cannot be read or written; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -125,34 +117,13 @@ def decode_picture(name: str, data: bytes, max_pixels: int = MAX_PIXELS) -> Pict
         name: for errors.
         max_pixels: that the picture may have; more are refused before they are decoded.
     """
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
-    kind = _format(data)
-    if kind is None:
-        raise ImageError(f"{name}: {DAMAGED}")
-    if kind in UNREAD:
-        raise ImageError(
-            f"{name}: {UNREAD[kind]} pictures cannot be read; convert it to JPEG or PNG first"
-        )
+    kind = format_of(name, data)
     if kind in BY_OPENCV:
         return _opencv(name, data, kind, max_pixels)
     try:
         return _vips(name, data, kind, max_pixels)
     except pyvips.Error as error:
         raise ImageError(f"{name}: {DAMAGED}") from error
-
-
-def _format(data: bytes) -> str | None:
-    """The format of a file by its first bytes; None if it is unknown."""
-    for start, kind in SIGNATURES.items():
-        if data.startswith(start):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data[4:8] == b"ftyp":
-        brands = data[8 : int.from_bytes(data[:4], "big")]
-        return "heif" if AVIF in brands or ANIMATED_AVIF in brands else "heic"
-    return None
 
 
 def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
@@ -164,23 +135,21 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     """
     if (kind == "png" and _is_apng(data)) or (kind == "heif" and data[8:12] == ANIMATED_AVIF):
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
-    load = getattr(pyvips.Image, f"{kind}load_buffer")
-    # A PNG has check sums, so any error is damage. Many JPEGs have harmless errors.
-    image = load(data, fail_on="error" if kind == "png" else "truncated")
+    image = opened(data, kind)
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if pages > 1 and kind != "tiff":
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
     if pages > 1 and (pages := _pages(data)) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
-    _check_size(name, image.width, image.height, max_pixels)
+    check_size(name, image.width, image.height, max_pixels)
     blobs = {
         field: bytes(image.get(f"{field}-data"))
         for field in BLOBS
         if image.get_typeof(f"{field}-data")
     }
     resolution = (image.xres, image.yres)
-    if image.get_typeof("orientation") and 2 <= image.get("orientation") <= 8:
-        image = image.autorot()
+    if turned(image):
+        image = opened(data, kind, "random").autorot()
         if XMP_ORIENTATION in blobs.get("xmp", b""):
             del blobs["xmp"]  # it would be turned once more
     if image.interpretation == "cmyk":
@@ -229,11 +198,6 @@ def _split(name: str, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     return np.ascontiguousarray(colours), np.ascontiguousarray(alpha)
 
 
-def _check_size(name: str, width: int, height: int, most: int) -> None:
-    if width * height > most:
-        raise ImageError(f"{name}: {width}×{height} is larger than {most} pixels; shrink it")
-
-
 def _without_inks(image: pyvips.Image) -> pyvips.Image:
     """A CMYK picture as sRGB: by its profile, else as if inks were ideal (Pillow does so too)."""
     if image.get_typeof("icc-profile-data"):
@@ -272,7 +236,8 @@ def _pages(data: bytes) -> int:
 
 
 def _opencv(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
-    _check_size(name, *_stated_size(data, kind), max_pixels)
+    width, height, _, _ = stated_size(data, kind)
+    check_size(name, width, height, max_pixels)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -289,34 +254,9 @@ def _opencv(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     return Picture(*_split(name, pixels))
 
 
-def _stated_size(data: bytes, kind: str) -> tuple[int, int]:
-    """Width and height by a file's header; 0, 0 if it is damaged, which decoding will tell."""
-    try:
-        if kind == "bmp":
-            width, height = struct.unpack_from("<ii", data, 18)
-            return abs(width), abs(height)
-        if kind == "jpeg2000":  # image and tile size: SIZ marker, length, capabilities, size
-            width, height = struct.unpack_from(">II", data, data.index(b"\xff\x51") + 6)
-            return width, height
-    except (struct.error, ValueError):
-        return 0, 0
-    numbers = _pnm_header(data)
-    return (numbers[0], numbers[1]) if len(numbers) >= 2 else (0, 0)
-
-
-def _pnm_header(data: bytes) -> list[int]:
-    """The numbers of a PNM header: width, height, and the value of white but in bitmaps."""
-    numbers: list[int] = []
-    for line in data[2:512].splitlines():
-        numbers += [int(word) for word in line.partition(b"#")[0].split() if word.isdigit()]
-        if len(numbers) >= 3:
-            break
-    return numbers
-
-
 def _full_scale(pixels: Pixels, data: bytes) -> Pixels:
     """Scale the samples of a PNM file from the maximum that its header states to white."""
-    numbers = _pnm_header(data)
+    numbers = pnm_header(data)
     peak = int(np.iinfo(pixels.dtype).max)
     stated = numbers[2] if data[1:2] in b"2356" and len(numbers) >= 3 else peak
     if stated in (0, peak):
@@ -328,7 +268,10 @@ def _full_scale(pixels: Pixels, data: bytes) -> Pixels:
 def _to_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    # x = 257 high + rest, and x / 257 is rounded by rest / 257: all in at most 16 bits.
+    high = (pixels >> 8).astype(np.uint8)
+    rest = (pixels & 255).astype(np.int16) - high
+    return high + (rest > 128) - (rest < -128)
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:

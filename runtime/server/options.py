@@ -25,6 +25,7 @@ class ServerOptions:
         max_queue: faces of a model that may wait or run at once.
         max_body: bytes of a request.
         max_pixels: of a picture.
+        memory: bytes that the process may take; None by what the machine has.
     """
 
     engines: tuple[tuple[str, str, Path], ...]
@@ -38,6 +39,7 @@ class ServerOptions:
     max_queue: int
     max_body: int
     max_pixels: int
+    memory: int | None = None
 
 
 def read_key(file: Path) -> str:

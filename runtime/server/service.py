@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from dic.memory import Memory
 from runtime.faces.detect import Detector
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Restorer
+from runtime.jobs.needs import photo_need, search_bytes
 from runtime.jobs.outputs import face_entry
 from runtime.pictures.files import MAX_SIDES, decode_picture, encode_picture
+from runtime.pictures.header import check_size, read_header
 from runtime.server.model import ServedModel, SharedEngine
 from runtime.server.protocol import NAMES, ProtocolError
 
@@ -39,10 +42,17 @@ class Service:
     Args:
         models: all versions of all models; of a name, the highest version is the default.
         detector: detects faces in photographs; the installed YuNet if None.
+        memory: that photographs in progress share; None for no limit.
     """
 
-    def __init__(self, models: Sequence[ServedModel], detector: Detector | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        detector: Detector | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.models = list(models)
+        self._memory = memory or Memory(None)
         self.stopping = False
         self._restorers = {
             id(model): Restorer(SharedEngine(model), detector=detector) for model in self.models
@@ -165,18 +175,25 @@ class Service:
             ImageError: the picture cannot be decoded or encoded.
             QueueFullError: no room for its faces.
             EngineError: the engine failed.
+            OverBudgetError: it needs more memory than there will ever be.
         """
         started = time.monotonic()
-        restorer = self.restorer(name)
-        photo = decode_picture("the picture", data, max_pixels)
-        done = restorer.restore_photo(
-            photo,
-            max_face=options.max_face,
-            enlarge=options.enlarge,
-            background=options.background,
-            max_side=MAX_SIDES.get(suffix),
-        )
-        content = encode_picture(done.picture, suffix)
+        restorer, what = self.restorer(name), "the picture"
+        header = read_header(what, data)
+        check_size(what, header.width, header.height, max_pixels)
+        search = search_bytes(restorer.detector, header.pixels)
+        need = photo_need(header, len(data), suffix, options, search).within(self._memory.size)
+        with self._memory.taken(need.bytes, what):
+            photo = decode_picture(what, data, max_pixels)
+            done = restorer.restore_photo(
+                photo,
+                max_face=options.max_face,
+                enlarge=options.enlarge,
+                background=options.background,
+                max_side=MAX_SIDES.get(suffix),
+                largest=need.most,
+            )
+            content = encode_picture(done.picture, suffix)
         height, width = photo.pixels.shape[:2]
         document = {
             "width": width,

@@ -10,7 +10,8 @@ import anyio
 import anyio.to_thread
 
 from dic.engine_file import EngineError
-from runtime.pictures.files import ImageError
+from dic.memory import OverBudgetError
+from runtime.pictures.header import ImageError
 from runtime.server.model import ExpiredError, QueueFullError
 from runtime.server.protocol import ProtocolError
 
@@ -21,6 +22,7 @@ STATUS: dict[type[Exception], int] = {
     QueueFullError: 429,
     ExpiredError: 504,
     EngineError: 503,
+    OverBudgetError: 413,
     ImageError: 400,
     ValueError: 400,
 }

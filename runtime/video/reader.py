@@ -1,10 +1,11 @@
-"""Reading a video with PyAV: upright RGB frames, and the packets of the streams to copy.
+"""Reading a video with PyAV: upright, progressive RGB frames, and the packets of streams to copy.
 
 PyAV is a wheel of FFmpeg's libraries.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dic.console import UserError
+from runtime.video.upright import Deinterlacer, orientation
 
 try:
     import av
@@ -35,6 +37,8 @@ EXACT = (
 )
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 BT709, BT601 = 1, 5  # AVCOL_SPC_BT709, AVCOL_SPC_BT470BG
+UNTIMED = ("avi",)  # containers without presentation times, which FFmpeg guesses wrongly
+HDR = {16: "PQ", 18: "HLG"}  # AVCOL_TRC_SMPTE2084, AVCOL_TRC_ARIB_STD_B67
 
 
 Packet = Any  # av.Packet of a stream that is copied
@@ -53,12 +57,14 @@ class Frame:
         pixels: (H, W, 3) uint8 RGB.
         pts: presentation time in units of `time_base`.
         time_base: seconds.
+        duration: in units of `time_base`; 0 if unknown.
     """
 
     number: int
     pixels: Bytes
     pts: int
     time_base: Fraction
+    duration: int = 0
 
     @property
     def seconds(self) -> float:
@@ -76,14 +82,16 @@ class Reader:
         count: number of frames according to the header or estimated from it; 0 if unknown.
         aspect: width of a pixel over its height; None or 0 if the file does not specify it.
         space: FFmpeg's colour space (AVColorSpace).
+        remarks: human-readable notes on what was changed while reading.
 
     Raises:
-        VideoError: the file is damaged, not a video, or has no video stream.
+        VideoError: the file is damaged, not a video, has no video stream, or is HDR.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damaged = ""
+        self._size: tuple[int, int] | None = None
         try:
             self.container = av.open(str(path))
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -97,10 +105,16 @@ class Reader:
         self.stream.thread_type = "AUTO"
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         self.time_base = self.stream.time_base or 1 / self.rate
-        self.count = self.stream.frames or round(
-            float(self.rate) * (self.container.duration or 0) / av.time_base
-        )
+        # An edit list may show less than the track has; then the duration is the lesser.
+        shown = round(float(self.rate) * (self.container.duration or 0) / av.time_base)
+        self.count = min(self.stream.frames or shown, shown or self.stream.frames)
         context = self.stream.codec_context
+        if (curve := HDR.get(int(context.color_trc or 0))) is not None:
+            self.container.close()
+            raise VideoError(f"{path}: is HDR video ({curve}), which is not supported; convert it")
+        self.remarks: dict[str, None] = {}  # in order
+        if context.pix_fmt and any(depth in context.pix_fmt for depth in ("p10", "p12", "p16")):
+            self.remarks["reduced to 8 bits a channel"] = None
         self.aspect = context.sample_aspect_ratio
         # For an unspecified colour space, assume what players assume for this height.
         self.space = int(context.colorspace or 0)
@@ -114,39 +128,58 @@ class Reader:
         """
         copied = [s for s in self.container.streams if s.type in COPIED]
         number = 0
+        progressive = Deinterlacer()
+        untimed = self.container.format.name in UNTIMED
+        times: deque[int] = deque()  # when packets are decoded
         try:
             for packet in self.container.demux(self.stream, *copied):
                 if packet.stream is not self.stream:
                     if packet.size:  # each stream ends with an empty flush packet
                         yield packet
                     continue
+                if untimed and packet.size and packet.dts is not None:
+                    times.append(packet.dts)
                 try:
-                    frames = packet.decode()
+                    frames: list[Any] = packet.decode()
                 except av.FFmpegError as error:  # skip damaged packets, as players do
                     self.damaged = reason_of(error)
                     continue
                 for frame in frames:
-                    yield self._frame(frame, number)
-                    number += 1
+                    if times:  # frames are shown in the order of decoding times, one at each
+                        frame.pts = times.popleft()
+                    for shown in progressive(frame):
+                        yield self._frame(shown, number)
+                        number += 1
+            for shown in progressive(None):
+                yield self._frame(shown, number)
+                number += 1
+            if progressive.used:
+                self.remarks["interlaced; deinterlaced"] = None
         except av.FFmpegError as error:
             self.damaged = reason_of(error)
 
     def _frame(self, frame: Any, number: int) -> Frame:
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        size = self._size = self._size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            self.remarks["its size changes; all frames have the first one's"] = None
+        turned = orientation(frame)
         rgb = frame.reformat(
+            *size,
             format="rgb24",
             interpolation=EXACT,
             src_colorspace=self.space,
             dst_colorspace=self.space,
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         )
-        pixels = np.rot90(rgb.to_ndarray(), frame.rotation // 90)
-        if number == 0 and frame.rotation % 180 and self.aspect:
+        pixels = turned(rgb.to_ndarray())
+        if number == 0 and turned.transposed and self.aspect:
             self.aspect = 1 / self.aspect
         estimate = round(number / self.rate / self.time_base)
         pts = estimate if frame.pts is None else frame.pts
         time_base = frame.time_base or self.time_base
-        return Frame(number, np.ascontiguousarray(pixels), pts, time_base)
+        duration = frame.duration or 0
+        return Frame(number, np.ascontiguousarray(pixels), pts, time_base, duration)
 
     def close(self) -> None:
         self.container.close()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from dic.cores import cores
 from dic.files import partial_file
+from dic.memory import shown
+from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
 from runtime.faces.crop import Crop
@@ -23,13 +25,15 @@ from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.files import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
-from runtime.video.writer import Writer
+from runtime.video.writer import Writer, check_container
 
 LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
 # A video with fewer frames than this share of its header's count is reported as truncated. The
 # tolerance is needed because headers often round or estimate the count.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
+# Bytes a pixel that decoder and encoder hold: reference frames, and x264's 40 frames of lookahead.
+CODEC_BYTES = 150
 
 
 class NoFaceError(VideoError):
@@ -71,6 +75,7 @@ def restore_video(
     restorer: Restorer,
     options: PhotoOptions | None = None,
     on_frame: Callable[[float, list[Face]], object] | None = None,
+    memory: int | None = None,
 ) -> RestoredVideo:
     """Detect, track and restore the faces of a video.
 
@@ -82,14 +87,19 @@ def restore_video(
         restorer: with the detector and the engine to use.
         options: the same as for photographs.
         on_frame: called for each frame, in order, with its time in seconds and its restored faces.
+        memory: bytes that frames in progress and the encoder may take; with less, fewer frames are
+            processed at once, and they are enlarged less. None for no limit.
 
     Raises:
         NoFaceError: there is no face to restore; nothing is written.
         VideoError: the source cannot be read, or the target cannot be written.
         EngineError: the engine failed.
+        UserError: the target is the source.
     """
     options = options or PhotoOptions()
-    detected = _detect(source, restorer)
+    refuse_inputs([target], [source])
+    check_container(source, target)
+    detected = _detect(source, restorer, memory)
     frames, size = len(detected.crops), detected.size
     with closing(Reader(source)) as reader:
         rate = float(reader.rate)
@@ -97,6 +107,9 @@ def restore_video(
         tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
+        while not options.enlarge and scale > 1 and not _workers(size, scale, memory):
+            scale -= 1
+        workers = _needed(source, _workers(size, scale, memory), memory)
         restored = 0
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
@@ -111,7 +124,7 @@ def restore_video(
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
             with bar, closing(writer):
-                for item, faces in overlapped(work, reader.packets(), _workers()):
+                for item, faces in overlapped(work, reader.packets(), workers):
                     if not isinstance(item, Frame):
                         writer.copy(item)
                         continue
@@ -137,9 +150,10 @@ def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> 
 
 
 def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
-    remarks = []
+    remarks: list[str] = []
     if writer.left_out:
         remarks.append(f"{' and '.join(writer.left_out)} not copied: unsupported by the container")
+    remarks += reader.remarks
     if frames < COMPLETE * reader.count:
         remarks.append(f"may be truncated: its header counts {reader.count} frames")
     if reader.damaged:
@@ -181,7 +195,7 @@ class Detected:
     aspect: Fraction | None
 
 
-def _detect(source: Path, restorer: Restorer) -> Detected:
+def _detect(source: Path, restorer: Restorer, memory: int | None) -> Detected:
     """Detect the faces in every frame.
 
     Raises:
@@ -195,7 +209,11 @@ def _detect(source: Path, restorer: Restorer) -> Detected:
     frames_crops = []
     with closing(Reader(source)) as reader:
         frames = (item for item in reader.packets() if isinstance(item, Frame))
-        results = overlapped(find, frames, _workers())
+        context = reader.stream.codec_context
+        size, estimate = (context.width, context.height), getattr(restorer.detector, "memory", None)
+        search = estimate(size[0] * size[1]) if estimate else 0
+        workers = _workers(size, 0, memory, search)
+        results = overlapped(find, frames, _needed(source, workers, memory))
         what = f"{source.name}: detecting faces"
         for crops, (height, width, _) in Progress(
             results, total=reader.count, desc=what, unit="frame"
@@ -222,5 +240,29 @@ def _restored(
     return restorer.in_frame(Picture(frame.pixels, quantisation=LOSSY), crops, way, work)
 
 
-def _workers() -> int:
-    return min(WORKERS, cores()) + 1
+def _workers(size: tuple[int, int], scale: int, memory: int | None, search: int = 0) -> int:
+    """How many frames are processed at once within so much memory; 0 if not even one.
+
+    Args:
+        scale: by which they are enlarged; 0 while faces are detected.
+        search: bytes that the detector takes.
+    """
+    most = min(WORKERS, cores()) + 1
+    if memory is None:
+        return most
+    pixels = size[0] * size[1]
+    result = pixels * scale**2
+    # `overlapped` holds two frames a worker; each is decoded, restored and converted.
+    each = 2 * 3 * (2 * pixels + 2 * result) + search
+    fixed = CODEC_BYTES * (pixels + result)
+    return int(max(0, min(most, (memory - fixed) // max(1, each))))
+
+
+def _needed(source: Path, workers: int, memory: int | None) -> int:
+    """The workers; raises VideoError if there are none."""
+    if workers < 1 and memory is not None:
+        raise VideoError(
+            f"{source}: its frames need more memory than the {shown(memory)} that are allowed; "
+            "shrink it, lower --enlarge, or raise --memory"
+        )
+    return workers

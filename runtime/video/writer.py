@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import ColorRange
 
 from runtime.video.reader import COPIED, EXACT, Frame, Reader, VideoError, reason_of
 
 # Encoder and options by container; the quality settings are close to visually lossless.
-CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}), ".avi": ("mpeg4", {"q": "2"})}
-CODEC = ("libx264", {"crf": "17", "preset": "medium"})
+# MPEG-4's is a quantiser of 2, in FFmpeg's units of 1/118.
+CODECS = {
+    ".webm": ("libvpx-vp9", {"crf": "24", "b": "0"}),
+    ".avi": ("mpeg4", {"flags": "+qscale", "global_quality": str(2 * 118)}),
+}
+WITHOUT_CHAPTERS = (".avi",)
+# Codecs whose packets and times come out of AVI as they went in.
+IN_AVI = ("pcm_", "mp3")
+CODEC = ("libx264", {"crf": "17", "preset": "medium", "forced-idr": "1"})
 
 
 class Writer:
@@ -28,10 +37,11 @@ class Writer:
         aspect: width of a pixel over its height; None or 0 if unspecified.
 
     Attributes:
-        left_out: types of the streams that the container does not support.
+        left_out: types of the streams that the container does not support, and "chapters".
 
     Raises:
         VideoError: the file cannot be opened for writing.
+        RuntimeError: the encoder does not know an option of ours.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class Writer:
                 try:
                     copied = self.container.add_stream_from_template(stream)
                     copied.metadata.update(stream.metadata)
+                    copied.disposition = stream.disposition
                     self._copied[stream.index] = copied
                 except (av.FFmpegError, ValueError):  # the container does not support its codec
                     self.left_out.append(stream.type)
@@ -72,7 +83,21 @@ class Writer:
         encoded.metadata.update(
             {k: v for k, v in source.stream.metadata.items() if k == "language"}
         )
+        encoded.disposition = source.stream.disposition
+        if chapters := source.container.chapters():
+            if suffix in WITHOUT_CHAPTERS:
+                self.left_out.append("chapters")
+            else:
+                self.container.set_chapters(chapters)
         self._last: int | None = None
+        self._waiting: Any | None = None  # the last frame, until it is known to be the last
+        self._durations: dict[int, int] = {}  # of frames that the encoder holds, by their time
+        try:
+            self.container.start_encoding()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"{path}: cannot be written ({reason_of(error)})") from error
+        if context.options:  # what the encoder has not taken
+            raise RuntimeError(f"{name} knows no option {', '.join(context.options)}")
 
     def copy(self, packet: Any) -> None:
         """Write a packet of a copied stream; ignored if its stream is in `left_out`."""
@@ -99,11 +124,51 @@ class Writer:
         pts = pts if self._last is None else max(pts, self._last + 1)
         picture.pts, picture.time_base, self._last = pts, self._time_base, pts
         picture.colorspace = self._space
-        self.container.mux(self.stream.encode(picture))
+        self._durations[pts] = round(frame.duration * frame.time_base / self._time_base)
+        waiting, self._waiting = self._waiting, picture
+        if waiting is not None:
+            self._mux(waiting)
 
     def close(self) -> None:
         """Write the frames that the encoder still holds, and close the file."""
         try:
-            self.container.mux(self.stream.encode(None))
+            if self._waiting is not None:
+                # A key frame, so that no frame is stored after the last one shown, whose duration
+                # would then be lost.
+                self._waiting.pict_type = PictureType.I
+                self._mux(self._waiting)
+            self._mux(None)
         finally:
             self.container.close()
+
+    def _mux(self, picture: Any | None) -> None:
+        """Encode a frame, or None at the end, and write the packets that are ready."""
+        for packet in self.stream.encode(picture):
+            if duration := self._durations.pop(packet.pts, 0):
+                packet.duration = duration  # encoders know that of a constant rate only
+            self.container.mux(packet)
+
+
+def check_container(source: Path, target: Path) -> None:
+    """Check before any work that the target's container can hold the source.
+
+    Raises:
+        VideoError: names what it cannot hold: in AVI, sound other than PCM and MP3, and frames
+            that do not follow at a constant rate.
+    """
+    if target.suffix.lower() != ".avi":
+        return
+    advice = f"name the output {target.stem}.mkv"
+    with closing(Reader(source)) as reader:
+        for stream in reader.container.streams.audio:
+            codec = stream.codec_context.name
+            if not codec.startswith(IN_AVI):
+                raise VideoError(f"{source}: AVI does not hold {codec} sound; {advice}")
+        packets = reader.container.demux(reader.stream)
+        times = sorted(p.pts for p in packets if p.size and p.pts is not None)
+        step = 1 / reader.rate / reader.time_base
+        late = [abs(Fraction(t - times[0]) - n * step) for n, t in enumerate(times)]
+        if max(late, default=Fraction(0)) > max(step / 4, Fraction(1)):
+            raise VideoError(
+                f"{source}: its frames do not follow at a constant rate, which AVI needs; {advice}"
+            )

@@ -167,6 +167,8 @@ def test_command_errors_are_one_line(
         ([far], "far.onnx.data: damaged"),
         ([tiny_engine, "--min-batch", "0"], "--min-batch 0"),
         ([tiny_engine, "--workspace", "0"], "--workspace"),
+        ([tiny_engine, "--workspace", "99999999999999"], "--workspace must be 1 to"),
+        ([tiny_engine, "--max-batch", "99999999"], "--max-batch 99999999: must be at most"),
         ([tiny_engine, "--optimization-level", "9"], "--optimization-level"),
         ([tiny_engine, "--timing-cache", "x"], "--timing-cache"),
         ([tiny_engine, "--hardware-compatible", "ampere_plus"], "--hardware-compatible"),

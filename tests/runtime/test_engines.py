@@ -49,6 +49,29 @@ def test_metadata_are_read_as_onnx_reads_them(tiny_engine: Path) -> None:
     assert read_metadata(tiny_engine) == wanted
 
 
+def test_old_runtimes_read_the_file(tiny_engine: Path) -> None:
+    """ONNX Runtime 1.16 and 1.17 refuse IR version 10 (its versioning table)."""
+    model = onnx.load(tiny_engine)
+    assert model.ir_version <= 9
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
+
+
+def test_a_file_of_weights_that_was_left_behind_is_named(tiny_engine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "moved.onnx"
+    options = {"save_as_external_data": True, "location": "moved.onnx.data", "size_threshold": 1024}
+    onnx.save(onnx.load(tiny_engine), path, **options)
+    load_engine(path, "cpu").close()
+    (tmp_path / "moved.onnx.data").unlink()
+    with pytest.raises(EngineError, match=r"moved\.onnx\.data: No such file; copy it too"):
+        load_engine(path, "cpu")
+
+
+def test_a_pipe_is_no_engine(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(EngineError, match="is a pipe or a device"):
+        load_engine(tmp_path / "pipe.onnx", "cpu")
+
+
 def test_no_damage_reads_as_metadata(tiny_engine: Path, tmp_path: Path) -> None:
     """Cut anywhere, or with any byte changed: an error in one line, or what is there."""
     whole, path = tiny_engine.read_bytes(), tmp_path / "damaged.onnx"

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from runtime.jobs.paths import WRITABLE
-from runtime.pictures.files import ImageError, Picture, encode_picture, read_picture
+from runtime.pictures.files import Picture, encode_picture, read_picture
+from runtime.pictures.header import ImageError
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from runtime.pictures.files import ImageError, Picture, decode_picture, encode_picture
+from runtime.pictures.files import Picture, decode_picture, encode_picture
+from runtime.pictures.header import ImageError
 from runtime.pictures.inputs import as_picture
 
 

@@ -21,7 +21,7 @@ from runtime.engines.batching import Batcher, overlapped
 from runtime.engines.load import load_engine
 from runtime.faces.crop import Crop
 from runtime.faces.detect import YuNetDetector
-from runtime.pictures.files import ImageError
+from runtime.pictures.header import ImageError
 from runtime.restorer import FaceRestorer
 from train.checkpoint import load_checkpoint
 from train.data.pairs import shrink

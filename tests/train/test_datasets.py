@@ -22,7 +22,7 @@ from dic.landmarks import heatmaps
 from train.data.annotations import UNNAMED, AnnotationError, encode_pts, read_annotations
 from train.data.datasets import BadFaceError, FacesInFiles, FacesInMemory, open_faces
 from train.data.pairs import Batches, FacePairs
-from train.data.pictures import cut
+from train.data.pictures import cut, read_picture
 from train.loop.training import train
 from train.recipe import load_recipe
 
@@ -424,3 +424,12 @@ def test_a_mirrored_face_has_its_landmarks_mirrored(faces: Faces) -> None:
             expected = heatmaps(one["landmarks"].numpy())
             np.testing.assert_array_equal(one["heatmaps"].numpy(), expected)
     assert 0 < flipped < 6
+
+
+def test_a_picture_over_the_budget_is_refused_by_its_header() -> None:
+    """The file ends before its pixels, which decoding would report otherwise."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(encoded, "png")
+    start = encoded.getvalue()[:100]
+    with pytest.raises(ValueError, match="needs up to 61 MB of memory, 1 MB are allowed"):
+        read_picture(start, 2**20)

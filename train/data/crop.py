@@ -28,12 +28,14 @@ class CropOptions:
             are aligned faces already.
         smallest: minimum side of the crop in pixels; smaller faces are rejected.
         margin: kept around the crop on each side, as a fraction of its side; 0 for none.
+        memory: bytes that a picture may take; None for no limit.
     """
 
     points: int = 68
     crop: str = "landmarks"
     smallest: int = SR_SIZE
     margin: float = 0.0
+    memory: int | None = None
 
 
 class RejectedError(Exception):
@@ -114,7 +116,7 @@ def cut_face(entry: Entry, options: CropOptions, detector: Detector | None) -> F
         RejectedError: the picture is unsuitable for training.
     """
     try:
-        image = read_picture(entry.picture.read())
+        image = read_picture(entry.picture.read(), options.memory)
     except Exception as error:  # Pillow raises many types for damaged files
         raise RejectedError("unreadable", error) from error
     height, width = image.shape[:2]

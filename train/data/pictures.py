@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dic.memory import shown
 from dic.sizes import SR_SIZE
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -42,17 +43,26 @@ class Picture:
         return cut(self.image, self.landmarks, self.box)
 
 
-def read_picture(data: bytes) -> NDArray[np.uint8]:
+def read_picture(data: bytes, memory: int | None = None) -> NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
 
+    Args:
+        memory: bytes that decoding may take; more is refused by the header.
+
     Raises:
-        ValueError: empty, or not an image; damaged files may raise any of Pillow's exceptions.
+        ValueError: empty, not an image, or too large; damaged files may raise any of Pillow's
+            exceptions.
     """
     try:
         opened = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise ValueError("not an image file" if data else "an empty file") from error
     with opened:
+        # As stored (4 bytes a pixel, or 16 bits as float64), turned, and as RGB twice.
+        each = 24 if opened.mode.startswith("I") else 16
+        need = opened.width * opened.height * each
+        if memory is not None and need > memory:
+            raise ValueError(f"needs up to {shown(need)} of memory, {shown(memory)} are allowed")
         upright = ImageOps.exif_transpose(opened)
         if upright.mode.startswith("I"):  # 16 bits per pixel, which Pillow's convert would clip
             levels = np.asarray(upright).astype(np.float64) / 257

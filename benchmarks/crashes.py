@@ -1,0 +1,237 @@
+"""`python -m benchmarks.crashes`: kill commands at random moments, and compare what a rerun gives.
+
+Each command runs once undisturbed. Then it is killed (SIGKILL) at a random moment of its work,
+again and again, each time continued by `--resume` or run once more, until it ends by itself. The
+files must be those of the undisturbed run, byte by byte, and no temporary file may be left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.report.markdown import table
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
+from dic.outputs import check_outputs
+from dic.progress import Progress
+
+PARTS = ("photos", "video", "export", "training")
+PICTURES = 12
+TINY = (
+    *("network.channels=4", "network.groups=2", "network.hourglass_channels=8"),
+    *("network.hourglass_depth=2", "network.steps=2", "data.count=8", "data.validation=4"),
+    *("batch_size=2", "iterations=60", "validate_every=20", "save_every=2"),
+)
+VOLATILE = ("seconds",)  # keys of JSON files that differ from run to run
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The result of one command.
+
+    Attributes:
+        command: that was killed.
+        kills: processes that were killed in their work.
+        runs: undisturbed time of the command in seconds.
+        differing: files that differ from those of the undisturbed run.
+        left: temporary files that were left at the end.
+        partial: files under their final names that were incomplete after a kill.
+    """
+
+    command: str
+    kills: int
+    seconds: float
+    differing: list[str]
+    left: list[str]
+    partial: list[str]
+
+    @property
+    def right(self) -> bool:
+        return not (self.differing or self.left or self.partial)
+
+
+Line = Callable[[Path], list[str]]
+
+
+def crashed(name: str, line: Line, folder: Path, kills: int, seed: int) -> Crash:
+    """Kill a command `kills` times.
+
+    Args:
+        line: the command's arguments, by the folder to write to; they continue earlier work.
+        seed: of the moments.
+    """
+    whole, killed = folder / f"{name}-whole", folder / f"{name}-killed"
+    started = time.monotonic()
+    _finished(line(whole))
+    seconds = time.monotonic() - started
+    wanted, moments = contents(whole), random.Random(seed)
+    partial: list[str] = []
+    done = 0
+    with Progress(total=kills, desc=name, unit="kill") as bar:
+        while done < kills:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *line(killed)], stderr=subprocess.DEVNULL
+            )
+            try:
+                process.wait(moments.uniform(0, seconds))
+                shutil.rmtree(killed)  # it ended by itself: once more from the start
+                continue
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            done += 1
+            bar.update()
+            if name != "training":  # whose files change from iteration to iteration
+                now = contents(killed) if killed.exists() else {}
+                partial += [f for f, digest in now.items() if wanted.get(f, digest) != digest]
+    _finished(line(killed))
+    given = contents(killed)
+    return Crash(
+        name,
+        kills,
+        round(seconds, 1),
+        sorted(f for f in wanted if given.get(f) != wanted[f]),
+        sorted(f for f in given if f not in wanted),
+        sorted(set(partial)),
+    )
+
+
+def _finished(line: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *line], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(line)}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of each file by its path; hidden ones are those that a killed command has begun."""
+    return {
+        str(path.relative_to(folder)): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content; of checkpoints their tensors, of JSON without what times differ."""
+    if path.suffix == ".pth":
+        import torch
+
+        text = repr(_plain(torch.load(path, weights_only=True))).encode()
+    elif path.suffix == ".json":
+        text = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True).encode()
+    else:
+        text = path.read_bytes()
+    return hashlib.sha256(text).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if k not in VOLATILE}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "numpy"):
+        return hashlib.sha256(np.ascontiguousarray(value.numpy()).tobytes()).hexdigest()
+    return value
+
+
+def commands(folder: Path, engine: Path, checkpoint: Path) -> dict[str, Line]:
+    """The commands that are killed, with their inputs made in `folder`."""
+    album, clip = folder / "album", folder / "clip.mkv"
+    album.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(PICTURES):
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(album / f"{n:02}.png")
+    _write_clip(clip)
+    infer = ["runtime.infer", "--engine", str(engine), "--device", "cpu"]
+    return {
+        "photos": lambda out: [*infer, str(album), "-o", f"{out}/", "--resume", "--landmarks"],
+        "video": lambda out: [
+            *infer, "--faces", str(clip), "-o", str(out / "clip.mkv"), "--resume", "--enlarge", "1"
+        ],
+        "export": lambda out: ["export.onnx", str(checkpoint), "-o", str(out / "dic.onnx")],
+        "training": lambda out: [
+            *("train", "--recipe", "synthetic-demo", "--out", str(out), "--resume", *TINY)
+        ],
+    }  # fmt: skip
+
+
+def _write_clip(path: Path) -> None:
+    """Twelve frames of a portrait that moves."""
+    import av
+    import skimage.data
+
+    face = np.asarray(Image.fromarray(skimage.data.astronaut()).resize((170, 170)))
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=12, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = 120, 160, "yuv420p"
+        for n in range(12):
+            pixels = np.ascontiguousarray(face[5:125, n : n + 160])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The results as a table."""
+    head = ["command", "kills", "undisturbed, s", "differing files", "files left", "incomplete"]
+    counted = ("differing", "left", "partial")
+    cells = [
+        [r["command"], str(r["kills"]), f"{r['seconds']:.1f}", *(str(len(r[c])) for c in counted)]
+        for r in rows
+    ]
+    return table(head, cells)
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.crashes",
+        description="Kill commands at random moments, continue them, and compare their results "
+        "with those of undisturbed runs.",
+    )
+    add = parser.add_argument
+    add("what", nargs="*", metavar="WHAT", help=f"{', '.join(PARTS)} (default: all)")
+    add("--engine", type=Path, required=True, metavar="FILE", help="a small one")
+    add("--checkpoint", type=Path, required=True, metavar="CKPT", help="a small one, for export")
+    add("--kills", type=int, default=50, metavar="N", help="of each (default: %(default)s)")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.what) - set(PARTS):
+        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(PARTS)}")
+    if options.kills < 1:
+        parser.error("--kills must be at least 1")
+    check_outputs(filter(None, [options.json]), [options.engine, options.checkpoint])
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = commands(folder, options.engine.resolve(), options.checkpoint.resolve())
+        for part in options.what or PARTS:
+            results.append(crashed(part, lines[part], folder, options.kills, options.seed))
+    rows = [asdict(result) for result in results]
+    print(summary(rows))
+    if options.json:
+        content = {"seed": options.seed, "commands": rows}
+        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    return 0 if all(result.right for result in results) else 1
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks")
+
+
+if __name__ == "__main__":
+    cli()

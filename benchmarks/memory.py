@@ -1,0 +1,155 @@
+"""`python -m benchmarks.memory`: the memory that pictures take, beside what their headers promise.
+
+Each picture is of noise, which compresses worst, and restored and written as `runtime.infer` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from benchmarks.report.markdown import table
+from dic.console import Parser, UserError, run
+from dic.files import write_whole
+from dic.memory import Memory, resident
+from dic.outputs import check_outputs
+from runtime.engines.load import load_engine
+from runtime.faces.options import PhotoOptions
+from runtime.faces.restore import Restorer
+from runtime.jobs.needs import Need, aligned_need, photo_need, search_bytes
+from runtime.jobs.paths import Job
+from runtime.jobs.pictures import PictureWork
+from runtime.pictures.files import Picture, encode_picture
+from runtime.pictures.header import read_header
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture.
+
+    Attributes:
+        side: pixels.
+        mode: "L", "RGB" or "RGBA".
+        depth: bits of a sample.
+        suffix: of the file, and of the result.
+        enlarge: times; 0 restores an aligned face.
+    """
+
+    side: int
+    mode: str
+    depth: int
+    suffix: str
+    enlarge: int
+
+
+CASES = (
+    *(Case(side, "RGB", 8, ".png", 1) for side in (1000, 4000, 8000)),
+    *(Case(4000, "RGB", 8, suffix, 1) for suffix in (".jpg", ".tif", ".bmp")),
+    *(Case(1500, "RGB", 8, suffix, 4) for suffix in (".png", ".webp")),
+    Case(4000, "RGB", 16, ".png", 1),
+    Case(4000, "RGBA", 8, ".png", 1),
+    *(Case(2000, mode, depth, ".png", 2) for mode in ("L", "RGBA") for depth in (8, 16)),
+    *(Case(side, "RGB", 8, ".png", 0) for side in (1000, 8000)),
+)
+
+
+def measure(cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
+    """What each case needs by its header, and took at most, in bytes.
+
+    Raises:
+        UserError: the system does not tell how much memory a process has taken.
+    """
+    if not CLEAR.exists():
+        raise UserError("benchmarks.memory needs Linux's /proc")
+    rows = []
+    with load_engine(device="cpu") as engine, tempfile.TemporaryDirectory() as folder:
+        restorer = Restorer(engine)
+        _measured(Case(300, "RGB", 8, ".png", 1), restorer, Path(folder))  # makes arenas
+        for case in cases:
+            need, took = _measured(case, restorer, Path(folder))
+            rows.append({**asdict(case), "need": need.bytes, "took": took})
+            print(f"{case}: needs up to {need.bytes / 1e6:.0f} MB, took {took / 1e6:.0f} MB")
+    return rows
+
+
+def _measured(case: Case, restorer: Restorer, folder: Path) -> tuple[Need, int]:
+    data = encode_picture(_noise(case), case.suffix)
+    header = read_header("a picture", data)
+    source, target = folder / f"in{case.suffix}", folder / f"out{case.suffix}"
+    source.write_bytes(data)
+    if case.enlarge:
+        options = PhotoOptions(enlarge=case.enlarge)
+        search = search_bytes(restorer.detector, header.pixels)
+        need = photo_need(header, len(data), case.suffix, options, search)
+    else:
+        options, need = None, aligned_need(header, len(data))
+    del data
+    work = PictureWork(restorer, options, None, Memory(None))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident()
+    CLEAR.write_text("5")  # proc(5): the peak begins anew
+    done = work(Job(source, target, {}, named=False))
+    if done.status == "failed":
+        raise UserError(done.message)
+    lines = STATUS.read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return need, peak - before
+
+
+def _noise(case: Case) -> Picture:
+    dtype = np.uint8 if case.depth == 8 else np.uint16
+    rng = np.random.default_rng(0)
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[case.mode]
+    shape = (case.side, case.side, channels)
+    pixels = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    if case.mode != "RGBA":
+        return Picture(pixels)
+    return Picture(np.ascontiguousarray(pixels[:, :, :3]), np.ascontiguousarray(pixels[:, :, 3]))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The results as a table."""
+    shown = [
+        [
+            f"{row['side']}×{row['side']} {row['mode']}, {row['depth']} bits, {row['suffix'][1:]}",
+            f"{row['enlarge']}×" if row["enlarge"] else "aligned",
+            f"{row['need'] / 1e6:.0f}",
+            f"{row['took'] / 1e6:.0f}",
+            f"{row['need'] / row['took']:.2f}",
+        ]
+        for row in rows
+    ]
+    return table(["picture of noise", "enlarged", "bound, MB", "peak, MB", "bound/peak"], shown)
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m benchmarks.memory",
+        description="Compare the memory that pictures take with the bounds by their headers.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    check_outputs(filter(None, [options.json]), [])
+    rows = measure()
+    print(summary(rows))
+    if options.json:
+        write_whole(options.json, (json.dumps({"pictures": rows}, indent=1) + "\n").encode())
+    return 0
+
+
+def cli() -> NoReturn:
+    run(main, "benchmarks")
+
+
+if __name__ == "__main__":
+    cli()
