@@ -135,6 +135,9 @@ def resident(proc: Path = Path("/proc")) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+ADVICE = "shrink it, lower --enlarge, or "  # for pictures
+
+
 class OverBudgetError(UserError):
     """Work needs more memory than all that a command may take."""
 
@@ -152,12 +155,13 @@ class Memory:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, need: int, name: str) -> Iterator[None]:
+    def taken(self, need: int, name: str, advice: str = ADVICE) -> Iterator[None]:
         """Hold memory while some work is done, after waiting for other work to give it back.
 
         Args:
             need: bytes, an upper bound.
             name: of the work, for the error.
+            advice: what to do instead of raising `--memory`, for the error.
 
         Raises:
             OverBudgetError: it is more than the budget; at once, and nothing is allocated.
@@ -168,7 +172,7 @@ class Memory:
         if need > self.size:
             raise OverBudgetError(
                 f"{name}: needs up to {shown(need)} of memory, and {shown(self.size)} are allowed; "
-                "shrink it, lower --enlarge, or raise --memory"
+                f"{advice}raise --memory"
             )
         with self._changed:
             self._changed.wait_for(lambda: self._free >= need)

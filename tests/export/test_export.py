@@ -254,6 +254,8 @@ def test_command_errors_are_one_line(here: Command, tmp_path: Path) -> None:
         ([small, "-o", "/proc/x.onnx"], "cannot be written"),
         ([other, "-o", same], "would be overwritten"),
         ([small, "-o", folder], "is a folder"),
+        ([small, "--memory", "much"], "is no size"),
+        ([small, "--memory", "10M"], "--memory 10 MB: the command takes"),
     ]
     for arguments, why in cases:
         done = here("export.onnx", *arguments, *([] if "-o" in arguments else ["-o", out]))
