@@ -109,12 +109,13 @@ class GpuFrames:
                         work.free()
                         work = None
                 except BaseException as error:  # what is queued in its stream is unknown
-                    # A local variable that the traceback keeps would keep the stream, which is
-                    # destroyed with its last reference and needs the context to be current.
-                    traceback.clear_frames(error.__traceback__)
                     if work is not None:
                         work.free()
                     work = None
+                    # Only then, as pending work may read the faces that local variables hold: one
+                    # that the traceback keeps would keep the stream, which is destroyed with its
+                    # last reference and needs the context to be current.
+                    traceback.clear_frames(error.__traceback__)
                     raise
                 finally:
                     self._idle.put(work)
