@@ -21,9 +21,10 @@ from dic.files import write_whole
 from dic.memory import Memory, resident
 from dic.outputs import check_outputs
 from runtime.engines.load import load_engine
+from runtime.faces.detect import search_bytes
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Restorer
-from runtime.jobs.needs import Need, aligned_need, photo_need, search_bytes
+from runtime.jobs.needs import Need, aligned_need, photo_need
 from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
 from runtime.pictures.files import Picture, encode_picture

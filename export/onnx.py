@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from dic.console import Parser, UserError, importing, run
 from dic.files import remove_partial_files
-from dic.memory import Memory, add_memory_option, budget
+from dic.memory import Memory, add_memory_option
 from dic.outputs import check_outputs
 from export import disable_telemetry
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
     size = sum(p.numel() * p.element_size() for p in checkpoint.network.parameters())
     need = FIXED_BYTES + COPIES * size
-    with Memory(budget(options.memory)).taken(need, str(source), advice=""):
+    with Memory.of(options.memory).taken(need, str(source), "raise --memory"):
         agreement = export(checkpoint, signature, output, choices)
     size = (output.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6
     written = f"{output} and {weights.name}" if weights else output

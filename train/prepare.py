@@ -26,7 +26,7 @@ from dic.console import Parser, UserError, run
 from dic.cores import cores
 from dic.files import write_whole
 from dic.landmarks import CROPS
-from dic.memory import add_memory_option, budget
+from dic.memory import Memory, add_memory_option
 from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from dic.sizes import SR_SIZE
@@ -148,12 +148,15 @@ def prepare(options: Any) -> int:
             "lower it"
         )
     detector = Detector() if options.detect else None
+    # By default by what the machine has, not by what is free or shared: that must not decide which
+    # pictures are rejected.
+    memory = Memory.of(options.memory, 1 if options.memory is None else options.workers)
     crop_options = CropOptions(
         options.points,
         options.crop,
         options.smallest,
         options.margin,
-        budget(options.memory, options.workers),
+        memory.size,
     )
     split = len(jobs) - options.validation
     parts = (("train", jobs[:split]), ("validation", jobs[split:]))

@@ -113,15 +113,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def flat(content: object, prefix: str = "") -> dict[str, Tensor]:
-    """All tensors of nested mappings, by their keys joined with dots, however they are wrapped."""
+    """All tensors of nested mappings, by their keys joined with dots, however they are wrapped.
+
+    A mapping that occurs several times, or within itself, counts where it occurs first.
+    """
     tensors: dict[str, Tensor] = {}
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            name = f"{prefix}{key}"
+    entered = {id(content)}
+    open_ones = [(prefix, iter(content.items()))] if isinstance(content, Mapping) else []
+    while open_ones:  # not by recursion: there may be any number of levels
+        before, items = open_ones[-1]
+        for key, value in items:
             if isinstance(value, Tensor):
-                tensors[name] = value
-            elif isinstance(value, Mapping):
-                tensors |= flat(value, f"{name}.")
+                tensors[f"{before}{key}"] = value
+            elif isinstance(value, Mapping) and id(value) not in entered:
+                entered.add(id(value))
+                open_ones.append((f"{before}{key}.", iter(value.items())))
+                break
+        else:
+            open_ones.pop()
     return tensors
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from dic.console import UserError
 from dic.engine_file import EngineError
 from dic.files import remove_partial_files
-from dic.memory import Memory, budget
+from dic.memory import Memory
 from runtime.cluster.instance import connected, first_line
 from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.request import Request
@@ -101,7 +101,7 @@ class Worker:
         self._engine = _Engine(engine.path, engine.device, engine.backend)
         self._restorer = Restorer(engine, detector=detector, batch=asked.batch)
         self._photos, self._boxes = request.photos, boxes
-        memory = Memory(budget(request.memory, workers))
+        memory = Memory.of(request.memory, workers)
         self._memory = memory.size
         self._work = PictureWork(self._restorer, request.photos, boxes, memory)
 

@@ -20,7 +20,7 @@ import grpc
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from dic.memory import Memory, budget
+from dic.memory import Memory
 from runtime.cluster.messages import service_pb2 as pb
 from runtime.cluster.messages import service_pb2_grpc
 from runtime.engines.load import load_engine
@@ -149,6 +149,8 @@ class _Loaded:
     """The engines of one configuration, and what answers by them."""
 
     def __init__(self, config: dict[str, Any], key: str | None) -> None:
+        # Each replica shares what its machine has with all else there; a given budget is its own.
+        memory = Memory.of(config.get("memory"))
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._models = []
@@ -158,8 +160,6 @@ class _Loaded:
                 model = ServedModel(name, version, load, config["max_queue"])
                 self._models.append(stack.enter_context(model))
             self._stack = stack.pop_all()
-        # Each replica reads what is free when it starts; a given budget is each one's.
-        memory = Memory(budget(config.get("memory")))
         service = Service(self._models, memory=memory)
         limits = Limits(config["max_body"], config["max_pixels"], THREADS)
         self.application = application(service, limits, key)

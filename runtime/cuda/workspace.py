@@ -39,8 +39,9 @@ class Workspace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of GPU memory that it holds."""
-        return sum(size for _, size in self._device.values())
+        """Bytes of GPU and page-locked memory that it holds."""
+        device = sum(size for _, size in self._device.values())
+        return device + sum(array.nbytes for array in self._host.values())
 
     def memory(self, name: str, size: int) -> int:
         """The address of a buffer of at least `size` bytes; its content is undefined."""

@@ -274,3 +274,9 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def search_bytes(detector: Detector, pixels: int) -> int:
+    """What a detector takes on a picture; of one that does not tell, what OpenCV's takes most."""
+    memory = getattr(detector, "memory", None)
+    return int(memory(pixels)) if memory else 6 * pixels + 2**29

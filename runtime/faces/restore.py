@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import operator
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
@@ -106,15 +106,20 @@ class Restorer:
         elif detector is not None and not hasattr(detector, "find"):
             raise ValueError(f"a detector has a method find, {type(detector).__name__} has none")
         self._detector = detector
+        self._opening = threading.Lock()
+        self._opened: list[GpuFrames | None] = []  # once it is known
         largest = self.engine.max_batch
         batch = batch if largest is None else min(batch, largest)
         self._run = Batcher(self._run_batch, batch, self.engine.lanes)
         self._run_on_gpu = Batcher(self._run_batch_on_gpu, batch, self.engine.lanes)
 
-    @cached_property
+    @property
     def _frames(self) -> GpuFrames | None:
         """Where photographs are processed on the engine's GPU, if they can be."""
-        return open_frames(self.engine, self.face_size)
+        with self._opening:  # one for all threads
+            if not self._opened:
+                self._opened.append(open_frames(self.engine, self.face_size))
+            return self._opened[0]
 
     @property
     def detector(self) -> Detector:
@@ -125,9 +130,10 @@ class Restorer:
 
     def close(self) -> None:
         """Free what this restorer holds on a GPU, and close the engine if it loaded it."""
-        frames = self.__dict__.pop("_frames", None)
-        if frames is not None:
-            frames.close()
+        while self._opened:
+            frames = self._opened.pop()
+            if frames is not None:
+                frames.close()
         if self._owned:
             self.engine.close()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.faces.detect import Detector
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import LARGEST_RESULT, MAX_ENLARGEMENT
 from runtime.pictures.header import Header
@@ -80,12 +79,6 @@ def photo_need(
         pixels if options.enlarge is None else most,
         most,
     )
-
-
-def search_bytes(detector: Detector, pixels: int) -> int:
-    """What a detector takes on a picture; of one that does not tell, what OpenCV's takes most."""
-    memory = getattr(detector, "memory", None)
-    return int(memory(pixels)) if memory else 6 * pixels + 2**29
 
 
 def aligned_need(header: Header, size: int) -> Need:

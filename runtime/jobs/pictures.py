@@ -16,10 +16,11 @@ from dic.engine_file import EngineError
 from dic.files import write_together
 from dic.memory import Memory, OverBudgetError, shown
 from runtime.faces.crop import Crop
+from runtime.faces.detect import search_bytes
 from runtime.faces.options import PhotoOptions
-from runtime.faces.restore import MAX_ENLARGEMENT, RestoredPhoto, Restorer
+from runtime.faces.restore import LARGEST_RESULT, MAX_ENLARGEMENT, RestoredPhoto, Restorer
 from runtime.jobs.boxes import Boxes
-from runtime.jobs.needs import aligned_need, photo_need, search_bytes
+from runtime.jobs.needs import aligned_need, photo_need
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.paths import STREAM, Job, Outcome
 from runtime.pictures.files import (
@@ -160,8 +161,10 @@ class PictureWork:
         if options.enlarge is None and done.scale < need:
             side = max(photo.pixels.shape[:2]) * need
             fits = side <= MAX_SIDES.get(job.target.suffix.lower(), side)
-            override = f" (--enlarge {need} overrides this)" if fits else " (PNG has no such limit)"
-            message += f", not {need}×, to limit the result's size{override}"
+            override = f"--enlarge {need} overrides this" if fits else "PNG has no such limit"
+            if largest < LARGEST_RESULT:
+                override = "raise --memory for more"
+            message += f", not {need}×, to limit the result's size ({override})"
         if job.target == STREAM:
             message = ""
         return Outcome(job.name, str(job.target), "restored", len(done.faces), message)
@@ -207,7 +210,12 @@ def _read(job: Job, largest: int | None) -> bytes:
     if job.source == STREAM:
         if sys.stdin is None:
             raise UserError("standard input is closed; pass a file or a pipe")
-        return sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(-1 if largest is None else largest + 1)
+        if largest is not None and len(data) > largest:
+            raise OverBudgetError(
+                f"{job.name}: has more than the {shown(largest)} of memory that are allowed"
+            )
+        return data
     try:
         size = job.source.stat().st_size
         if largest is not None and size > largest:

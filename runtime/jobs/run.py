@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dic.console import UserError
 from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
-from dic.memory import Memory, budget
+from dic.memory import Memory
 from runtime.engines.load import load_engine
 from runtime.jobs.paths import STREAM, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
@@ -104,7 +104,7 @@ def _here(
         print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
         workers = _workers(photos, engine, asked.batch)
-        memory = Memory(budget(request.memory))
+        memory = Memory.of(request.memory)
         with summary, Restorer(engine, detector=detector, batch=asked.batch) as restorer:
             work = PictureWork(restorer, request.photos, boxes, memory)
             _pictures(pictures, workers, work, summary)

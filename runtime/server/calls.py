@@ -65,22 +65,13 @@ class Calls:
             ProtocolError: too long, before or after (413), or compressed otherwise (415).
         """
         data = await request.body()
-        encoding = request.headers.get("content-encoding", "identity")
+        encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding == "identity":
             return data
         if encoding not in ("gzip", "deflate"):
             raise ProtocolError(f"content-encoding {encoding!r}: must be gzip or deflate", 415)
-        most = self.limits.body
-        decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of either
-        try:
-            plain = decoder.decompress(data, most + 1)
-        except zlib.error as error:
-            raise ProtocolError(f"the body is not compressed by {encoding}: {error}") from error
-        if len(plain) > most:
-            raise ProtocolError(f"the body is too long; at most {most} bytes are accepted", 413)
-        if not decoder.eof:
-            raise ProtocolError(f"the body compressed by {encoding} is cut off")
-        return plain
+        # Seconds for a large body, in which other requests must be answered.
+        return await self._threads.run(lambda: _decompressed(data, encoding, self.limits.body))
 
     async def run(
         self, request: Request, timeout: float | None, work: Callable[[Wanted], Result]
@@ -112,3 +103,20 @@ class Calls:
             return await self._threads.run(lambda: work(wanted))
         finally:
             watcher.cancel()
+
+
+def _decompressed(data: bytes, encoding: str, most: int) -> bytes:
+    """A body compressed by gzip, of one or more members (RFC 1952, 2.2), or by deflate."""
+    plain = bytearray()
+    while data:
+        decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of either
+        try:
+            plain += decoder.decompress(data, most + 1 - len(plain))
+        except zlib.error as error:
+            raise ProtocolError(f"the body is not compressed by {encoding}: {error}") from error
+        if len(plain) > most:
+            raise ProtocolError(f"the body is too long; at most {most} bytes are accepted", 413)
+        if not decoder.eof:
+            raise ProtocolError(f"the body compressed by {encoding} is cut off")
+        data = decoder.unused_data
+    return bytes(plain)

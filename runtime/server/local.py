@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from dic.console import UserError
-from dic.memory import Memory, budget
+from dic.memory import Memory
 from runtime.engines.load import load_engine
 from runtime.server.calls import Limits
 from runtime.server.grpc import start
@@ -58,7 +58,7 @@ async def _serve(
     models: Sequence[ServedModel],
 ) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    service = Service(models, memory=Memory(budget(options.memory)))
+    service = Service(models, memory=Memory.of(options.memory))
     limits = Limits(options.max_body, options.max_pixels, THREADS)
     grpc_server, grpc_port = await start(
         service, f"{host}:{options.grpc_port}", options.key, options.max_body, THREADS

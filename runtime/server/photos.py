@@ -107,6 +107,8 @@ class Photos:
         """
         request = self._calls.limited(request)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise ProtocolError("a form must not be compressed; compress its pictures", 415)
             return await self._form(request)
         asked = parse_options(request.query_params)
         return _single(asked, await self._restored(request, asked, await self._calls.body(request)))
@@ -172,7 +174,9 @@ class Photos:
         return await self._calls.run(
             request,
             None,
-            lambda _: self._service.restore(asked.engine, data, most, asked.options, suffix),
+            lambda wanted: self._service.restore(
+                asked.engine, data, most, asked.options, suffix, wanted
+            ),
         )
 
 

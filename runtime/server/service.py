@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dic.memory import Memory
-from runtime.faces.detect import Detector
+from runtime.faces.detect import Detector, search_bytes
 from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Restorer
-from runtime.jobs.needs import photo_need, search_bytes
+from runtime.jobs.needs import photo_need
 from runtime.jobs.outputs import face_entry
 from runtime.pictures.files import MAX_SIDES, decode_picture, encode_picture
 from runtime.pictures.header import check_size, read_header
@@ -160,7 +160,13 @@ class Service:
         return self._restorers[id(self.model(name) if name else self.models[0])]
 
     def restore(
-        self, name: str, data: bytes, max_pixels: int, options: PhotoOptions, suffix: str
+        self,
+        name: str,
+        data: bytes,
+        max_pixels: int,
+        options: PhotoOptions,
+        suffix: str,
+        wanted: Callable[[], bool] | None = None,
     ) -> RestoredPicture:
         """Restore the faces of an encoded photograph.
 
@@ -169,6 +175,7 @@ class Service:
             data: the picture file.
             max_pixels: that it may have.
             suffix: of the format to encode the result in.
+            wanted: turns False when nobody waits for the result any more.
 
         Raises:
             ProtocolError: there is no such model.
@@ -176,6 +183,7 @@ class Service:
             QueueFullError: no room for its faces.
             EngineError: the engine failed.
             OverBudgetError: it needs more memory than there will ever be.
+            TimeoutError: it was no longer wanted before there was memory for it.
         """
         started = time.monotonic()
         restorer, what = self.restorer(name), "the picture"
@@ -183,7 +191,7 @@ class Service:
         check_size(what, header.width, header.height, max_pixels)
         search = search_bytes(restorer.detector, header.pixels)
         need = photo_need(header, len(data), suffix, options, search).within(self._memory.size)
-        with self._memory.taken(need.bytes, what):
+        with self._memory.taken(need.bytes, what, "send a smaller one", wanted):
             photo = decode_picture(what, data, max_pixels)
             done = restorer.restore_photo(
                 photo,

@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 STATUS: dict[type[Exception], int] = {
     QueueFullError: 429,
     ExpiredError: 504,
+    TimeoutError: 504,
     EngineError: 503,
     OverBudgetError: 413,
     ImageError: 400,

@@ -143,6 +143,8 @@ class Reader:
                     frames: list[Any] = packet.decode()
                 except av.FFmpegError as error:  # skip damaged packets, as players do
                     self.damaged = reason_of(error)
+                    if times:  # that of the frame that is lost
+                        times.popleft()
                     continue
                 for frame in frames:
                     if times:  # frames are shown in the order of decoding times, one at each

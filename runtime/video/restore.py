@@ -18,6 +18,7 @@ from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from runtime.engines.batching import overlapped
 from runtime.faces.crop import Crop
+from runtime.faces.detect import search_bytes
 from runtime.faces.face import Face
 from runtime.faces.frames import PhotoFrame
 from runtime.faces.options import Interpolation, PhotoOptions
@@ -210,8 +211,8 @@ def _detect(source: Path, restorer: Restorer, memory: int | None) -> Detected:
     with closing(Reader(source)) as reader:
         frames = (item for item in reader.packets() if isinstance(item, Frame))
         context = reader.stream.codec_context
-        size, estimate = (context.width, context.height), getattr(restorer.detector, "memory", None)
-        search = estimate(size[0] * size[1]) if estimate else 0
+        size = (context.width, context.height)
+        search = search_bytes(restorer.detector, size[0] * size[1])
         workers = _workers(size, 0, memory, search)
         results = overlapped(find, frames, _needed(source, workers, memory))
         what = f"{source.name}: detecting faces"
