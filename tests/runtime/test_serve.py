@@ -326,7 +326,7 @@ def test_a_key_is_asked_for(tiny_engine: Path, tmp_path: Path) -> None:
         server.stop()
 
 
-def test_limits(tiny_engine: Path) -> None:
+def test_limits(tiny_engine: Path, photo: bytes) -> None:
     options = ("--max-queue", 4, "--max-body", 1, "--max-pixels", 1)
     server = serve("--engine", f"dic={tiny_engine}", *options)
     try:
@@ -348,6 +348,12 @@ def test_limits(tiny_engine: Path) -> None:
         ):
             headers = {"Content-Encoding": encoding}
             assert httpx.post(url, content=body, headers=headers).status_code == status
+        half = len(photo) // 2
+        members = gzip.compress(photo[:half]) + gzip.compress(photo[half:])
+        headers = {"Content-Encoding": "GZip"}
+        assert httpx.post(url, content=members, headers=headers).status_code == 200
+        form = httpx.post(url, files={"a": photo}, headers=headers)
+        assert form.status_code == 415
         file = io.BytesIO()
         Image.new("L", (1001, 1000)).save(file, "PNG")
         large = httpx.post(url, content=file.getvalue())

@@ -121,6 +121,35 @@ def test_uneven_times_and_a_held_last_frame_are_kept(kind: str, tmp_path: Path) 
         assert done.duration == pytest.approx(given.duration, abs=3000)  # microseconds
 
 
+def test_frames_after_a_lost_one_keep_their_times_in_avi(tmp_path: Path) -> None:
+    """As FFmpeg gives them, one frame's data being zeros."""
+    source, damaged = tmp_path / "in.avi", tmp_path / "damaged.avi"
+    with av.open(str(source), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=10, options={"qmin": "1", "qmax": "2"})
+        (stream.height, stream.width), stream.pix_fmt = SIDES, "yuvj420p"
+        for n in range(20):
+            grey = np.full((*SIDES, 3), 10 * n, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][5]
+        data[packet.pos + 8 : packet.pos + 8 + packet.size] = bytes(packet.size)
+    damaged.write_bytes(data)
+    expected, errors = [], 0
+    with av.open(str(damaged)) as container:
+        for packet in container.demux(video=0):
+            try:
+                expected += [frame.dts for frame in packet.decode()]
+            except av.FFmpegError:
+                errors += 1
+    assert errors == 1
+    with closing(Reader(damaged)) as reader:
+        assert [item.pts for item in reader.packets() if isinstance(item, Frame)] == expected
+
+
 def test_what_avi_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
     uneven = make(tmp_path / "uneven.mp4", UNEVEN, {"bf": "0"})
     with pytest.raises(VideoError, match="do not follow at a constant rate, which AVI needs"):

@@ -17,7 +17,7 @@ from conftest import DATA, TINY
 from dic.console import UserError
 from train.checkpoint import Layout, load_checkpoint, save_checkpoint
 from train.model.network import DIC, NetworkConfig
-from train.torch_file import CheckpointError
+from train.torch_file import CheckpointError, flat
 
 SMALL = DATA / "dic_small_mmediting.pth"
 ORIGINAL = DATA / "dic_small_original.pth"
@@ -83,6 +83,17 @@ def test_whatever_wraps_a_network_is_taken_off(
     loaded = load_checkpoint(saved(tmp_path, held))
     first = "conv_in.0.weight" if layout is ORIGINAL else "conv_first.0.weight"
     assert torch.equal(loaded.network.conv_first[0].weight, bare[first])
+
+
+def test_mappings_may_be_shared_nested_deeply_and_hold_themselves(tmp_path: Path) -> None:
+    held: dict[str, Any] = {"state_dict": tensors(SMALL)}
+    held["itself"] = held
+    for _ in range(40):
+        held = {"left": held, "right": held}
+    assert load_checkpoint(saved(tmp_path, held)).network.config.channels
+    for _ in range(2000):
+        held = {"state_dict": held}
+    assert flat(held)
 
 
 @pytest.mark.parametrize(("plain", "averaged"), [("params", "params_ema"), ("g", "g_ema")])
