@@ -70,7 +70,7 @@ def photo_need(
     most = pixels * scale**2
     if options.enlarge is None:
         most = min(most, max(pixels, LARGEST_RESULT))
-    encoding = sample * (1 + alpha) + (12 if suffix == ".webp" else 6 if suffix != ".png" else 0)
+    encoding = sample * (1 + alpha) + (36 if suffix == ".webp" else 6 if suffix != ".png" else 0)
     each = sample + encoding + (20 if alpha and scale > 1 else 0) + (9 if drawn else 0)
     region = 48 * min(most, (options.max_face * scale) ** 2)
     return Need(
