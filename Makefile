@@ -35,11 +35,11 @@ lint: $(READY)
 test: lint $(TRITON)
 	$(BIN)/pytest -W error --numprocesses auto --dist loadgroup
 
-# Ray on two nodes, both on this machine, and as a server of Triton's clients: some minutes, and
-# Ray's packages.
+# Ray on two nodes, both on this machine, with files and an S3 server, and as a server of Triton's
+# clients: some minutes, and Ray's packages.
 test-cluster: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cluster]'
-	$(BIN)/pytest -W error tests/runtime/test_cluster.py tests/runtime/test_cluster_deploy.py tests/test_clients.py -k 'cluster or ray'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test-cluster]'
+	$(BIN)/pytest -W error tests/runtime/test_cluster*.py tests/test_clients.py -k 'cluster or ray'
 
 # The CUDA kernels for all GPUs, into the package: what is installed from here then has them. It
 # needs nvcc 13, and 20 seconds of one core; the tests build the kernels for the CPU by themselves.

@@ -150,7 +150,8 @@ def _parser() -> Parser:
         "--ray",
         metavar="ADDRESS",
         help="restore on all machines of the Ray cluster whose head is at HOST:PORT; all must see "
-        "the files under the same paths. `local` uses processes of this machine",
+        "the files under the same paths, or they are in an object store (s3://…). `local` uses "
+        "processes of this machine",
     )
     add("-v", "--verbose", action="store_true", help="log more")
     photos = parser.add_argument_group("photographs and videos")

@@ -25,6 +25,8 @@ from dic.engine_file import EngineError
 from dic.files import remove_partial_files
 from dic.memory import Memory
 from runtime.cluster.instance import connected, first_line
+from runtime.cluster.stored import is_stored, restore_copy, restore_stored
+from runtime.cluster.stores import ObjectPath
 from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.request import Request
 from runtime.jobs.run import run_request, show_progress
@@ -46,7 +48,10 @@ def restore_on_ray(request: Request, address: str) -> int:
     """
     if "-" in (request.output, *request.inputs):
         raise UserError("--ray: standard input and output belong to this process; name files")
-    return run_request(request, functools.partial(_execute, address))
+    execute = functools.partial(_execute, address)
+    if request.summary and ":/" in str(request.summary):
+        raise UserError(f"--summary {request.summary}: must be a local file")
+    return restore_stored(request, execute) if is_stored(request) else run_request(request, execute)
 
 
 def _execute(address: str, request: Request, jobs: list[Job], summary: Summary) -> None:
@@ -109,9 +114,14 @@ class Worker:
         return self._engine
 
     def restore(self, job: Job) -> Outcome:
-        """Restore one file; what an earlier worker left of it is removed first."""
+        """Restore one file or object; what an earlier worker left of it is removed first."""
         for output in job.outputs:
             remove_partial_files(output)
+        if any(isinstance(path, ObjectPath) for path in (job.source, job.target)):
+            return restore_copy(job, self._restore)
+        return self._restore(job)
+
+    def _restore(self, job: Job) -> Outcome:
         if not job.is_video:
             return self._work(job)
         from runtime.jobs.run import video

@@ -112,7 +112,25 @@ def plan(
     if "" in (out, *inputs):
         raise UserError("a path is empty; check for an unset shell variable")
     output = Path(out)
-    sources = list(_sources(inputs, output))
+    return jobs_of(list(listed(inputs, output)), output, out.endswith(os.sep), options, read)
+
+
+def jobs_of(
+    sources: Sequence[Source],
+    output: Path,
+    is_folder: bool,
+    options: OutputOptions,
+    read: Sequence[Path] = (),
+) -> list[Job]:
+    """The jobs of what has been listed.
+
+    Args:
+        output: see `plan`.
+        is_folder: it is a folder, whatever its suffix.
+
+    Raises:
+        UserError: see `plan`.
+    """
     one = len(sources) == 1 and sources[0].named
     if output == STREAM:
         if not one or options.extras or sources[0].path.suffix.lower() in VIDEOS:
@@ -122,13 +140,13 @@ def plan(
         if options.suffix not in (None, ".png"):
             raise UserError("standard output is always PNG; leave out --format")
         targets = [STREAM]
-    elif one and output.suffix and not output.is_dir() and not out.endswith(os.sep):
+    elif one and output.suffix and not output.is_dir() and not is_folder:
         _check_format(sources[0].path, output, options)
         targets = [output]
     else:
         if output.is_file():
             raise UserError(f"{output}: is a file; give a folder for several pictures")
-        named = output.suffix.lower() in WRITABLE | VIDEOS and not out.endswith(os.sep)
+        named = output.suffix.lower() in WRITABLE | VIDEOS and not is_folder
         if named and not output.is_dir():
             raise UserError(
                 f"{output}: has a file's suffix; for several pictures give a folder "
@@ -144,18 +162,27 @@ def plan(
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """One input.
+
+    Attributes:
+        path: the file.
+        relative: its path in the output folder, before the suffix is changed.
+        named: see `Job`.
+    """
+
     path: Path
-    relative: Path  # path in the output folder, before the suffix is changed
+    relative: Path
     named: bool
 
 
-def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
+def listed(inputs: Sequence[str], output: Path) -> Iterator[Source]:
+    """The files that the inputs of a command stand for; see `plan`."""
     seen: set[Path] = set()
     for argument in inputs:
         path = Path(argument)
         if argument == "-":
-            yield _Source(STREAM, Path("stdin"), True)
+            yield Source(STREAM, Path("stdin"), True)
         elif path.is_dir():
             unreadable: list[Path] = []
             files = list(_walk(path, output, unreadable))
@@ -166,20 +193,22 @@ def _sources(inputs: Sequence[str], output: Path) -> Iterator[_Source]:
                 log.warning("%s%s: format not supported; skipped", unread[0], more)
             if not media:
                 raise UserError(f"{path}: no pictures or videos in this folder; give another")
-            yield from (_Source(p, p.relative_to(path), False) for p in media if p not in seen)
+            yield from (Source(p, p.relative_to(path), False) for p in media if p not in seen)
             seen.update(media)
         elif any(sign in argument for sign in PATTERN) and not _exists(path):
             matches = sorted(map(Path, glob.glob(argument, recursive=True)))
             matches = [p for p in matches if _is_media(p)]
             if not matches:
                 raise UserError(f"{argument}: no picture or video matches; check the pattern")
-            yield from (_Source(p, Path(p.name), False) for p in matches if p not in seen)
+            yield from (Source(p, Path(p.name), False) for p in matches if p not in seen)
             seen.update(matches)
         elif "://" in argument:
-            raise UserError(f"{argument}: URLs are not supported; download the file first")
+            raise UserError(
+                f"{argument}: URLs are not supported without --ray; download the file first"
+            )
         elif path not in seen:
             seen.add(path)
-            yield _Source(path, Path(path.name), True)
+            yield Source(path, Path(path.name), True)
 
 
 def _is_media(path: Path) -> bool:
@@ -245,7 +274,7 @@ def _listed(suffixes: frozenset[str]) -> str:
     return " ".join(sorted(suffixes))
 
 
-def _relative_target(source: _Source, options: OutputOptions) -> Path:
+def _relative_target(source: Source, options: OutputOptions) -> Path:
     """A source's output path, relative to the output folder."""
     suffix = source.path.suffix.lower()
     if suffix in VIDEOS or (options.suffix is None and options.keep_format and suffix in WRITABLE):
