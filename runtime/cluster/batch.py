@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import re
 import sys
@@ -88,10 +89,11 @@ class Worker:
     Args:
         request: what is asked for.
         folder: that relative paths start from.
-        workers: that share the memory, as if all were on one machine.
+        sharers: workers that share this machine's memory.
+        files: that are restored at once.
     """
 
-    def __init__(self, request: Request, folder: str, workers: int) -> None:
+    def __init__(self, request: Request, folder: str, sharers: int, files: int) -> None:
         from runtime.engines.load import load_engine
         from runtime.faces.restore import Restorer
         from runtime.jobs.pictures import PictureWork
@@ -106,9 +108,8 @@ class Worker:
         self._engine = _Engine(engine.path, engine.device, engine.backend)
         self._restorer = Restorer(engine, detector=detector, batch=asked.batch)
         self._photos, self._boxes = request.photos, boxes
-        memory = Memory.of(request.memory, workers)
-        self._memory = memory.size
-        self._work = PictureWork(self._restorer, request.photos, boxes, memory)
+        self._memory, self._files = Memory.of(request.memory, sharers), files
+        self._work = PictureWork(self._restorer, request.photos, boxes, self._memory)
 
     def engine(self) -> _Engine:
         return self._engine
@@ -126,7 +127,10 @@ class Worker:
             return self._work(job)
         from runtime.jobs.run import video
 
-        return video(job, self._restorer, self._photos, self._boxes, self._memory)
+        size = self._memory.size
+        share = None if size is None else size // self._files
+        with self._memory.taken(share or 0, job.name):
+            return video(job, self._restorer, self._photos, self._boxes, share)
 
 
 class _Pool:
@@ -162,7 +166,10 @@ class _Pool:
             num_gpus=1 if on_gpu else 0,
             max_concurrency=self._depth,
         )(Worker)
-        self._start = functools.partial(actor.remote, request, os.getcwd(), self.size)
+        kind = "GPU" if on_gpu else "CPU"
+        machines = sum(node["Alive"] and kind in node["Resources"] for node in ray.nodes())
+        sharers = math.ceil(self.size / max(1, machines))
+        self._start = functools.partial(actor.remote, request, os.getcwd(), sharers, self._depth)
         # Workers that Ray has no room for yet join when it has; nothing is given to them before.
         self._workers: set[Any] = set()
         self._failures = 0  # of workers to start
