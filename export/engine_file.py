@@ -170,6 +170,8 @@ def _plan(path: Path, kind: Kind) -> EngineFile:
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
+        if not isinstance(metadata.get("samples", ""), str):
+            raise TypeError("samples are no text")
     except (LookupError, TypeError) as error:
         raise UserError(f"{sidecar(path)}: is damaged ({error}); build the plan again") from error
     return EngineFile(path, kind, metadata, inputs, outputs, None)

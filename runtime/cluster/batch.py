@@ -63,9 +63,7 @@ def _execute(address: str, request: Request, jobs: list[Job], summary: Summary) 
         finally:
             pool.stop()
             # A worker that is stopped while it writes leaves a hidden file.
-            for job in summary.left:
-                for output in job.outputs:
-                    remove_partial_files(output)
+            remove_partial_files(output for job in summary.left for output in job.outputs)
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,7 @@ class Worker:
 
     def restore(self, job: Job) -> Outcome:
         """Restore one file; what an earlier worker left of it is removed first."""
-        for output in job.outputs:
-            remove_partial_files(output)
+        remove_partial_files(job.outputs)
         if not job.is_video:
             return self._work(job)
         from runtime.jobs.run import video
