@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -67,12 +68,15 @@ class Crash:
 Line = Callable[[Path], list[str]]
 
 
-def crashed(name: str, line: Line, folder: Path, kills: int, seed: int) -> Crash:
+def crashed(
+    name: str, line: Line, folder: Path, kills: int, seed: int, limit: float = math.inf
+) -> Crash:
     """Kill a command `kills` times.
 
     Args:
         line: the command's arguments, by the folder to write to; they continue earlier work.
         seed: of the moments.
+        limit: in seconds; there are fewer kills if they take longer.
     """
     whole, killed = folder / f"{name}-whole", folder / f"{name}-killed"
     started = time.monotonic()
@@ -82,7 +86,7 @@ def crashed(name: str, line: Line, folder: Path, kills: int, seed: int) -> Crash
     partial: list[str] = []
     done = 0
     with Progress(total=kills, desc=name, unit="kill") as bar:
-        while done < kills:
+        while done < kills and time.monotonic() - started < limit:
             process = subprocess.Popen(
                 [sys.executable, "-m", *line(killed)], stderr=subprocess.DEVNULL
             )
@@ -102,7 +106,7 @@ def crashed(name: str, line: Line, folder: Path, kills: int, seed: int) -> Crash
     given = contents(killed)
     return Crash(
         name,
-        kills,
+        done,
         round(seconds, 1),
         sorted(f for f in wanted if given.get(f) != wanted[f]),
         sorted(f for f in given if f not in wanted),
@@ -207,6 +211,13 @@ def main(arguments: list[str]) -> int:
     add("--engine", type=Path, required=True, metavar="FILE", help="a small one")
     add("--checkpoint", type=Path, required=True, metavar="CKPT", help="a small one, for export")
     add("--kills", type=int, default=50, metavar="N", help="of each (default: %(default)s)")
+    add(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        metavar="N",
+        help="for each; there are fewer kills if they take longer (default: no limit)",
+    )
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--json", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args(arguments)
@@ -220,7 +231,9 @@ def main(arguments: list[str]) -> int:
         folder = Path(name)
         lines = commands(folder, options.engine.resolve(), options.checkpoint.resolve())
         for part in options.what or PARTS:
-            results.append(crashed(part, lines[part], folder, options.kills, options.seed))
+            limit = options.minutes * 60
+            one = crashed(part, lines[part], folder, options.kills, options.seed, limit)
+            results.append(one)
     rows = [asdict(result) for result in results]
     print(summary(rows))
     if options.json:

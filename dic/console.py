@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -19,6 +19,10 @@ class UserError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises its errors as `UserError`, so that they print as one line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # Abbreviated options, such as --face for --faces, would become ambiguous with new ones.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")

@@ -7,13 +7,13 @@ plan has the same entries in a JSON file beside it (`sidecar`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dic.console import UserError
+from dic.documents import parse_json
 from dic.files import open_regular
 
 METADATA_PREFIX = "dic."
@@ -50,7 +50,7 @@ def read_sidecar(path: Path, plan: bytes) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = dict(json.loads(file.read_text(encoding="utf-8")).items())
+        content = dict(parse_json(file.read_text(encoding="utf-8")).items())
         digest = content.get("plan", {}).get("sha256")
     except (OSError, ValueError, AttributeError) as error:
         raise EngineError(f"{file}: is damaged ({error}); build the plan again") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import io
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dic.console import UserError
@@ -109,17 +109,30 @@ def _temporary_prefix(path: Path) -> str:
     return f".{path.name[:40]}."
 
 
-def remove_partial_files(path: Path) -> None:
-    """Remove the temporary files that killed processes left in the folder of `path`.
+def remove_partial_files(paths: Iterable[Path]) -> None:
+    """Remove the temporary files of outputs that killed processes left in their folders.
 
-    Must not be called while another process writes `path`.
+    Reads each folder once, however many outputs it has. Must not be called while another process
+    writes one of `paths`.
     """
-    if path.parent.is_dir():
-        pattern = glob.escape(_temporary_prefix(path)) + "[0-9a-f]" * 8  # see `_temporary_name`
-        for suffix in ("", glob.escape(path.suffix)):
-            for partial in path.parent.glob(pattern + suffix):
-                with contextlib.suppress(OSError):
-                    partial.unlink()
+    begun: dict[Path, set[tuple[str, str]]] = {}
+    for path in paths:
+        prefix = _temporary_prefix(path)
+        begun.setdefault(path.parent, set()).update(((prefix, ""), (prefix, path.suffix)))
+    for folder, known in begun.items():
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                if name.startswith(".") and not known.isdisjoint(_temporary_parts(name)):
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink()
+
+
+def _temporary_parts(name: str) -> Iterator[tuple[str, str]]:
+    """The prefix and suffix that `_temporary_name` may have been given to make a name."""
+    stem, suffix = os.path.splitext(name)
+    for rest, end in ((name, ""), (stem, suffix)):
+        if re.fullmatch("[0-9a-f]{8}", rest[-8:]):
+            yield rest[:-8], end
 
 
 def check_writable(path: Path) -> None:

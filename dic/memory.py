@@ -135,10 +135,12 @@ class Memory:
     Args:
         size: bytes that one piece of work may take; None for no limit.
         room: bytes that several at once may take; by default `size`.
+        whole: bytes that `size` is left of, for messages; 0 for none.
     """
 
-    def __init__(self, size: int | None, room: int | None = None) -> None:
+    def __init__(self, size: int | None, room: int | None = None, whole: int = 0) -> None:
         self.size = size
+        self._whole = whole
         self._room = size if room is None else room
         self._held = 0
         self._waiting: deque[object] = deque()  # in the order of asking, so that none starves
@@ -170,7 +172,7 @@ class Memory:
                 f"--memory {shown(given)}{among if processes > 1 else ''}: the command takes "
                 f"{shown(resident())} before it reads a file; give more"
             )
-        return cls(left)
+        return cls(left, whole=given // processes)
 
     @contextmanager
     def taken(
@@ -196,9 +198,11 @@ class Memory:
             yield
             return
         if need > self.size:
+            least = self._whole - self.size + need
+            of = f" (--memory {shown(least)} would do)" if self._whole else ""
             raise OverBudgetError(
-                f"{name}: needs up to {shown(need)} of memory, and {shown(self.size)} are allowed; "
-                f"{advice}"
+                f"{name}: needs up to {shown(need)} of memory, and {shown(self.size)} are allowed"
+                f"{of}; {advice}"
             )
         self._take(need, name, wanted)
         try:

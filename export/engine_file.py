@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,12 +104,28 @@ def read_engine_file(path: Path) -> EngineFile:
 def _onnx(path: Path) -> EngineFile:
     import onnx
 
+    with damage_named(path):
+        return _of_model(path, onnx.load(str(path), load_external_data=False))
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Raise UserError for whatever else an ONNX model raises that is damaged.
+
+    Protobuf's exception depends on where the file is damaged; its texts may be bytes, and nodes may
+    have no inputs.
+    """
     try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's exception depends on where the file is damaged
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
             f"{path}: damaged, or neither an ONNX file nor a TensorRT plan; export it again"
         ) from error
+
+
+def _of_model(path: Path, model: onnx.ModelProto) -> EngineFile:
     if not model.graph.node:
         raise UserError(
             f"{path}: neither an ONNX file nor a TensorRT plan; give a file that python -m "
@@ -170,6 +188,8 @@ def _plan(path: Path, kind: Kind) -> EngineFile:
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["sizes"])) for t in metadata.pop(key))
             for key in ("inputs", "outputs")
         )
+        if not isinstance(metadata.get("samples", ""), str):
+            raise TypeError("samples are no text")
     except (LookupError, TypeError) as error:
         raise UserError(f"{sidecar(path)}: is damaged ({error}); build the plan again") from error
     return EngineFile(path, kind, metadata, inputs, outputs, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dic.console import Parser, UserError, run
 from export import disable_telemetry
-from export.engine_file import EngineFile, Kind, dtype_name, read_engine_file
+from export.engine_file import EngineFile, Kind, damage_named, dtype_name, read_engine_file
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +51,8 @@ def inspect(path: Path) -> dict[str, Any]:
         "outputs": list(map(str, engine.outputs)),
     }
     if engine.model is not None:
-        facts |= {"opset": engine.opset, **_graph(engine.model)}
+        with damage_named(path):
+            facts |= {"opset": engine.opset, **_graph(engine.model)}
     return facts | {"runs_here": runs_here(engine)}
 
 

@@ -31,8 +31,7 @@ def main(arguments: list[str]) -> int:
     weights = output.with_name(f"{output.name}.data") if options.external_data else None
     read = filter(None, (source, options.faces, options.calibration))
     check_outputs(filter(None, (output, weights)), read)
-    for path in filter(None, (output, weights)):
-        remove_partial_files(path)  # of an export that was killed
+    remove_partial_files(filter(None, (output, weights)))  # of an export that was killed
 
     # PyTorch takes seconds to import; --help and usage errors need none of it.
     with importing():

@@ -24,7 +24,8 @@ from PIL import Image
 
 from dic.console import Parser, UserError, run
 from dic.cores import cores
-from dic.files import write_whole
+from dic.documents import parse_json
+from dic.files import remove_partial_files, write_whole
 from dic.landmarks import CROPS
 from dic.memory import Memory, add_memory_option
 from dic.outputs import refuse_inputs
@@ -160,8 +161,9 @@ def prepare(options: Any) -> int:
     )
     split = len(jobs) - options.validation
     parts = (("train", jobs[:split]), ("validation", jobs[split:]))
-    _check_outputs(options, parts)
+    outputs = _check_outputs(options, parts)
     _check_settings(options, jobs)
+    remove_partial_files(outputs)  # of a run that was killed
     accepted, existing, rejected = Counter[str](), 0, list[Prepared]()
     with (
         _pool(0 if detector else options.workers, len(jobs)) as pool,
@@ -227,8 +229,12 @@ def list_jobs(sources: Iterable[str], landmarks: str, out: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def _check_outputs(options: Any, parts: Iterable[tuple[str, list[Job]]]) -> None:
-    """Check that no picture, shard or landmark file is written over; raises UserError."""
+def _check_outputs(options: Any, parts: Iterable[tuple[str, list[Job]]]) -> list[Path]:
+    """All files that may be written.
+
+    Raises:
+        UserError: one of them is a picture, shard or landmark file that is read.
+    """
     outputs = [options.out / name for name in (SETTINGS_FILE, REPORT, PREVIEW)]
     read = {Path(options.landmarks)} if options.landmarks else set()
     for part, jobs in parts:
@@ -242,6 +248,7 @@ def _check_outputs(options: Any, parts: Iterable[tuple[str, list[Job]]]) -> None
             ]
         read |= {Path(job.entry.picture.path) for job in jobs}
     refuse_inputs(outputs, read)
+    return outputs
 
 
 def _file_hash(path: str) -> str:
@@ -264,7 +271,7 @@ def _check_settings(options: Any, jobs: list[Job]) -> None:
     path = options.out / SETTINGS_FILE
     if path.exists():
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged; choose another --out") from error
         for name in {**stored, **current}:

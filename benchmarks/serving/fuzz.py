@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from benchmarks.fuzzing.mutations import mutated
 from benchmarks.serving.local import LocalServer
 from dic.progress import Progress
 
@@ -77,7 +78,7 @@ def fuzz(server: LocalServer, count: int, seed: int = 0) -> Fuzz:
         for number in range(count):
             if number % 2:
                 method, message = rng.choice(METHODS), rng.choice(messages)
-                data = _mutated(message, rng)
+                data = mutated(message, rng)
                 status, fault = caller.send(method, data)
                 label = f"{method} {data[:40]!r}"
             else:
@@ -129,7 +130,7 @@ def _mutated_request(request: _Request, rng: random.Random) -> _Request:
     headers, path, body, method = dict(request.headers), request.path, request.body, request.method
     kind = rng.randrange(5)
     if kind == 0:
-        path = "/" + _mutated(path.encode(), rng).decode("latin-1").lstrip("/")
+        path = "/" + mutated(path.encode(), rng).decode("latin-1").lstrip("/")
         path = "".join(c if "!" <= c <= "~" else f"%{ord(c):02X}" for c in path)
     elif kind == 1 and headers:
         name = rng.choice(list(headers))
@@ -141,7 +142,7 @@ def _mutated_request(request: _Request, rng: random.Random) -> _Request:
         _odd(document, rng)
         body = json.dumps(document).encode()
     else:
-        body = _mutated(body, rng)
+        body = mutated(body, rng)
     return _Request(method, path, headers, body)
 
 
@@ -156,23 +157,6 @@ def _odd(document: dict[str, object], rng: random.Random) -> None:
         target.pop(name, None)
     else:
         target[name] = rng.choice(ODD)
-
-
-def _mutated(data: bytes, rng: random.Random) -> bytes:
-    """Bytes with some changed, removed, repeated or added."""
-    changed = bytearray(data)
-    for _ in range(rng.randrange(1, 5)):
-        at = rng.randrange(len(changed) + 1)
-        kind = rng.randrange(4)
-        if kind == 0 and changed:
-            changed[at % len(changed)] = rng.randrange(256)
-        elif kind == 1:
-            del changed[at : at + rng.randrange(1, 64)]
-        elif kind == 2:
-            changed[at:at] = rng.randbytes(rng.randrange(1, 16))
-        else:
-            changed += changed[: rng.randrange(0, 32)]
-    return bytes(changed)
 
 
 def _send(address: str, request: _Request) -> tuple[str, str]:

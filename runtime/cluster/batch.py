@@ -69,9 +69,7 @@ def _execute(address: str, request: Request, jobs: list[Job], summary: Summary) 
         finally:
             pool.stop()
             # A worker that is stopped while it writes leaves a hidden file.
-            for job in summary.left:
-                for output in job.outputs:
-                    remove_partial_files(output)
+            remove_partial_files(output for job in summary.left for output in job.outputs)
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,7 @@ class Worker:
 
     def restore(self, job: Job) -> Outcome:
         """Restore one file or object; what an earlier worker left of it is removed first."""
-        for output in job.outputs:
-            remove_partial_files(output)
+        remove_partial_files(job.outputs)
         if any(isinstance(path, ObjectPath) for path in (job.source, job.target)):
             return restore_copy(job, self._restore)
         return self._restore(job)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dic.documents import parse_json
 from dic.engine_file import EngineError
 from dic.landmarks import decode
 from dic.metrics import mean_psnr, rms
@@ -144,9 +144,9 @@ def _run(engine: Engine, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any
 
 def _limits(engine: Engine) -> dict[str, float]:
     try:
-        entries = json.loads(engine.metadata.rest["export_error"])["limits"]
+        entries = parse_json(engine.metadata.rest["export_error"])["limits"]
         limits = {name: float(limit) for name, limit in entries.items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise EngineError(f"{engine.path}: its limits are damaged; export it again") from error
     if not limits:
         raise EngineError(f"{engine.path}: its limits are damaged; export it again")

@@ -15,7 +15,7 @@ from runtime.faces.crop import Crop
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Face:
     """A restored face.
 
@@ -34,6 +34,10 @@ class Face:
     scores: NDArray[np.float32] | None
     crop: Crop
     steps: tuple[Bytes, ...] = ()
+
+    def __repr__(self) -> str:
+        count = 0 if self.landmarks is None else len(self.landmarks)
+        return f"<Face at {self.box}, {count} landmarks>"
 
     @cached_property
     def image(self) -> Bytes:

@@ -17,7 +17,6 @@ which then applies to every picture with that name.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from dic.console import UserError
+from dic.documents import parse_json
 from dic.files import open_regular
 from runtime.faces.crop import Crop, from_points
 
@@ -106,7 +106,11 @@ Row = tuple[str, str, Sequence[Any] | None]
 
 
 def _from_csv(path: Path, text: str) -> Iterator[Row]:
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    try:
+        rows = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid CSV ({error}); correct it") from error
+    for number, row in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]
         header = number == 1 and not any(map(_numeric, cells[1:]))
         if header or not any(cells):
@@ -124,7 +128,7 @@ def _numeric(cell: str) -> bool:
 
 def _from_json(path: Path, text: str) -> Iterator[Row]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); correct it") from error
     try:
@@ -150,7 +154,7 @@ def _crop(where: str, numbers: Sequence[Any]) -> Crop:
     """The crop of a face given by 4 numbers, 5 (the fifth an angle in degrees) or 10."""
     try:
         values = [float(number) for number in numbers]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: {list(numbers)} must all be numbers") from error
     if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
         raise UserError(

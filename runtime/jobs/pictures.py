@@ -151,11 +151,10 @@ class PictureWork:
         if not done.faces:
             return self._nothing(job, photo, done, options)
         _write(job, Result(done.picture, photo.rgb(), done.faces, done.scale))
-        left = f", {len(done.left)} larger than --max-face unchanged" if done.left else ""
+        left = f", {len(done.left)} larger than --max-face left as they are" if done.left else ""
         sizes = ", ".join(f"{face.crop.size} px" for face in done.faces)
         message = f"{job.target}: {len(done.faces)} restored ({sizes}){left}"
-        if done.scale > 1:
-            message += f"; enlarged {done.scale}×"
+        message += f"; enlarged {done.scale}×" if done.scale > 1 else "; not enlarged"
         need = max(-(-self._restorer.face_size // face.crop.size) for face in done.faces)
         need = min(need, MAX_ENLARGEMENT)
         if options.enlarge is None and done.scale < need:
@@ -164,7 +163,7 @@ class PictureWork:
             override = f"--enlarge {need} overrides this" if fits else "PNG has no such limit"
             if largest < LARGEST_RESULT:
                 override = "raise --memory for more"
-            message += f", not {need}×, to limit the result's size ({override})"
+            message += f", and not {need}×, to limit the result's size ({override})"
         if job.target == STREAM:
             message = ""
         return Outcome(job.name, str(job.target), "restored", len(done.faces), message)

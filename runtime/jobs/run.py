@@ -57,8 +57,8 @@ def run_request(request: Request, execute: Execute | None = None) -> int:
         if request.resume and finished(job):
             summary.add(Outcome(job.name, str(job.target), "skipped"))
     every, jobs = len(jobs), summary.left
-    for output in [output for job in jobs if request.resume for output in job.outputs]:
-        remove_partial_files(output)
+    if request.resume:
+        remove_partial_files(output for job in jobs for output in job.outputs)
     if not jobs:
         print(f"nothing left to do: {every} files are done", file=sys.stderr)
         summary.write()

@@ -139,7 +139,7 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if pages > 1 and kind != "tiff":
         raise ImageError(f"{name}: is animated; make a video or single pictures of it first")
-    if pages > 1 and (pages := _pages(data)) > 1:
+    if pages > 1 and (pages := _pages(name, data)) > 1:
         raise ImageError(f"{name}: has {pages} pages; make single pictures of them first")
     check_size(name, image.width, image.height, max_pixels)
     blobs = {
@@ -176,8 +176,11 @@ def _quantisation(data: bytes, kind: str) -> float:
     if kind == "jpeg":
         from PIL import Image
 
-        with Image.open(io.BytesIO(data)) as image:
-            tables = getattr(image, "quantization", {})
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                tables = getattr(image, "quantization", {})
+        except Exception:  # Pillow refuses some markers that libvips passes over
+            return LOSSY
         return float(np.mean(tables[0])) if 0 in tables else LOSSY
     lossy = kind == "heif" or (kind == "webp" and b"VP8 " in data[12:64])
     return LOSSY if lossy else 0.0
@@ -223,15 +226,18 @@ def _chunks_before_pixels(data: bytes) -> Iterator[bytes]:
         at += 12 + length
 
 
-def _pages(data: bytes) -> int:
-    """The pages of a TIFF, thumbnails and masks not counted."""
+def _pages(name: str, data: bytes) -> int:
+    """The pages of a TIFF, thumbnails and masks not counted; ImageError if it is damaged."""
     from PIL import Image
 
     pages = 0
-    with Image.open(io.BytesIO(data)) as image:
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK  # type: ignore[attr-defined]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK  # type: ignore[attr-defined]
+    except Exception as error:  # Pillow's depends on where the directories are damaged
+        raise ImageError(f"{name}: {DAMAGED}") from error
     return pages
 
 

@@ -23,6 +23,7 @@ SIGNATURES = {
 BY_OPENCV = ("pnm", "bmp", "jpeg2000")
 # Brands of the ISO container (ISO 23008-12): of still AVIF and of animated.
 AVIF, ANIMATED_AVIF = b"avif", b"avis"
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12, B.4
 UNREAD = {"heic": "HEIC", "jxl": "JPEG XL"}
 DAMAGED = "not a picture, or a damaged one"
 
@@ -110,6 +111,8 @@ def format_of(name: str, data: bytes) -> str:
     kind = _format(data)
     if kind is None:
         raise ImageError(f"{name}: {DAMAGED}")
+    if kind == "video":
+        raise ImageError(f"{name}: is a video, not a picture; from Python use restore_video")
     if kind in UNREAD:
         raise ImageError(
             f"{name}: {UNREAD[kind]} pictures cannot be read; convert it to JPEG or PNG first"
@@ -125,7 +128,9 @@ def _format(data: bytes) -> str | None:
         return "webp"
     if data[4:8] == b"ftyp":
         brands = data[8 : int.from_bytes(data[:4], "big")]
-        return "heif" if AVIF in brands or ANIMATED_AVIF in brands else "heic"
+        if AVIF in brands or ANIMATED_AVIF in brands:
+            return "heif"
+        return "heic" if any(brand in brands for brand in HEIC) else "video"
     return None
 
 

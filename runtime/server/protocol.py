@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dic.documents import parse_json
+
 Arrays = dict[str, NDArray[Any]]
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -72,8 +74,8 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
             raise ProtocolError(f"Inference-Header-Content-Length: {header_length} is not possible")
         length = int(header_length)
     try:
-        document = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:  # nested a thousand times
+        document = parse_json(body[:length])
+    except ValueError as error:
         raise ProtocolError(f"the request is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ProtocolError("the request must be a JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, Command, one_line_error
 
 from dic.console import UserError
-from dic.files import check_writable, write_together, write_whole
+from dic.files import check_writable, remove_partial_files, write_together, write_whole
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,37 @@ def test_several_files_are_written_atomically(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         write_together({new / "one": b"changed", new: b"x"})
     assert (new / "one").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_a_disk_that_is_full_at_the_nth_file_leaves_all_as_they_were(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in "abc"]
+    write_together(dict.fromkeys(files, b"old"))
+    flushed = iter(range(3))
+
+    def fsync(_: int) -> None:
+        if next(flushed) == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=f"{files[nth]}: cannot be written: No space left"):
+        write_together(dict.fromkeys([*files, tmp_path / "new" / "d"], b"new"))
+    assert sorted(tmp_path.iterdir()) == files
+    assert [path.read_bytes() for path in files] == [b"old"] * 3
+
+
+def test_files_that_a_kill_left_are_removed_and_no_others(tmp_path: Path) -> None:
+    outputs = [tmp_path / name for name in ("a.png", "clip.mkv", "x" * 60, "no suffix")]
+    outputs.append(tmp_path / "missing" / "a.png")
+    left = [".a.png.0123abcd", ".a.png.0123abcd.png", f".{'x' * 40}.0123abcd"]
+    left += [".clip.mkv.89abcdef.mkv", ".no suffix.00000000"]
+    kept = [".a.png", ".a.png.0123abc", ".b.png.0123abcd", "a.png.0123abcd", ".a.png.0123abcd.mkv"]
+    for name in left + kept:
+        (tmp_path / name).touch()
+    remove_partial_files(outputs)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
 def test_check_writable_leaves_no_trace_and_rejects_impossible_paths(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_result_fits_its_format(tiny_engine: Path, tmp_path: Path) -> None:
         work = PictureWork(restorer, PhotoOptions(), Boxes(tmp_path / "boxes.csv"))
         done = work(Job(wide, tmp_path / "wide.webp", {}, named=True))
     assert done.status == "restored", done.message
-    assert "enlarged 2×, not 4×" in done.message
+    assert "enlarged 2×, and not 4×" in done.message
     with Image.open(tmp_path / "wide.webp") as written:
         assert written.size == (12_000, 80)
 

@@ -105,7 +105,10 @@ def test_existing_faces_are_kept(pictures: Path, tmp_path: Path) -> None:
     kept, lost = out / "train" / "photo00.png", out / "train" / "photo02.pts"
     kept.write_bytes(b"mine")
     lost.unlink()  # as if killed between writing the two files
+    left = lost.with_name(".photo02.pts.0123abcd")
+    left.touch()
     prepare(pictures, "--out", out)
+    assert not left.exists()
     assert kept.read_bytes() == b"mine"
     assert lost.exists()
     report = json.loads((out / "report.json").read_text())

@@ -230,7 +230,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_saved_state(tmp_path: Path) -> 
     assert "cannot be written: File too large" in one_line_error(done, 2)
     assert_equal(before, state(out))
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    (out / ".state.pth.0123abcd").touch()  # as a kill leaves it
     train(recipe, out, resume=True)
+    assert not list(out.glob(".*"))
     train(recipe, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)
 

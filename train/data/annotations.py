@@ -79,7 +79,8 @@ def read_annotations(source: str, data: bytes) -> dict[str, Annotation]:
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
     except Exception as error:  # a damaged file can raise anything, depending on the damage
-        raise AnnotationError(f"{source}: damaged, or not a landmark file ({error})") from error
+        reason = " ".join(str(error).split())
+        raise AnnotationError(f"{source}: damaged, or not a landmark file ({reason})") from error
     if not annotations:
         raise AnnotationError(f"{source}: contains no landmarks")
     if all(annotation.fault for annotation in annotations.values()):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from dic.console import UserError
 from dic.cores import cores
+from dic.files import remove_partial_files
 from dic.outputs import refuse_inputs
 from dic.progress import Progress
 from train.data.datasets import load_data
@@ -98,6 +99,8 @@ def train(recipe: Recipe, out: Path, max_iters: int | None = None, resume: bool 
     pairs = FacePairs.training(training, recipe)
     checks = FacePairs(validation)
     fabric.barrier()  # nothing is written before all processes have opened their data
+    if fabric.is_global_zero:
+        remove_partial_files(out / name for name in FILES)  # of a run that was killed
     final = min(recipe.iterations, max_iters or recipe.iterations)
     with Report(out, state) as report, watch_signals() as signals:
         return _run(state, report, pairs, checks, final, signals)

@@ -1,0 +1,1 @@
+"""Mutated files, given to everything that reads files; `python -m benchmarks.fuzz` runs it."""
