@@ -46,10 +46,11 @@ class Crash:
 
     Attributes:
         command: that was killed.
-        kills: processes that were killed in their work.
-        runs: undisturbed time of the command in seconds.
-        differing: files that differ from those of the undisturbed run.
-        left: temporary files that were left at the end.
+        kills: processes that were killed, at least half of them after their first output.
+        seconds: the command takes undisturbed.
+        differing: files that differ from those of the undisturbed run, whenever a run that goes on
+            where others were killed comes to its end.
+        left: temporary files that were left then.
         partial: files under their final names that were incomplete after a kill.
     """
 
@@ -83,41 +84,57 @@ def crashed(
     _finished(line(whole))
     seconds = time.monotonic() - started
     wanted, moments = contents(whole), random.Random(seed)
-    partial: list[str] = []
+    partial, differing, left = set[str](), set[str](), set[str]()
+
+    def compare() -> None:
+        given = contents(killed)
+        differing.update(f for f in wanted if given.get(f) != wanted[f])
+        left.update(f for f in given if f not in wanted)
+
     done = 0
     with Progress(total=kills, desc=name, unit="kill") as bar:
         while done < kills and time.monotonic() - started < limit:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *line(killed)], stderr=subprocess.DEVNULL
-            )
-            try:
-                process.wait(moments.uniform(0, seconds))
-                shutil.rmtree(killed)  # it ended by itself: once more from the start
-                continue
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with subprocess.Popen(
+                [sys.executable, "-m", *line(killed)], stderr=subprocess.PIPE, text=True
+            ) as process:
+                if done % 2:
+                    _wait_for_output(process, killed)
+                try:
+                    _, said = process.communicate(timeout=moments.uniform(0, seconds))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                else:  # it ended by itself: once more from the start
+                    _check(process, said)
+                    compare()
+                    shutil.rmtree(killed)
+                    continue
             done += 1
             bar.update()
             if name != "training":  # whose files change from iteration to iteration
                 now = contents(killed) if killed.exists() else {}
-                partial += [f for f, digest in now.items() if wanted.get(f, digest) != digest]
+                partial.update(f for f, digest in now.items() if wanted.get(f, digest) != digest)
     _finished(line(killed))
-    given = contents(killed)
-    return Crash(
-        name,
-        done,
-        round(seconds, 1),
-        sorted(f for f in wanted if given.get(f) != wanted[f]),
-        sorted(f for f in given if f not in wanted),
-        sorted(set(partial)),
-    )
+    compare()
+    return Crash(name, done, round(seconds, 1), sorted(differing), sorted(left), sorted(partial))
+
+
+def _wait_for_output(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until the process has made a file, or ended."""
+    before = set(folder.rglob("*"))
+    while process.poll() is None and not set(folder.rglob("*")) - before:
+        time.sleep(0.002)
 
 
 def _finished(line: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", *line], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(line)}: {done.stderr.strip().splitlines()[-1]}")
+    command = [sys.executable, "-m", *line]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        _check(process, process.communicate()[1])
+
+
+def _check(process: subprocess.Popen[str], said: str) -> None:
+    """Raise UserError if a process has failed."""
+    if process.returncode:
+        raise UserError(f"{process.args}: status {process.returncode}: {said.strip()[-500:]}")
 
 
 def contents(folder: Path) -> dict[str, str]:

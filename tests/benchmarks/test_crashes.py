@@ -13,7 +13,7 @@ def test_killed_batches_end_as_undisturbed_ones(
     tiny_engine: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     lines = commands(tmp_path, tiny_engine, tiny_checkpoint)
-    result = crashed("photos", lines["photos"], tmp_path, kills=1, seed=1)
+    result = crashed("photos", lines["photos"], tmp_path, kills=2, seed=1)
     assert result.right, result
 
 
