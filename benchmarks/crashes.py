@@ -134,7 +134,7 @@ def _finished(line: list[str]) -> None:
 def _check(process: subprocess.Popen[str], said: str) -> None:
     """Raise UserError if a process has failed."""
     if process.returncode:
-        raise UserError(f"{process.args}: status {process.returncode}: {said.strip()[-500:]}")
+        raise UserError(f"{process.args!r}: status {process.returncode}: {said.strip()[-500:]}")
 
 
 def contents(folder: Path) -> dict[str, str]:
