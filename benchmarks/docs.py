@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, memory, portraits, serve
+from benchmarks import crashes, detector, fuzz, memory, portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -53,7 +53,7 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
-    *("benchmarks.memory", "benchmarks.crashes"),
+    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -66,6 +66,7 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
+    "fuzz": lambda content: fuzz.summary(json.loads(content)["kinds"]),
     "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from PIL import Image, UnidentifiedImageError
 
 from benchmarks.fuzzing.kinds import KINDS, kinds
 from benchmarks.fuzzing.workers import SPAWN, answered, received, sample
 from dic.console import UserError
+from dic.engine_file import sidecar
 from export.engine_file import read_engine_file
 from export.inspect import inspect
 from runtime.jobs.boxes import Boxes
+from runtime.pictures.files import decode_picture
+from train.data.annotations import AnnotationError, read_annotations
 from train.recipe import load_recipe
 
 INPUTS = dict.fromkeys(KINDS, 60) | {"engines": 8, "checkpoints": 8}
@@ -80,3 +88,29 @@ def test_damaged_engines_are_described_as_such(tiny_engine: Path, tmp_path: Path
     onnx.save(model, path)
     with pytest.raises(UserError, match="damaged"):
         inspect(path)
+
+
+def test_damaged_sidecars_are_described_as_such(tmp_path: Path) -> None:
+    plan = tmp_path / "a.trt"
+    plan.write_bytes(b"ptrt")
+    entries = {"plan": {"sha256": hashlib.sha256(b"ptrt").hexdigest()}, "samples": 1}
+    sidecar(plan).write_text(json.dumps(entries | {"inputs": [], "outputs": []}))
+    with pytest.raises(UserError, match="is damaged"):
+        inspect(plan)
+
+
+def test_jpegs_that_pillow_refuses_are_read_without_their_tables() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "jpeg")
+    data = file.getvalue()
+    cut = data[:2] + b"\xff\xee\x00\x07Adobe" + data[2:]  # a segment without what it is for
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(cut))
+    assert np.array_equal(decode_picture("a.jpg", cut).pixels, decode_picture("", data).pixels)
+
+
+def test_reasons_of_damaged_pickles_are_one_line() -> None:
+    with pytest.raises(AnnotationError) as refusal:
+        read_annotations("a.pkl", b"\x80\x02Pa\n.")
+    assert "persistent" in str(refusal.value)
+    assert "\n" not in str(refusal.value)

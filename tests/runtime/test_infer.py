@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -311,13 +312,28 @@ def test_a_summary_that_cannot_be_written_fails_but_not_the_pictures(
     assert "told.json: cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_folder(
-    command: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
-) -> None:
-    tmp_path.chmod(0o500)
-    done = command("runtime.infer", face_file, "-o", tmp_path / "x.png", "--engine", tiny_engine)
-    assert "cannot be written" in one_line_error(done, 2)
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_disk_that_is_full_at_the_nth_write_leaves_nothing(
+    nth: int, tiny_engine: Path, face_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    flushed = iter(range(2))
+
+    def fsync(_: int) -> None:
+        if next(flushed) == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = tmp_path / "new" / "out.png"
+    assert main(arguments(face_file, "-o", out, "--engine", tiny_engine, "--landmarks")) == 2
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that root cannot write")
+def test_an_unwritable_folder(here: Command, tiny_engine: Path, face_file: Path) -> None:
+    done = here("runtime.infer", face_file, "-o", "/proc/x.png", "--engine", tiny_engine)
+    assert "/proc/x.png: cannot be written" in one_line_error(done, 2)
 
 
 @pytest.mark.parametrize(
