@@ -94,6 +94,18 @@ def test_a_run_killed_at_random_moments_is_identical(tmp_path: Path) -> None:
     assert_same_run(whole, killed)
 
 
+def test_a_run_killed_in_its_last_validation_is_identical(tmp_path: Path) -> None:
+    recipe = load_recipe("synthetic-demo", TINY_RUN)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for out in (whole, killed):
+        train(recipe, out)
+    saved = torch.load(killed / "state.pth", weights_only=True)
+    saved["progressed"]["log"].pop()  # the state is saved before a validation and after it
+    torch.save(saved, killed / "state.pth")
+    train(recipe, killed, resume=True)
+    assert_same_run(whole, killed)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

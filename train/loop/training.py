@@ -147,7 +147,7 @@ def _run(
 ) -> Outcome:
     """Update, validate and save until iteration `final` or a signal."""
     recipe, fabric, progress = state.recipe, state.fabric, state.progress
-    first = progress.iteration
+    first, saved = progress.iteration, len(progress.log)
     started = time.monotonic() - progress.seconds
     with (
         closing(examples(state, pairs)) as batches,
@@ -181,7 +181,7 @@ def _run(
                     report.out / STATE, progress.iteration, progress.iteration - first, stop
                 )
     updates = progress.iteration - first
-    if updates:
+    if updates or len(progress.log) > saved:  # or killed before the last validation was saved
         on_first_process(fabric, partial(save, report.out / STATE, state))
     return Outcome(report.out / "last.pth", progress.iteration, updates)
 
