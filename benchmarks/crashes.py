@@ -97,10 +97,12 @@ def crashed(
             with subprocess.Popen(
                 [sys.executable, "-m", *line(killed)], stderr=subprocess.PIPE, text=True
             ) as process:
-                if done % 2:
+                longest = seconds
+                if done % 2:  # while outputs are written, which may be the last moments
                     _wait_for_output(process, killed)
+                    longest = seconds / 10
                 try:
-                    _, said = process.communicate(timeout=moments.uniform(0, seconds))
+                    _, said = process.communicate(timeout=moments.uniform(0, longest))
                 except subprocess.TimeoutExpired:
                     process.kill()
                 else:  # it ended by itself: once more from the start
