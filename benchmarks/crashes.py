@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
-from dic.files import write_whole
+from dic.files import write_json
 from dic.outputs import check_outputs
 from dic.progress import Progress
 
@@ -272,7 +272,7 @@ def main(arguments: list[str]) -> int:
     print(summary(rows))
     if options.json:
         content = {"seed": options.seed, "commands": rows}
-        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(options.json, content)
     return 0 if all(result.right for result in results) else 1
 
 

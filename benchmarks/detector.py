@@ -8,7 +8,6 @@ each axis, and its side is 0.6 to 1.6 times the square's.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from PIL import Image
 
 from benchmarks.measure import machine
 from dic.console import Parser, UserError, run
-from dic.files import write_whole
+from dic.files import write_json
 from dic.landmarks import COMPONENT_GROUPS
 from dic.progress import Progress
 from runtime.faces.crop import Crop
@@ -242,7 +241,7 @@ def main(arguments: list[str]) -> int:
     print(table(content))
     if options.json:
         content = {"machine": asdict(machine.machine("benchmarks.detector"))} | content
-        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(options.json, content)
     return 0
 
 

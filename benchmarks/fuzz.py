@@ -6,7 +6,6 @@ inputs of a seed are always the same; those that end otherwise are kept as files
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmarks.fuzzing.workers import Work, fuzz
 from benchmarks.report.markdown import table
 from dic.console import Parser, run
 from dic.cores import cores
-from dic.files import write_whole
+from dic.files import write_json
 from dic.outputs import check_outputs
 from dic.progress import Progress
 
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> int:
             print(f"{name} {line}")
         if options.json:
             content = {"seed": options.seed, "kinds": rows}
-            write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+            write_json(options.json, content)
     print(summary(rows))
     return 1 if any(row["findings"] for row in rows) else 0
 

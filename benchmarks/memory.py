@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
-from dic.files import write_whole
+from dic.files import write_json
 from dic.memory import Memory, resident
 from dic.outputs import check_outputs
 from runtime.engines.load import load_engine
@@ -159,7 +158,7 @@ def main(arguments: list[str]) -> int:
     if exceeded:
         print(f"{exceeded} pictures took more than their bound")
     if options.json:
-        write_whole(options.json, (json.dumps({"pictures": rows}, indent=1) + "\n").encode())
+        write_json(options.json, {"pictures": rows})
     return 1 if exceeded else 0
 
 

@@ -8,7 +8,6 @@ held against the original's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 from benchmarks.measure import machine
 from dic.console import Parser, run
 from dic.engine_file import EngineError, engine_files
-from dic.files import write_whole
+from dic.files import write_json, write_whole
 from dic.metrics import psnr
 from dic.outputs import check_outputs
 from dic.sizes import SR_SIZE
@@ -176,7 +175,7 @@ def main(arguments: list[str]) -> int:
     print(table(rows))
     if options.json:
         content = {"machine": asdict(machine.machine("benchmarks.portraits")), "portraits": rows}
-        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(options.json, content)
     if options.out:
         shown = [given for given in comparisons if given.width in SHOWN]
         write_whole(options.out, encode_picture(Picture(sheet(shown)), options.out.suffix))

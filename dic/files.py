@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import stat
@@ -17,6 +18,11 @@ from dic.console import UserError
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write one file atomically; see `write_together`."""
     write_together({path: data})
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a value as indented JSON, whole or not at all; raises UserError as `write_whole`."""
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_together(files: Mapping[Path, bytes | bytearray | memoryview]) -> None:

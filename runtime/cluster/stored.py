@@ -7,19 +7,18 @@ restores any other, and copies the results to where they belong.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dic.console import UserError
-from dic.files import check_writable, write_whole
+from dic.files import check_writable, write_json, write_whole
 from runtime.cluster import stores
 from runtime.cluster.stores import ObjectPath, is_url, place
 from runtime.jobs.paths import Job, Outcome, Source, jobs_of, listed
 from runtime.jobs.request import Request
-from runtime.jobs.run import DONE, NOTHING_DONE, SOME_FAILED, Execute, face_source
+from runtime.jobs.run import Execute, exit_status, face_source, nothing_left
 from runtime.jobs.summary import Summary
 
 
@@ -53,15 +52,10 @@ def restore_stored(request: Request, execute: Execute) -> int:
     if request.resume:
         _skip_finished(summary, output)
     if not summary.left:
-        print(f"nothing left to do: {len(jobs)} files are done", file=sys.stderr)
-        summary.write()
-        return DONE
+        return nothing_left(summary)
     with summary:
         execute(request, summary.left, summary)
-    failed = summary.count("failed")
-    if failed == len(jobs):
-        return NOTHING_DONE
-    return SOME_FAILED if failed or not summary.written else DONE
+    return exit_status(summary)
 
 
 def _sources(request: Request, output: Path) -> list[Source]:
@@ -125,7 +119,7 @@ def _deliver(near: Job, job: Job) -> None:
     """Copy results to their places, the restored picture last: it says that all are there."""
     if (landmarks := near.extras.get("landmarks")) is not None:
         document = {**json.loads(landmarks.read_bytes()), "image": job.name}
-        write_whole(landmarks, (json.dumps(document, indent=1) + "\n").encode())
+        write_json(landmarks, document)
     for file, target in reversed(list(zip(near.outputs, job.outputs, strict=True))):
         if not file.exists():  # a copied picture has no comparison
             continue

@@ -56,13 +56,11 @@ def run_request(request: Request, execute: Execute | None = None) -> int:
     for job in jobs:
         if request.resume and finished(job):
             summary.add(Outcome(job.name, str(job.target), "skipped"))
-    every, jobs = len(jobs), summary.left
+    jobs = summary.left
     if request.resume:
         remove_partial_files(output for job in jobs for output in job.outputs)
     if not jobs:
-        print(f"nothing left to do: {every} files are done", file=sys.stderr)
-        summary.write()
-        return DONE
+        return nothing_left(summary)
     for job in jobs[:1]:
         if job.target != STREAM:
             check_writable(job.target)
@@ -76,8 +74,20 @@ def run_request(request: Request, execute: Execute | None = None) -> int:
             execute(request, jobs, summary)
     else:
         _here(request, jobs, summary, boxes, detector)
+    return exit_status(summary)
+
+
+def nothing_left(summary: Summary) -> int:
+    """Report that an earlier call has done everything, and return the exit status."""
+    print(f"nothing left to do: {len(summary.jobs)} files are done", file=sys.stderr)
+    summary.write()
+    return DONE
+
+
+def exit_status(summary: Summary) -> int:
+    """The exit status of a command whose summary is complete; see `run_request`."""
     failed = summary.count("failed")
-    if failed == every:
+    if failed == len(summary.jobs):
         return NOTHING_DONE
     return SOME_FAILED if failed or not summary.written else DONE
 

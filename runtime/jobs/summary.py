@@ -5,7 +5,6 @@ The JSON format is in docs/reference/json.md.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from dic.console import UserError, print_error
-from dic.files import write_whole
+from dic.files import write_json
 from dic.outputs import check_outputs
 from runtime.jobs.paths import STREAM, Job, Outcome
 
@@ -135,7 +134,7 @@ class Summary:
             **{status: counts[status] for status in (*STATUSES, "left")},
             "files": [asdict(self._outcomes[t]) for t in targets if t in self._outcomes],
         }
-        write_whole(self._path, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(self._path, content)
 
 
 def _check(path: Path, jobs: Sequence[Job], read: Sequence[Path]) -> None:

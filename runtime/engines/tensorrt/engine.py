@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from dic.console import UserError
 from dic.engine_file import EngineError, sidecar
-from dic.files import write_whole
+from dic.files import write_json
 from runtime.engines.arrays import accept
 from runtime.engines.contract import check_contract, check_feed
 from runtime.engines.gpu import Clock, Gpu, open_gpu
@@ -157,7 +157,7 @@ class TensorRTEngine:
         try:
             entries = json.loads(json_file.read_text())
             entries["verified"] = f"{self.gpu.name}, {self.backend}"
-            write_whole(json_file, (json.dumps(entries, indent=1) + "\n").encode())
+            write_json(json_file, entries)
         except (OSError, ValueError, UserError) as error:
             log.info("%s: verified, but not recorded in %s: %s", self.path, json_file.name, error)
 
