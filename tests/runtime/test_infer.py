@@ -306,7 +306,7 @@ def test_a_summary_that_cannot_be_written_fails_but_not_the_pictures(
     def full(path: Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written: No space left on device")
 
-    monkeypatch.setattr("runtime.jobs.summary.write_whole", full)
+    monkeypatch.setattr("runtime.jobs.summary.write_json", full)
     assert main(line) == 1
     assert out.exists()
     assert "told.json: cannot be written" in capsys.readouterr().err
