@@ -173,7 +173,6 @@ def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary
     from runtime.engines.batching import overlapped
 
     with Lines(len(jobs)) as lines:
-
         # Recorded and shown by the worker: if the call is interrupted, the pictures in progress are
         # still finished, and have their lines.
         def run(job: Job) -> None:
