@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, memory, portraits, serve
+from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -53,7 +53,7 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
-    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz"),
+    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz", "benchmarks.matrix"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -63,6 +63,8 @@ MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 # Tables of results files that are not `benchmarks.report.results.Results`.
 OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
+    "matrix": lambda content: matrix.summary(json.loads(content)),
+    "matrix-pictures": matrix.by_group("pictures"),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
