@@ -53,7 +53,8 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
 XMP_ORIENTATION = b"tiff:Orientation"
 SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
-UNSTATED = ((1.0, 1.0), (SCREEN, SCREEN))  # libvips' resolutions for files that state none
+# libvips' resolutions for files that state none: 1, SCREEN, and in PNG SCREEN in whole pixels a metre.
+UNSTATED = ((1.0, 1e-6), (SCREEN, 1e-3))  # with what they may be off
 LOSSY = 12.0  # quantisation of formats that do not state it
 REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller version, or another page's mask
 NEW_SUBFILE_TYPE = 254
@@ -167,7 +168,8 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     if profile[16:20] != COLOUR_SPACES[colours.shape[2]]:
         profile = b""
     exif, xmp = blobs.get("exif", b""), blobs.get("xmp", b"")
-    stated = None if resolution in UNSTATED else resolution
+    unstated = any(max(abs(n - value) for n in resolution) < off for value, off in UNSTATED)
+    stated = None if unstated else resolution
     return Picture(colours, alpha, profile, exif, xmp, stated, _quantisation(data, kind))
 
 
