@@ -176,11 +176,12 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
 def _quantisation(data: bytes, kind: str) -> float:
     """See `Picture.quantisation`; lossy WebP and AVIF count as JPEGs of quality 90."""
     if kind == "jpeg":
-        from PIL import Image
+        # Not `Image.open`, whose guard against large pictures is not ours.
+        from PIL.JpegImagePlugin import JpegImageFile
 
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                tables = getattr(image, "quantization", {})
+            with JpegImageFile(io.BytesIO(data)) as image:
+                tables = image.quantization
         except Exception:  # Pillow refuses some markers that libvips passes over
             return LOSSY
         return float(np.mean(tables[0])) if 0 in tables else LOSSY
@@ -230,14 +231,14 @@ def _chunks_before_pixels(data: bytes) -> Iterator[bytes]:
 
 def _pages(name: str, data: bytes) -> int:
     """The pages of a TIFF, thumbnails and masks not counted; ImageError if it is damaged."""
-    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     pages = 0
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            for index in range(getattr(image, "n_frames", 1)):
+        with TiffImageFile(io.BytesIO(data)) as image:
+            for index in range(image.n_frames):
                 image.seek(index)
-                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK  # type: ignore[attr-defined]
+                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK
     except Exception as error:  # Pillow's depends on where the directories are damaged
         raise ImageError(f"{name}: {DAMAGED}") from error
     return pages
