@@ -8,7 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.formats.pictures.sample import SIZES, Sample, Wanted, content, packed, quantised
+from benchmarks.formats.pictures.sample import (
+    SIZES,
+    Sample,
+    Values,
+    Wanted,
+    content,
+    packed,
+    quantised,
+)
 
 PLAIN, RLE8, RLE4, FIELDS = range(4)
 Samples = NDArray[np.uint32]
@@ -81,7 +89,7 @@ def _palettes() -> Iterator[Sample]:
             axes = {"colours": "palette", "depth": str(bits), "size": size}
             for layout, options in (("plain", {}), ("downwards", {"downwards": True}),
                                     ("OS/2", {"header": 12})):  # fmt: skip
-                data = bmp(rows, stored.shape[1], bits, palette=table, **options)  # type: ignore[arg-type]
+                data = bmp(rows, stored.shape[1], bits, palette=table, **options)
                 yield Sample("BMP", layout, data, wanted, axes)
 
 
@@ -93,7 +101,7 @@ def _true_colour() -> Iterator[Sample]:
         for layout, options in (("plain", {}), ("downwards", {"downwards": True}),
                                 ("OS/2", {"header": 12}), ("version 4", {"header": 108}),
                                 ("version 5", {"header": 124})):  # fmt: skip
-            data = bmp(rows, stored.shape[1], 24, **options)  # type: ignore[arg-type]
+            data = bmp(rows, stored.shape[1], 24, **options)
             yield Sample("BMP", layout, data, wanted, {"depth": "24", "size": size})
         # Of 32 bits without masks the fourth byte is unused, whatever it holds.
         for fourth in (0, 77, 255):
@@ -105,7 +113,7 @@ def _true_colour() -> Iterator[Sample]:
 
 
 def _fields() -> Iterator[Sample]:
-    for masks, bits, header in (
+    layouts: tuple[tuple[tuple[int, ...], int, int], ...] = (
         (MASKS_565, 16, 40),
         (MASKS_555, 16, 40),
         (MASKS_565, 16, 56),
@@ -119,8 +127,9 @@ def _fields() -> Iterator[Sample]:
         ((0x7C00, 0x03E0, 0x1F, 0x8000), 16, 56),
         ((0x0F00, 0xF0, 0x0F, 0xF000), 16, 108),
         ((0x3FF00000, 0xFFC00, 0x3FF), 32, 40),
-    ):
-        values = content(len(masks))
+    )
+    for masks, bits, header in layouts:
+        values: Values = content(len(masks))
         whole = np.zeros(values.shape[:2], np.uint32)
         right = np.zeros_like(values)
         for n, mask in enumerate(masks):
@@ -129,11 +138,12 @@ def _fields() -> Iterator[Sample]:
             shift = (mask & -mask).bit_length() - 1
             whole |= level << np.uint32(shift)
             right[:, :, n] = level / (2**width - 1)
-        rows = [row.astype(f"<u{bits // 8}").tobytes() for row in whole]
-        data = bmp(rows, whole.shape[1], bits, compression=FIELDS, masks=masks, header=header)
-        axes = {"depth": str(bits), "alpha": "straight" if len(masks) == 4 else ""}
+        rows = [row.astype("<u2" if bits == 16 else "<u4").tobytes() for row in whole]
+        data = bmp(rows, 37, bits, compression=FIELDS, masks=masks, header=header)
+        axes = {"depth": str(bits), "alpha": "straight" if len(masks) > 3 else ""}
         name = f"fields {' '.join(f'{mask:x}' for mask in masks)}, header of {header}"
-        yield Sample("BMP", name, data, Wanted(right, within=0.51), axes)
+        deep = max(mask.bit_count() for mask in masks) > 8
+        yield Sample("BMP", name, data, Wanted(right, 16 if deep else 8, 0.51), axes)
     stored = quantised(content(3), 5)
     whole = (stored << np.array([10, 5, 0], np.uint32)).sum(2)
     rows = [row.astype("<u2").tobytes() for row in whole]

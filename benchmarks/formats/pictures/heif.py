@@ -1,4 +1,4 @@
-"""AVIF and HEIC files, their right values by ISO/IEC 23008-12: what was coded, turned and cropped."""
+"""AVIF and HEIC files; their values by ISO/IEC 23008-12: what was coded, turned and cropped."""
 
 from __future__ import annotations
 
@@ -92,8 +92,7 @@ def _turned(kind: bytes) -> Iterator[Sample]:
                 axes = {
                     "colours": "RGB" if channels == 3 else "grey",
                     "alpha": "straight" if alpha else "",
-                    "orientation": f"irot {quarters}"
-                    + ("" if axis is None else f", imir {axis}"),
+                    "orientation": f"irot {quarters}" + ("" if axis is None else f", imir {axis}"),
                 }
                 yield Sample(NAMES[kind], "turned", data, Wanted(right), axes)
     values, picture = _of(kind, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.formats.pictures.jpeg2000 import box
 
 AV1, HEVC = b"av01", b"hvc1"
+RGB_AS_IT_IS: dict[str, Any] = {"matrix": 0, "primaries": 1, "transfer": 13}
 BRANDS = {AV1: b"avif", HEVC: b"heic"}
 AUXILIARY_ALPHA = {
     AV1: b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0",
@@ -79,12 +81,13 @@ def coded(samples: NDArray[np.uint32], bits: int, kind: bytes) -> Coded:
         import imagecodecs
 
         given = samples.astype(np.uint16 if bits > 8 else np.uint8)
-        data = imagecodecs.avif_encode(
+        made = imagecodecs.avif_encode(
             given[:, :, 0] if channels == 1 else given, 100, bitspersample=bits,
             pixelformat="400" if channels == 1 else "444", speed=10,
-            **({"matrix": 0, "primaries": 1, "transfer": 13} if channels == 3 else {}),
+            **(RGB_AS_IT_IS if channels == 3 else {}),
         )  # fmt: skip
-        names = (b"av1C", b"colr")
+        data = bytes(made)
+        names: tuple[bytes, ...] = (b"av1C", b"colr")
     else:
         data = _by_x265(samples, bits)
         names = (b"hvcC", b"colr", b"clap")  # it codes even sizes, and crops
@@ -130,7 +133,9 @@ def mirror(axis: int) -> tuple[bytes, bool]:
     return box(b"imir", bytes((axis,))), True
 
 
-def crop(width: int, height: int, across: tuple[int, int], down: tuple[int, int]) -> tuple[bytes, bool]:
+def crop(
+    width: int, height: int, across: tuple[int, int], down: tuple[int, int]
+) -> tuple[bytes, bool]:
     """A clean aperture; its centre's offsets from the picture's are fractions."""
     return box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, *across, *down)), True
 
@@ -175,6 +180,7 @@ def written(brand: bytes, items: list[Item], primary: int = 1) -> bytes:
             properties.index(content) + 1 | essential << 7 for content, essential in one.properties
         )
         uses += struct.pack(">HB", number, len(listed)) + listed
+    associations = full_box(b"ipma", struct.pack(">I", len(items)), uses)
     described = [
         full_box(b"infe", struct.pack(">HH4s", number, 0, one.kind), b"\0", version=2,
                  flags=number > 1 and one.kind in (AV1, HEVC))
@@ -199,7 +205,7 @@ def written(brand: bytes, items: list[Item], primary: int = 1) -> bytes:
             full_box(b"iloc", struct.pack(">HH", 0x4400, len(items)), places),
             full_box(b"iinf", struct.pack(">H", len(described)), *described),
             *([full_box(b"iref", *references)] if references else []),
-            box(b"iprp", box(b"ipco", *properties), full_box(b"ipma", struct.pack(">I", len(items)), uses)),
+            box(b"iprp", box(b"ipco", *properties), associations),
         )  # fmt: skip
 
     head = start + meta(len(start) + len(meta(0)) + 8)

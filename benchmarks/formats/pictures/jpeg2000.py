@@ -30,10 +30,11 @@ def codestream(samples: NDArray[np.uint32], bits: int) -> bytes:
 
     given = samples.astype(np.uint16 if bits > 8 else np.uint8)
     given = given[:, :, 0] if given.shape[2] == 1 else given
-    return imagecodecs.jpeg2k_encode(
+    made = imagecodecs.jpeg2k_encode(
         np.ascontiguousarray(given), 0, codecformat="j2k", bitspersample=bits, reversible=True,
         mct=samples.shape[2] == 3,
     )  # fmt: skip
+    return bytes(made)
 
 
 def box(kind: bytes, *parts: bytes) -> bytes:
@@ -94,7 +95,7 @@ def _plain() -> Iterator[Sample]:
                 stream = codestream(stored, bits)
                 wanted: Wanted | str = Wanted(stored / (2**bits - 1), 8 if bits <= 8 else 16)
                 if bits < 8:
-                    wanted = f"{bits} bit"
+                    wanted = f"samples of {bits} bit"
                 axes = {"colours": colours, "depth": str(bits), "size": size}
                 yield Sample("JPEG 2000", "JP2", jp2(stream, space), wanted, axes)
                 yield Sample("JPEG 2000", "codestream", stream, wanted, axes)
@@ -111,9 +112,15 @@ def _alpha() -> Iterator[Sample]:
                 data = jp2(stream, space, (*colour, (channels, kind, 0)))
                 axes = {"colours": colours, "depth": str(bits), "alpha": alpha}
                 wanted: Wanted | str = Wanted(right, 8 if bits == 8 else 16)
-                yield Sample("JPEG 2000", "JP2", data, wanted if kind == 1 else "premult", axes)
+                if kind == 2:
+                    wanted = "premultiplied"
+                elif bits > 8 and channels == 1:
+                    wanted = "grey with another channel"
+                yield Sample("JPEG 2000", "JP2", data, wanted, axes)
             data = jp2(stream, space, (*colour, (channels, 65535, 65535)))
             wanted = Wanted(right[:, :, :-1], 8 if bits == 8 else 16)
+            if bits > 8 and channels == 1:
+                wanted = "grey with another channel"
             axes = {"colours": colours, "depth": str(bits), "alpha": "unspecified"}
             yield Sample("JPEG 2000", "JP2", data, wanted, axes)
 

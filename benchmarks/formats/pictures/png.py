@@ -27,6 +27,8 @@ from benchmarks.formats.pictures.sample import (
 START = b"\x89PNG\r\n\x1a\n"
 COLOURS = {"grey": (0, 1), "RGB": (2, 3), "grey and alpha": (4, 2), "RGB and alpha": (6, 4)}
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 4: (8, 16), 6: (8, 16)}
+P3 = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.3127, 0.329))
+BT2020 = ((0.708, 0.292), (0.17, 0.797), (0.131, 0.046), (0.3127, 0.329))
 # First column and row, and steps, of the seven passes (8.1).
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
          (0, 1, 1, 2))  # fmt: skip
@@ -58,9 +60,7 @@ def png(
         if part.size:
             lines = packed(part.reshape(len(part), -1), bits)
             length = len(lines) // len(part)
-            rows += b"".join(
-                b"\0" + lines[at : at + length] for at in range(0, len(lines), length)
-            )
+            rows += b"".join(b"\0" + lines[at : at + length] for at in range(0, len(lines), length))
     header = struct.pack(">II5B", width, height, bits, colour, 0, 0, interlaced)
     chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return START + b"".join(chunk(*one) for one in chunks)
@@ -72,6 +72,7 @@ def samples() -> Iterator[Sample]:
     yield from _transparent_colours()
     yield from _turned()
     yield from _profiles()
+    yield from _stated_colours()
     yield from _refused()
 
 
@@ -153,6 +154,38 @@ def _profiles() -> Iterator[Sample]:
         data = png(stored, 8, 2, chunks)
         axes = {"colours": "RGB", "depth": "8", "profile": "sRGB"}
         yield Sample("PNG", layout, data, Wanted(stored / 255), axes)
+
+
+def _stated_colours() -> Iterator[Sample]:
+    """Colours stated by numbers: a profile must say the same of each pixel."""
+    wide = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # white, and Display P3
+    for layout, chunks, gamma, points in (
+        ("gAMA of linear light", [(b"gAMA", struct.pack(">I", 100_000))], 1.0, None),
+        ("gAMA of 1/1.8", [(b"gAMA", struct.pack(">I", 55_556))], 1.8, None),
+        (
+            "gAMA and cHRM",
+            [(b"gAMA", struct.pack(">I", 45_455)), (b"cHRM", struct.pack(">8I", *wide))],
+            2.2,
+            P3,
+        ),
+        ("cICP of Display P3", [(b"cICP", bytes((12, 13, 0, 1)))], None, P3),
+        ("cICP of linear BT.2020", [(b"cICP", bytes((9, 8, 0, 1)))], 1.0, BT2020),
+        (
+            "cICP before gAMA",
+            [(b"cICP", bytes((12, 13, 0, 1))), (b"gAMA", struct.pack(">I", 100_000))],
+            None,
+            P3,
+        ),
+    ):
+        for bits in (8, 16):
+            stored = quantised(content(3), bits)
+            wanted = Wanted(stored / (2**bits - 1), bits, profile=None, stands_for=(points, gamma))
+            axes = {"colours": "RGB", "depth": str(bits), "profile": "stated by numbers"}
+            yield Sample("PNG", layout, png(stored, bits, 2, chunks), wanted, axes)
+    for transfer, name in ((16, "PQ"), (18, "HLG")):
+        data = png(quantised(content(3), 16), 16, 2, [(b"cICP", bytes((9, transfer, 0, 1)))])
+        axes = {"colours": "RGB", "depth": "16", "profile": name}
+        yield Sample("PNG", f"cICP of {name}", data, name, axes)
 
 
 def _refused() -> Iterator[Sample]:

@@ -26,6 +26,8 @@ class Wanted:
         profile: the ICC profile; b"" for none, None for any.
         resolution: pixels an inch, horizontal and vertical; None where not stated.
         seen: compare colours only where they are not transparent.
+        stands_for: chromaticities of red, green, blue and white, and the gamma, that the profile
+            must stand for; None for those of sRGB.
     """
 
     values: Values
@@ -34,6 +36,7 @@ class Wanted:
     profile: bytes | None = b""
     resolution: tuple[float, float] | None = None
     seen: bool = False
+    stands_for: tuple[tuple[tuple[float, float], ...] | None, float | None] | None = None
 
 
 @dataclass(frozen=True)

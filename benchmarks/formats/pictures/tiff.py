@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,12 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, SEPARATED, YCBCR, LAB, ICC_LAB
     *range(7),
     *(8, 9),
 )
-PACKINGS = ("lzw", "packbits", "zlib", "lzma", "zstd", "lerc", "jpegxl", "jpeg2000", "webp", "png")
+UNREAD_PACKINGS = ("lzma", "zstd", "lerc", "jpegxl", "jpeg2000", "png")
+PACKINGS = ("lzw", "packbits", "zlib", "webp", *UNREAD_PACKINGS)
 RAW, LINEAR_RAW = 32803, 34892
 LEFT_OUT, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # ExtraSamples: unspecified, associated, unassociated
-SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
+BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 Tags = Mapping[int, tuple[int, bytes | tuple[int, ...]]]  # type and values
 
 
@@ -39,7 +41,7 @@ def tiff(
     bits: int,
     photometric: int,
     *,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     planar: bool = False,
     extra: tuple[int, ...] = (),
     kind: int = 1,
@@ -92,7 +94,7 @@ def tiff(
 
 def _directory(entries: Tags, order: str, at: int, last: bool) -> bytes:
     """A directory with the values that do not fit in it after it."""
-    codes = {SHORT: "H", LONG: "I", RATIONAL: "I"}
+    codes = {BYTE: "B", SHORT: "H", LONG: "I", RATIONAL: "I"}
     table, values = b"", b""
     end = at + 2 + 12 * len(entries) + 4
     for tag, (kind, value) in sorted(entries.items()):
@@ -132,13 +134,15 @@ def _plain() -> Iterator[Sample]:
     ):
         for bits in depths:
             for size in SIZES if bits in (1, 8, 16) else ("37×23",):
-                for order in "<>":
+                for order in ORDERS:
                     stored = quantised(content(channels, size), bits)
                     values = stored / (2**bits - 1)
                     if photometric == WHITE_IS_ZERO:
                         values = 1 - values
                     axes = {"colours": colours, "depth": str(bits), "size": size}
-                    wanted = Wanted(values, 8 if bits <= 8 else 16)
+                    wanted: Wanted | str = Wanted(values, 8 if bits <= 8 else 16)
+                    if bits not in ((8, 16) if channels == 3 else (1, 2, 4, 8, 16)):
+                        wanted = f"^{bits} bits a channel"
                     layout = {"<": "little endian", ">": "big endian"}[order]
                     data = tiff(stored, bits, photometric, order=order)
                     yield Sample("TIFF", layout, data, wanted, axes)
@@ -178,7 +182,9 @@ def _extra_samples() -> Iterator[Sample]:
                         right = right[:, :, :-1]
                     axes = {"colours": colours, "depth": str(bits), "alpha": name}
                     # 8 bits of colour times 0.25 hold 6 bits of it.
-                    wanted = Wanted(right, bits, 4.1 if bits == 8 else 0.02)
+                    wanted: Wanted | str = Wanted(right, bits, 4.1 if bits == 8 else 0.02)
+                    if planar and channels == 1:
+                        wanted = "in planes"
                     yield Sample("TIFF", "planes" if planar else "plain", data, wanted, axes)
     stored = quantised(content(4), 8)
     axes = {"colours": "RGB", "alpha": "not stated"}
@@ -221,22 +227,25 @@ def _inks_and_lab() -> Iterator[Sample]:
 
 
 def _lab(bits: int) -> Iterator[Sample]:
-    """CIE L*a*b* of D50 (TIFF 6.0, 23) and as ICC has it, with colours that sRGB holds."""
-    from skimage.color import lab2rgb
+    """CIE L*a*b* of D50 (TIFF 6.0, 23), converted for comparison by LittleCMS, of 8 bits."""
+    from PIL import Image, ImageCms
 
     waves = content(3)
-    lightness, a, b = 20 + 60 * waves[:, :, 0], 40 * waves[:, :, 1] - 20, 40 * waves[:, :, 2] - 20
-    peak, unit = 2**bits - 1, 2 ** (bits - 8)
-    light = np.round(lightness / 100 * peak)
-    for layout, photometric in (("L*a*b*", LAB), ("L*a*b* as in ICC", ICC_LAB)):
-        whole = np.round(np.stack((a, b), 2) * unit)
-        offset = 128 * unit if photometric == ICC_LAB else 0
-        stored = np.dstack((light, (whole + offset) % (peak + 1))).astype(np.uint32)
-        exact = np.dstack((light / peak * 100, whole / unit))
-        values = lab2rgb(exact, illuminant="D50")
-        data = tiff(stored, bits, photometric)
-        axes = {"colours": layout, "depth": str(bits)}
-        yield Sample("TIFF", "plain", data, Wanted(values, bits, 2), axes)
+    light = np.round((0.2 + 0.6 * waves[:, :, 0]) * 255)
+    colours = np.round(40 * waves[:, :, 1:] - 20)  # that sRGB holds
+    lab = np.dstack((light, colours % 256)).astype(np.uint8)  # as TIFFs have it
+    image = Image.frombytes("LAB", (37, 23), lab.tobytes())
+    spaces = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    seen = ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
+    assert seen is not None
+    unit = 2 ** (bits - 8)
+    deep = light * (2**bits - 1) // 255
+    stored = np.dstack((deep, colours * unit % 2**bits)).astype(np.uint32)
+    axes = {"colours": "L*a*b*", "depth": str(bits)}
+    wanted = Wanted(np.asarray(seen) / 255, bits, 3.1)
+    yield Sample("TIFF", "plain", tiff(stored, bits, LAB), wanted, axes)
+    axes = {**axes, "colours": "L*a*b* as in ICC"}
+    yield Sample("TIFF", "plain", tiff(stored, bits, ICC_LAB), "colours", axes)
 
 
 def _turned() -> Iterator[Sample]:
@@ -258,12 +267,27 @@ def _turned() -> Iterator[Sample]:
 def _described() -> Iterator[Sample]:
     stored = quantised(content(3), 8)
     axes = {"colours": "RGB", "depth": "8"}
+    grey = quantised(content(1), 1)
+    bits = np.unpackbits(np.frombuffer(packed(grey[:, :, 0], 1), np.uint8))
+    mirrored = np.packbits(bits.reshape(-1, 8)[:, ::-1]).tobytes()
+    data = tiff(grey, 1, BLACK_IS_ZERO, tags={266: (SHORT, (2,))})
+    data = data[:8] + mirrored + data[8 + len(mirrored) :]
+    yield Sample(
+        "TIFF", "lowest bit first", data, Wanted(grey / 1), {"colours": "grey", "depth": "1"}
+    )
+    ycc = quantised(content(3), 8)
+    tags: Tags = {
+        530: (SHORT, (1, 1)),
+        532: (RATIONAL, (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)),
+    }
+    data = tiff(ycc, 8, YCBCR, tags=tags)
+    yield Sample("TIFF", "plain", data, "YCbCr", {"colours": "YCbCr"})
     for layout, unit, stated, inch in (
         ("resolution by the inch", 2, (300, 150), (300, 150)),
         ("resolution by the centimetre", 3, (100, 50), (254, 127)),
         ("resolution without unit", 1, (300, 150), None),
     ):
-        tags: Tags = {
+        tags = {
             282: (RATIONAL, (stated[0], 1)),
             283: (RATIONAL, (stated[1], 1)),
             296: (SHORT, (unit,)),
@@ -307,20 +331,25 @@ def _by_tifffile() -> Iterator[Sample]:
 
     for bits, dtype in ((8, np.uint8), (16, np.uint16)):
         stored = quantised(content(3), bits).astype(dtype)
-        for layout, options in (
+        layouts: tuple[tuple[str, dict[str, Any]], ...] = (
             ("tiles", {"tile": (16, 16)}),
             ("tiles in planes", {"tile": (16, 16), "planarconfig": "separate"}),
             ("BigTIFF", {"bigtiff": True}),
             ("predictor", {"compression": "zlib", "predictor": True}),
             ("eight strips", {"rowsperstrip": 3}),
             *((f"compressed by {name}", {"compression": name}) for name in PACKINGS),
-        ):
+        )
+        for layout, options in layouts:
             if bits == 16 and options.get("compression") == "webp":
                 continue
             file = io.BytesIO()
             given = np.moveaxis(stored, 2, 0) if "planes" in layout else stored
             tifffile.imwrite(file, given, photometric="rgb", **options)
-            wanted = Wanted(stored / (2**bits - 1), bits)
+            wanted: Wanted | str = Wanted(stored / (2**bits - 1), bits)
+            if "planes" in layout:
+                wanted = "in planes"
+            elif options.get("compression") in UNREAD_PACKINGS:
+                wanted = "^compression [A-Z]"
             yield Sample("TIFF", layout, file.getvalue(), wanted, {"depth": str(bits)})
 
 
@@ -340,6 +369,10 @@ def _refused() -> Iterator[Sample]:
         yield Sample("TIFF", "plain", data, r"8 or 16 bits", axes)
     yield Sample("TIFF", "two pages", tiff(stored, 8, RGB, pages=2), "2 pages", {})
     grey = stored[:, :, :1]
+    dng: Tags = {50706: (BYTE, (1, 4, 0, 0))}
+    yield Sample("TIFF", "DNG", tiff(stored, 8, RGB, tags=dng), "raw camera", {"colours": "raw"})
+    preview = tiff(stored, 8, RGB, tags={254: (LONG, (1,))})
+    yield Sample("TIFF", "only a preview", preview, "only previews")
     for layout, photometric in (("raw of a camera", RAW), ("linear raw", LINEAR_RAW)):
         made = stored if photometric == LINEAR_RAW else grey
         yield Sample("TIFF", layout, tiff(made, 8, photometric), "raw", {"colours": "raw"})

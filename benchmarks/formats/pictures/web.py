@@ -38,7 +38,7 @@ def _webp() -> Iterator[Sample]:
             wanted = Wanted(seen(lossy, mode), within=2.1, seen=True)
             yield Sample("WebP", "lossy", lossy, wanted, axes)
         for orientation in ORIENTATIONS:
-            described = {"exif": exif(orientation), "icc_profile": srgb()}
+            described: dict[str, Any] = {"exif": exif(orientation), "icc_profile": srgb()}
             data = saved(pixels(channels), "WEBP", lossless=True, exact=True, **described)
             right = upright(pixels(channels) / 255, orientation)
             axes = {"alpha": alpha, "orientation": str(orientation), "profile": "ICC"}
