@@ -17,6 +17,7 @@ from runtime.pictures.readers import vips
 from runtime.pictures.readers.boxes import boxes, first
 from runtime.pictures.readers.colour import described_by
 
+SCRATCH = 18  # bytes of a pixel that libheif takes for AVIF, which it decodes as a whole
 MONOCHROME = 0x10  # of av1C's third byte
 
 
@@ -60,7 +61,7 @@ def opened_avif(name: str, data: bytes) -> Opened:
 
     with vips.damage(name):
         primary = vips.Loader("heif").load(data).get("heif-primary")
-    loader = vips.Loader("heif", {"page": primary}, convert, finish, pages=True)
+    loader = vips.Loader("heif", {"page": primary}, convert, finish, pages=True, scratch=SCRATCH)
     return vips.opened(name, data, loader)
 
 

@@ -44,6 +44,7 @@ class Loader:
         finish: changes the picture that was read.
         pages: it may have several.
         resolution: it says in which unit its resolution is.
+        scratch: see `Header`.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Loader:
     finish: Callable[[Picture], Picture] = lambda picture: picture
     pages: bool = False
     resolution: bool = True
+    scratch: int = 0
 
     def load(self, data: bytes, access: str = "sequential") -> pyvips.Image:
         """An image whose pixels are not decoded yet.
@@ -100,7 +102,7 @@ def opened(name: str, data: bytes, loader: Loader) -> Opened:
         raise ImageError(f"{name}: {converted.bands} channels; at most 4 are supported")
     bands = max(image.bands, converted.bands)
     depth = 1 if converted.format == image.format == "uchar" else 2
-    header = Header(image.width, image.height, bands, depth, turned(image))
+    header = Header(image.width, image.height, bands, depth, turned(image), loader.scratch)
 
     def decode() -> Picture:
         with damage(name):
