@@ -57,7 +57,7 @@ def opened_avif(name: str, data: bytes) -> Opened:
 
     def finish(picture: Picture) -> Picture:
         picture = replace(picture, quantisation=LOSSY, profile=picture.profile or profile)
-        return fitting(picture)
+        return fitting(replace(picture, xmp=vips.unturned(picture.xmp)))
 
     with vips.damage(name):
         primary = vips.Loader("heif").load(data).get("heif-primary")
@@ -114,7 +114,7 @@ def _of_heic(
             alpha,
             bytes(info.get("icc_profile") or profile),
             bytes(info.get("exif") or b""),
-            bytes(info.get("xmp") or b""),
+            vips.unturned(bytes(info.get("xmp") or b"")),
             quantisation=LOSSY,
         )
     )

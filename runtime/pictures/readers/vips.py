@@ -116,6 +116,11 @@ def turned(image: pyvips.Image) -> bool:
     return bool(image.get_typeof("orientation")) and 2 <= image.get("orientation") <= 8
 
 
+def unturned(xmp: bytes) -> bytes:
+    """The XMP packet of a picture that was turned: none if it would be turned once more."""
+    return b"" if XMP_ORIENTATION in xmp else xmp
+
+
 def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
     """Decode all pixels.
 
@@ -130,8 +135,7 @@ def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
     resolution = (image.xres, image.yres)
     if turned(image):
         image = loader.load(data, "random").autorot()
-        if XMP_ORIENTATION in blobs.get("xmp", b""):
-            del blobs["xmp"]  # it would be turned once more
+        blobs["xmp"] = unturned(blobs.get("xmp", b""))
     image = loader.convert(image)
     # `numpy` drops axes of length 1: the channels of grey pictures, and more of 1×1 pixels.
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
