@@ -1,8 +1,8 @@
 """`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md`, `docs/status.md`: the text between `<!-- results: FILE TABLE -->` and
-  `<!-- end -->` is replaced by a table of `benchmarks/results/FILE.json` (`report.tables`), with
-  its machine and command.
+- `docs/results.md`, `docs/status.md`, `docs/reference/formats.md`: the text between
+  `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced by a table of
+  `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
 - `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
 """
@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, memory, portraits, serve
+from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
+from benchmarks.formats.pictures import table as pictures
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -53,7 +54,7 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
-    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz"),
+    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz", "benchmarks.matrix"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -63,6 +64,10 @@ MADE = "<!-- made by python -m benchmarks.docs -->\n\n"
 # Tables of results files that are not `benchmarks.report.results.Results`.
 OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
+    "matrix": lambda content: matrix.summary(json.loads(content)),
+    "matrix-pictures": matrix.by_group("pictures"),
+    "read-pictures": matrix.shown("pictures", pictures.read_formats),
+    "refused-pictures": matrix.shown("pictures", pictures.refused_formats),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
@@ -149,7 +154,7 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
 
 def pages() -> dict[Path, str]:
     """The up-to-date text of every generated page, by path."""
-    shown = (DOCS / "results.md", DOCS / "status.md")
+    shown = (DOCS / "results.md", DOCS / "status.md", DOCS / "reference" / "formats.md")
     return {
         **{path: filled(path.read_text(encoding="utf-8")) for path in shown},
         DOCS / "reference" / "cli.md": command_reference(),

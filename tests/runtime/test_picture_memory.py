@@ -18,8 +18,8 @@ from runtime.faces.options import PhotoOptions
 from runtime.jobs.needs import photo_need
 from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
-from runtime.pictures.files import decode_picture
-from runtime.pictures.header import Header, ImageError, read_header
+from runtime.pictures.files import decode_picture, read_header
+from runtime.pictures.header import Header, ImageError
 
 G = 2**30
 
@@ -35,13 +35,15 @@ def test_headers_are_as_pillow_has_them(kind: str, mode: str) -> None:
     image.save(file, kind)
     header = read_header("a", file.getvalue())
     assert (header.width, header.height, header.depth) == (31, 17, 1)
-    assert len(image.getbands()) <= header.channels <= 4
+    with Image.open(file) as found:  # a BMP's fourth byte is no alpha without a mask
+        assert len(found.getbands()) <= header.channels <= 4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm", ".jp2"])
 def test_headers_tell_sixteen_bits(suffix: str) -> None:
     data = cv2.imencode(suffix, np.zeros((64, 96, 3), np.uint16))[1].tobytes()
-    assert read_header("a", data) == Header(96, 64, 3, 2)
+    header = read_header("a", data)
+    assert (header.width, header.height, header.channels, header.depth) == (96, 64, 3, 2)
 
 
 def test_a_picture_over_the_budget_is_refused_before_it_is_decoded(
