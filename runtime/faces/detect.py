@@ -92,6 +92,7 @@ class YuNetDetector:
     PATCH = 96  # side in pixels of a face's crop when its rotation is determined
     LOOKS = (64, 128)  # the same when a detection is confirmed
     FAINT = 0.3  # a look's score below counts as 0
+    CONFIRMED = 0.6  # mean score of the looks from which a detection is accepted
     # Longer sides of the picture at the scales that detect large and medium faces.
     SIDES = (320, 960)
     MOST_ENLARGED = 3.0  # scale
@@ -135,7 +136,7 @@ class YuNetDetector:
     def _is_face(self, image: Bytes, crop: Crop) -> bool:
         """Whether a detection's score holds on average at two scales, each also mirrored.
 
-        What looks like a face at one scale only, such as chips on a circuit board, is refused
+        Certain ones are not looked at again. What looks like a face at one scale only, such as chips on a circuit board, is refused
         (`benchmarks/NOTES.md`).
         """
         if crop.score >= self.CERTAIN:
@@ -146,7 +147,7 @@ class YuNetDetector:
             for look in (patch, np.ascontiguousarray(patch[:, ::-1])):
                 best, _ = self._best(look, [0.0], least=self.FAINT)
                 scores.append(0.0 if best is None else float(best[14]))
-        return sum(scores) >= self.SCORE * len(scores)
+        return sum(scores) >= self.CONFIRMED * len(scores)
 
     def memory(self, pixels: int) -> int:
         """An upper bound of the bytes that a search of a picture of so many pixels takes.
