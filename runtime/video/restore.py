@@ -29,8 +29,8 @@ from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer, check_container
 
 LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
-# A video with fewer frames than this share of its header's count is reported as truncated. The
-# tolerance is needed because headers often round or estimate the count.
+# A video that ends before this share of its header's length is reported as truncated. The tolerance
+# is needed because headers often round the length, or estimate it.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
 # Bytes a pixel that decoder and encoder hold: reference frames, and x264's 40 frames of lookahead.
@@ -99,6 +99,7 @@ def restore_video(
     """
     options = options or PhotoOptions()
     refuse_inputs([target], [source])
+    before = _version(source)
     check_container(source, target)
     detected = _detect(source, restorer, memory)
     frames, size = len(detected.crops), detected.size
@@ -114,7 +115,6 @@ def restore_video(
         restored = 0
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
-            writer = Writer(partial, reader, larger, detected.aspect)
 
             def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Face]]:
                 if not isinstance(item, Frame):
@@ -124,7 +124,7 @@ def restore_video(
                 )
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
-            with bar, closing(writer):
+            with bar, Writer(partial, reader, larger, detected.aspect, target) as writer:
                 for item, faces in overlapped(work, reader.packets(), workers):
                     if not isinstance(item, Frame):
                         writer.copy(item)
@@ -134,9 +134,23 @@ def restore_video(
                     if on_frame is not None:
                         on_frame(item.seconds, faces)
                     bar.update()
-    return RestoredVideo(
-        len(small), restored, frames, size, scale, _remarks(reader, writer, frames)
-    )
+            _check_unchanged(source, before)
+    return RestoredVideo(len(small), restored, frames, size, scale, _remarks(reader, writer))
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """What changes if a file is written or replaced; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_unchanged(source: Path, before: tuple[int, ...] | None) -> None:
+    """Raise VideoError if a video that was read twice was not the same; it may be gone by now."""
+    if _version(source) not in (before, None):
+        raise VideoError(f"{source}: was changed while it was read; restore it again")
 
 
 def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> list[Track]:
@@ -150,13 +164,13 @@ def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> 
     return small
 
 
-def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
+def _remarks(reader: Reader, writer: Writer) -> tuple[str, ...]:
     remarks: list[str] = []
     if writer.left_out:
-        remarks.append(f"{' and '.join(writer.left_out)} not copied: unsupported by the container")
+        remarks.append(f"not copied: {', '.join(dict.fromkeys(writer.left_out))}")
     remarks += reader.remarks
-    if frames < COMPLETE * reader.count:
-        remarks.append(f"may be truncated: its header counts {reader.count} frames")
+    if reader.reached < COMPLETE * reader.length:
+        remarks.append(f"may be truncated: ends at {reader.reached:.2f} s of {reader.length:.2f} s")
     if reader.damaged:
         remarks.append(f"damaged parts skipped ({reader.damaged})")
     return tuple(remarks)
