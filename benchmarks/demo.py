@@ -19,7 +19,9 @@ from dic.files import write_whole
 from dic.outputs import check_outputs
 from dic.sizes import LQ_SIZE
 from runtime.faces.detect import YuNetDetector
-from runtime.pictures.files import Picture, encode_picture, read_picture
+from runtime.pictures.encode import encode_picture
+from runtime.pictures.files import read_picture
+from runtime.pictures.picture import Picture
 
 TILE = 384  # pixels
 

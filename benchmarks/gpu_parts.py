@@ -137,7 +137,7 @@ def part_photographs(path: str) -> None:
     from runtime.faces.frames import HostFrame
     from runtime.faces.options import Interpolation
     from runtime.faces.restore import Restorer
-    from runtime.pictures.files import LOSSY, Picture
+    from runtime.pictures.picture import LOSSY, Picture
 
     noise = np.random.default_rng(0).integers(0, 256, (*PHOTO, 3), np.uint8)
     pixels = cv2.GaussianBlur(noise, (0, 0), 5)

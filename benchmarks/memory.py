@@ -29,8 +29,9 @@ from runtime.faces.restore import Restorer
 from runtime.jobs.needs import Need, aligned_need, photo_need
 from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
-from runtime.pictures.files import Picture, encode_picture
-from runtime.pictures.header import read_header
+from runtime.pictures.encode import encode_picture
+from runtime.pictures.files import read_header
+from runtime.pictures.picture import Picture
 
 FACES = (24, 60, MAX_FACE)  # sides of the restored squares, pixels
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -34,7 +34,8 @@ from dic.sizes import LQ_SIZE
 from runtime.engines.batching import overlapped
 from runtime.engines.contract import SHIPPED, Engine
 from runtime.engines.load import load_engine
-from runtime.pictures.files import Picture, encode_picture
+from runtime.pictures.encode import encode_picture
+from runtime.pictures.picture import Picture
 from train.data.synthetic import draw_faces
 
 JSON_VERSION = 2

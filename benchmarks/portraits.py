@@ -29,7 +29,8 @@ from runtime.engines.load import load_engine
 from runtime.faces.crop import Crop, cut
 from runtime.faces.detect import YuNetDetector
 from runtime.faces.restore import Restorer
-from runtime.pictures.files import Picture, encode_picture
+from runtime.pictures.encode import encode_picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.sheet import captioned, joined, tile
 
 WIDTHS = (16, 20, 24, 32, 40)  # pixels of the square around the face

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from runtime.faces.face import Face
     from runtime.faces.options import Interpolation, PhotoOptions
     from runtime.faces.restore import RestoredPhoto
-    from runtime.pictures.files import Picture
     from runtime.pictures.header import ImageError
+    from runtime.pictures.picture import Picture
     from runtime.restorer import FaceRestorer
     from runtime.video.reader import VideoError
     from runtime.video.restore import NoFaceError, RestoredVideo
@@ -39,7 +39,7 @@ _LATER = {
     "Interpolation": "faces.options",
     "NoFaceError": "video.restore",
     "PhotoOptions": "faces.options",
-    "Picture": "pictures.files",
+    "Picture": "pictures.picture",
     "RestoredPhoto": "faces.restore",
     "RestoredVideo": "video.restore",
     "VideoError": "video.reader",

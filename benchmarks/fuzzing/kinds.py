@@ -129,7 +129,8 @@ def _pictures() -> list[Sample]:
 
 def _read_picture(path: Path) -> None:
     """Decoded, and encoded with what it says of itself, as `runtime.infer` does."""
-    from runtime.pictures.files import decode_picture, encode_picture
+    from runtime.pictures.encode import encode_picture
+    from runtime.pictures.files import decode_picture
 
     data = path.read_bytes()
     picture = decode_picture(str(path), data, MOST_PIXELS)

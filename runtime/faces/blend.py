@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.faces.crop import SURE, Crop, scaled
 from runtime.faces.options import Interpolation
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.resample import resize
 
 Bytes = NDArray[np.uint8]

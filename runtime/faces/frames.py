@@ -17,7 +17,7 @@ from runtime.faces.blend import back_project, consistency, enlarged, paste
 from runtime.faces.crop import Crop, cut
 from runtime.faces.face import Face
 from runtime.faces.options import Interpolation
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.resample import shrink
 
 Bytes = NDArray[np.uint8]

@@ -42,7 +42,7 @@ from runtime.faces.records import (
     resize_records,
     shrink_sizes,
 )
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 
 log = logging.getLogger(__name__)
 

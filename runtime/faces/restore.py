@@ -29,8 +29,8 @@ from runtime.faces.face import Face
 from runtime.faces.frames import HostFrame, PhotoFrame
 from runtime.faces.gpu import GpuFrames, covered, open_frames
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation
-from runtime.pictures.files import Picture
 from runtime.pictures.inputs import as_picture, as_rgb, described
+from runtime.pictures.picture import Picture
 from runtime.pictures.resample import shrink
 
 log = logging.getLogger(__name__)

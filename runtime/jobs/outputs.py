@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.faces.crop import Crop, cut, scaled
 from runtime.faces.face import Face
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.sheet import captioned, joined, tile
 
 Bytes = NDArray[np.uint8]

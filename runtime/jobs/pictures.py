@@ -23,13 +23,10 @@ from runtime.jobs.boxes import Boxes
 from runtime.jobs.needs import aligned_need, photo_need
 from runtime.jobs.outputs import Result, comparison, drawn, landmarks_json
 from runtime.jobs.paths import STREAM, Job, Outcome
-from runtime.pictures.files import (
-    MAX_SIDES,
-    Picture,
-    decode_picture,
-    encode_picture,
-)
-from runtime.pictures.header import ImageError, read_header
+from runtime.pictures.encode import MAX_SIDES, encode_picture
+from runtime.pictures.files import decode_picture, read_header
+from runtime.pictures.header import ImageError
+from runtime.pictures.picture import Picture
 
 SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
@@ -115,7 +112,10 @@ class PictureWork:
         _write(job, Result(shown_as, image, [face], shown.shape[0] / side, corner))
         message = ""
         if width != height:
-            message = f"{job.name}: not square ({width}×{height}); cropped to the central square"
+            message = (
+                f"{job.name}: not square ({width}×{height}); cropped to the central square, as an "
+                "aligned face; for photographs use --faces"
+            )
         elif width > SHARP and not self._warned.is_set():
             self._warned.set()
             message = (

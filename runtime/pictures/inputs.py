@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.pictures.files import Picture, read_picture
+from runtime.pictures.files import read_picture
+from runtime.pictures.picture import Picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,8 +14,9 @@ from runtime.faces.options import PhotoOptions
 from runtime.faces.restore import Restorer
 from runtime.jobs.needs import photo_need
 from runtime.jobs.outputs import face_entry
-from runtime.pictures.files import MAX_SIDES, decode_picture, encode_picture
-from runtime.pictures.header import check_size, read_header
+from runtime.pictures.encode import MAX_SIDES, encode_picture
+from runtime.pictures.files import decode_picture, read_header
+from runtime.pictures.header import check_size
 from runtime.server.model import ServedModel, SharedEngine
 from runtime.server.protocol import NAMES, ProtocolError
 

@@ -23,7 +23,7 @@ from runtime.faces.face import Face
 from runtime.faces.frames import PhotoFrame
 from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.faces.restore import Restorer, enlargement
-from runtime.pictures.files import LOSSY, Picture
+from runtime.pictures.picture import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer, check_container

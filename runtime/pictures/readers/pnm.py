@@ -1,0 +1,124 @@
+"""PBM, PGM, PPM and PAM: plain samples after a header in text (Netpbm's manual pages)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.pictures.header import DAMAGED, Header, ImageError
+from runtime.pictures.picture import Opened, Picture, Pixels, split, to_full_scale
+
+SPACE = rb"(?:\s|#[^\n]*(?:\n|$))"  # white space and comments
+PLAIN = re.compile(rb"P([1-6])" + SPACE + rb"+(\d{1,9})" + SPACE + rb"+(\d{1,9})")
+WHITE = re.compile(SPACE + rb"+(\d{1,9})")
+PAM = re.compile(rb"P7\s(?:[^\n]*\n){0,64}?ENDHDR[ \t]*\n")
+FIELD = re.compile(rb"^\s*(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
+HEADER = 65536  # bytes in which it must end
+COMMENT = re.compile(rb"#[^\n]*")
+CHANNELS = {1: 1, 2: 1, 3: 3, 4: 1, 5: 1, 6: 3}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a header says.
+
+    Attributes:
+        variant: the number after P.
+        white: the value of full brightness; of bitmaps 1.
+        start: where the samples begin.
+    """
+
+    variant: int
+    width: int
+    height: int
+    channels: int
+    white: int
+    start: int
+
+    @property
+    def depth(self) -> int:
+        """Bytes of a sample."""
+        return 1 if self.white <= 255 else 2
+
+
+def opened(name: str, data: bytes) -> Opened:
+    """Open a Netpbm file; raises ImageError if it is damaged or has more than 4 channels."""
+    layout = _layout(data)
+    if layout is None or not layout.width * layout.height or not 1 <= layout.white <= 65535:
+        raise ImageError(f"{name}: {DAMAGED}")
+    if not 1 <= layout.channels <= 4:
+        raise ImageError(f"{name}: {layout.channels} channels; at most 4 are supported")
+
+    def decode() -> Picture:
+        try:
+            samples = _samples(data, layout)
+        except ValueError as error:
+            raise ImageError(f"{name}: {DAMAGED}") from error
+        return Picture(*split(to_full_scale(samples, layout.white)))
+
+    header = Header(layout.width, layout.height, layout.channels, layout.depth)
+    return Opened(header, decode)
+
+
+def _layout(data: bytes) -> Layout | None:
+    start = data[:HEADER]
+    if found := PAM.match(start):
+        fields = {key: int(value) for key, value in FIELD.findall(found[0])}
+        if len(fields) < 4:
+            return None
+        size = fields[b"WIDTH"], fields[b"HEIGHT"]
+        return Layout(7, *size, fields[b"DEPTH"], fields[b"MAXVAL"], found.end())
+    if not (found := PLAIN.match(start)):
+        return None
+    variant, white, end = int(found[1]), 1, found.end()
+    if variant not in (1, 4):
+        if not (stated := WHITE.match(start, end)):
+            return None
+        white, end = int(stated[1]), stated.end()
+    size = int(found[2]), int(found[3])
+    return Layout(variant, *size, CHANNELS[variant], white, end + 1)  # one space before samples
+
+
+def _samples(data: bytes, layout: Layout) -> Pixels:
+    """(H, W, channels) of 0 to white.
+
+    Raises:
+        ValueError: there are too few, or larger ones.
+    """
+    shape = layout.height, layout.width, layout.channels
+    count = layout.height * layout.width * layout.channels
+    if layout.variant == 4:
+        row = -(-layout.width // 8)
+        packed = np.frombuffer(data, np.uint8, layout.height * row, layout.start)
+        bits = np.unpackbits(packed.reshape(-1, row), axis=1)[:, : layout.width]
+        return 1 - bits.reshape(shape)  # ink is black
+    if layout.variant in (1, 2, 3):
+        samples = _of_text(data[layout.start - 1 :], layout.variant == 1, count)
+    else:
+        dtype = np.dtype(">u2" if layout.depth == 2 else np.uint8)
+        samples = np.frombuffer(data, dtype, count, layout.start)
+    if samples.max() > layout.white:
+        raise ValueError("a sample is larger than white")
+    if layout.variant == 1:
+        samples = 1 - samples
+    return samples.astype(np.uint8 if layout.depth == 1 else np.uint16).reshape(shape)
+
+
+def _of_text(text: bytes, bitmap: bool, count: int) -> Pixels:
+    """The first `count` numbers of a text; the digits of bitmaps need no spaces."""
+    text = COMMENT.sub(b" ", text)
+    if bitmap:
+        digits = np.frombuffer(text, np.uint8)
+        digits = digits[digits > ord(" ")][:count] - ord("0")
+        if len(digits) < count:
+            raise ValueError("too few samples")
+        return digits
+    words = text.split(maxsplit=count)[:count]
+    if len(words) < count:
+        raise ValueError("too few samples")
+    numbers = np.array(words, dtype="S9").astype(np.int64)
+    if numbers.min() < 0:
+        raise ValueError("a sample is negative")
+    return numbers
