@@ -65,6 +65,7 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
     "matrix": lambda content: matrix.summary(json.loads(content)),
     "matrix-pictures": matrix.by_group("pictures"),
+    "matrix-videos": matrix.by_group("videos"),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),

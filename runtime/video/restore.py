@@ -26,15 +26,16 @@ from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.picture import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
 from runtime.video.tracks import Sighting, Track, join, sightings
-from runtime.video.writer import Writer, check_container
+from runtime.video.writer import Writer, check_container, encoder_bytes
 
 LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
 # A video that ends before this share of its header's length is reported as truncated. The tolerance
 # is needed because headers often round the length, or estimate it.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
-# Bytes a pixel that decoder and encoder hold: reference frames, and x264's 40 frames of lookahead.
-CODEC_BYTES = 150
+# Bytes a pixel that a decoder holds: 16 reference frames, and more for each thread; as measured
+# (`benchmarks.memory`), and rounded up.
+DECODER_BYTES, OF_DECODER_THREAD, DECODER_THREADS = 46, 2.5, 16
 
 
 class NoFaceError(VideoError):
@@ -109,9 +110,13 @@ def restore_video(
         tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
-        while not options.enlarge and scale > 1 and not _workers(size, scale, memory):
+        while (
+            not options.enlarge
+            and scale > 1
+            and not _workers(size, scale, memory, suffix=target.suffix)
+        ):
             scale -= 1
-        workers = _needed(source, _workers(size, scale, memory), memory)
+        workers = _needed(source, _workers(size, scale, memory, suffix=target.suffix), memory)
         restored = 0
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
@@ -255,22 +260,37 @@ def _restored(
     return restorer.in_frame(Picture(frame.pixels, quantisation=LOSSY), crops, way, work)
 
 
-def _workers(size: tuple[int, int], scale: int, memory: int | None, search: int = 0) -> int:
-    """How many frames are processed at once within so much memory; 0 if not even one.
+def video_bytes(size: tuple[int, int], scale: int, suffix: str, search: int = 0) -> tuple[int, int]:
+    """Upper bounds on the memory that a video takes: in any case, and for each worker.
 
     Args:
-        scale: by which they are enlarged; 0 while faces are detected.
+        size: (width, height) of its frames.
+        scale: by which they are enlarged; 0 while faces are detected, and nothing is encoded.
+        suffix: of the result.
         search: bytes that the detector takes.
     """
-    most = min(WORKERS, cores()) + 1
-    if memory is None:
-        return most
     pixels = size[0] * size[1]
     result = pixels * scale**2
+    threads = min(cores(), DECODER_THREADS)
+    fixed = int((DECODER_BYTES + OF_DECODER_THREAD * threads) * pixels)
+    fixed += encoder_bytes(suffix, result) if scale else 0
     # `overlapped` holds two frames a worker; each is decoded, restored and converted.
-    each = 2 * 3 * (2 * pixels + 2 * result) + search
-    fixed = CODEC_BYTES * (pixels + result)
-    return int(max(0, min(most, (memory - fixed) // max(1, each))))
+    return fixed, 2 * 3 * (2 * pixels + 2 * result) + search
+
+
+def most_workers() -> int:
+    """How many frames are processed at once where memory is no limit."""
+    return min(WORKERS, cores()) + 1
+
+
+def _workers(
+    size: tuple[int, int], scale: int, memory: int | None, search: int = 0, suffix: str = ""
+) -> int:
+    """How many frames are processed at once within so much memory; 0 if not even one."""
+    if memory is None:
+        return most_workers()
+    fixed, each = video_bytes(size, scale, suffix, search)
+    return int(max(0, min(most_workers(), (memory - fixed) // max(1, each))))
 
 
 def _needed(source: Path, workers: int, memory: int | None) -> int:

@@ -13,9 +13,14 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange
 
+from dic.cores import cores
 from runtime.video.reader import EXACT, Frame, Reader, VideoError, reason_of
 from runtime.video.streams import WITHOUT_CHAPTERS, kept
 
+# Bytes that encoders hold: always, for each pixel (x264's 40 frames of lookahead and its reference
+# frames), and for each pixel and core; as measured (`benchmarks.memory`), and rounded up.
+ENCODER_BYTES, OF_PIXEL, OF_PIXEL_AND_CORE = 16_000_000, 210, 2
+OF_PIXEL_IN_AVI = 40  # MPEG-4 without lookahead
 # Encoder and options by container; the quality settings are close to visually lossless.
 # MPEG-4's is a quantiser of 2, in FFmpeg's units of 1/118.
 CODECS = {
@@ -191,6 +196,17 @@ class Writer:
                 if duration := self._durations.pop(packet.pts, 0):
                     packet.duration = duration  # encoders know that of a constant rate only
                 self.container.mux(packet)
+
+
+def encoder_bytes(suffix: str, pixels: int) -> int:
+    """An upper bound on the memory that an encoder takes.
+
+    Args:
+        suffix: of the file.
+        pixels: of a frame.
+    """
+    each = OF_PIXEL_IN_AVI if suffix.lower() == ".avi" else OF_PIXEL + OF_PIXEL_AND_CORE * cores()
+    return ENCODER_BYTES + each * pixels
 
 
 def check_container(source: Path, target: Path) -> None:

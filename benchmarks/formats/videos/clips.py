@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.formats.ffmpeg import ffmpeg
-from benchmarks.formats.scene import LONG, SHORT, samples, stored
+from benchmarks.formats.videos.ffmpeg import ffmpeg
+from benchmarks.formats.videos.scene import LONG, SHORT, samples, stored
 
 COUNT = 6  # frames, unless times are given
-AUDIO = "aevalsrc=0.3*sin(440*2*PI*t):s=48000:d=0.5"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Clip:
     told: str = ""
     refused: str = ""
     target: str = ""
-    lost: Sequence[str] = field(default=())
+    lost: Sequence[str] = ()
     aspect: Fraction = Fraction(1)
     moved: bool = False
 
@@ -99,8 +98,8 @@ FINE: dict[str, tuple[str, ...]] = {
 }
 
 
-def make(clip: Clip, path: Path) -> None:
-    """Write a clip's video."""
+def make(clip: Clip, path: Path, folder: Path) -> None:
+    """Write a clip's video; `folder` has its further inputs."""
     frames = [
         samples(stored(n, clip.turn), clip.pixels, clip.matrix, clip.full)
         for n in range(len(clip.times))
@@ -123,6 +122,7 @@ def make(clip: Clip, path: Path) -> None:
         *clip.options,
         path,
         data=b"".join(frames),
+        folder=folder,
     )
     if clip.patch is not None:
         clip.patch(path)

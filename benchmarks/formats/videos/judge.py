@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from benchmarks.formats.cell import Result
-from benchmarks.formats.clips import Clip
-from benchmarks.formats.ffmpeg import Shown, packets, show
-from benchmarks.formats.scene import CORNERS, LONG, SHORT, TURNS, seen
+from benchmarks.formats.videos.clips import Clip
+from benchmarks.formats.videos.ffmpeg import Shown, packets, show
+from benchmarks.formats.videos.scene import CORNERS, LONG, SHORT, TURNS, seen
 from dic.console import UserError
 from runtime.infer import main
 
@@ -66,8 +66,9 @@ def judged(clip: Clip, source: Path, target: Path, done: Done) -> tuple[Result, 
         return Result.WRONG, f"not refused: {clip.refused}"
     if done.status != 0:
         return Result.WRONG, f"status {done.status}: {done.told[-300:]}"
-    faults = [*_frames(clip, show(target)), *_rest(clip, show(source), show(target))]
-    faults += _copied(source, target, clip, done.told)
+    before, after = show(source), show(target)
+    faults = [*_frames(clip, after), *_rest(clip, before, after)]
+    faults += _copied(clip, source, before, target, after)
     reported = done.told.split(": 1 face over", 1)[-1].splitlines()[0]
     if not re.search(clip.told or "^ [0-9]+ frames$", reported):
         faults.append(f"reports: {reported}")
@@ -119,10 +120,9 @@ def _rest(clip: Clip, before: Shown, after: Shown) -> list[str]:
     return faults
 
 
-def _copied(source: Path, target: Path, clip: Clip, told: str) -> list[str]:
+def _copied(clip: Clip, source: Path, before: Shown, target: Path, after: Shown) -> list[str]:
     """What is wrong with the streams that are copied."""
     faults = []
-    before, after = show(source), show(target)
     for word, kind in KINDS.items():
         old = [n for n, line in enumerate(before.streams) if line.startswith(word)]
         new = [n for n, line in enumerate(after.streams) if line.startswith(word)]

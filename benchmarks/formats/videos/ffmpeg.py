@@ -42,14 +42,18 @@ def version() -> str:
     return done.stdout.split()[2]
 
 
-def ffmpeg(*arguments: object, data: bytes = b"") -> tuple[bytes, str]:
+def ffmpeg(*arguments: object, data: bytes = b"", folder: Path | None = None) -> tuple[bytes, str]:
     """Run the program; returns its standard output and standard error.
+
+    Args:
+        data: for its standard input.
+        folder: in which it runs.
 
     Raises:
         RuntimeError: it failed, with the end of its messages.
     """
     line = [program(), "-hide_banner", "-y", *map(str, arguments)]
-    done = subprocess.run(line, input=data, capture_output=True, timeout=120)
+    done = subprocess.run(line, input=data, capture_output=True, timeout=120, cwd=folder)
     errors = done.stderr.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"ffmpeg {' '.join(map(str, arguments))}: {errors[-800:]}")
