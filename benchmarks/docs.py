@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
+from benchmarks import crashes, detector, fuzz, matrix, memory, memory_videos, portraits, serve
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -69,6 +69,7 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
+    "memory-videos": lambda content: memory_videos.summary(json.loads(content)["videos"]),
     "fuzz": lambda content: fuzz.summary(json.loads(content)["kinds"]),
     "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }

@@ -45,7 +45,6 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
-    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
     if options.ray is None:
         return run_request(_request(options))
     from runtime.cluster.batch import restore_on_ray

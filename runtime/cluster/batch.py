@@ -10,7 +10,6 @@ again alone, and after that it is a failure with a name.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
 import re
@@ -99,7 +98,6 @@ class Worker:
         from runtime.jobs.pictures import PictureWork
         from runtime.jobs.run import face_source
 
-        logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.chdir(folder)
         boxes, detector = face_source(request.faces) if request.faces else (None, None)

@@ -48,7 +48,6 @@ class Replica:
         if alone:
             _stay_on_loopback()
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
         self._key = key
         self._now: _Loaded | None = None
         self._tasks: set[asyncio.Task[None]] = set()

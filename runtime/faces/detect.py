@@ -229,9 +229,16 @@ class YuNetDetector:
     def _detect(self, image: Bytes) -> NDArray[np.float32]:
         """(N, 15) detections in one pass."""
         model = self._thread.detector
-        model.setInputSize((image.shape[1], image.shape[0]))
-        _, rows = model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        return np.zeros((0, 15), np.float32) if rows is None else np.asarray(rows, np.float32)
+        height, width = image.shape[:2]
+        model.setInputSize((width, height))
+        _, found = model.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if found is None:
+            return np.zeros((0, 15), np.float32)
+        # On pictures of few lines OpenCV gives boxes of infinite size, far away.
+        rows = np.asarray(found, np.float32)
+        limits = np.tile([width, height], 5)
+        inside = (np.abs(rows[:, 4:14] - limits / 2) < limits).all(1)
+        return rows[inside & np.isfinite(rows).all(1)]
 
     def _model(self) -> cv2.FaceDetectorYN:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import glob
+import importlib.util
 import logging
 import os
 import stat
@@ -16,10 +17,16 @@ from dic.outputs import refuse_inputs, repeated
 
 STREAM = Path("-")  # standard input or output
 WRITABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"))
-READABLE = WRITABLE | {".pgm", ".gif", ".avif", ".jp2"}
+HEIC = frozenset((".heic", ".heif", ".hif"))  # read by a library that not all machines have
+READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+READABLE = (
+    WRITABLE
+    | {".jfif", ".pgm", ".pbm", ".pnm", ".pam", ".gif", ".avif", ".jp2", ".j2k"}
+    | (HEIC if READS_HEIC else frozenset())
+)
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
 # Formats that are not supported, but common in folders of pictures; skipped with a warning.
-UNREAD = frozenset((".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".wmv"))
+UNREAD = HEIC | {".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".wmv"}
 PATTERN = "*?["
 
 log = logging.getLogger(__name__)
@@ -187,10 +194,12 @@ def listed(inputs: Sequence[str], output: Path) -> Iterator[Source]:
             unreadable: list[Path] = []
             files = list(_walk(path, output, unreadable))
             media = [p for p in files if _is_media(p)] + unreadable  # which fail as files do
-            unread = [p for p in files if p.suffix.lower() in UNREAD]
+            unread = [p for p in files if p.suffix.lower() in UNREAD - READABLE]
             if unread:
                 more = f" (and {len(unread) - 1} similar files)" if len(unread) > 1 else ""
-                log.warning("%s%s: format not supported; skipped", unread[0], more)
+                lacks = unread[0].suffix.lower() in HEIC
+                why = "needs pillow-heif (extra heic)" if lacks else "format not supported"
+                log.warning("%s%s: %s; skipped", unread[0], more, why)
             if not media:
                 raise UserError(f"{path}: no pictures or videos in this folder; give another")
             yield from (Source(p, p.relative_to(path), False) for p in media if p not in seen)

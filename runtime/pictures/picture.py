@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.pictures.header import Header
 
+BLOCK = 2**18  # samples that are scaled at once
 LOSSY = 12.0  # quantisation of formats that do not state it
 # Which profile describes pictures of so many channels.
 COLOUR_SPACES = {1: b"GRAY", 3: b"RGB "}
@@ -66,6 +67,13 @@ class Opened:
     decode: Callable[[], Picture]
 
 
+def fitting(picture: Picture) -> Picture:
+    """A picture without a profile of other colours than it has."""
+    if picture.profile[16:20] == COLOUR_SPACES[picture.pixels.shape[2]]:
+        return picture
+    return replace(picture, profile=b"")
+
+
 def split(pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     """(H, W, 1 to 4) → grey or RGB, and alpha."""
     if pixels.shape[2] in (1, 3):
@@ -84,8 +92,12 @@ def to_full_scale(samples: Pixels, white: int, peak: int | None = None) -> Pixel
     dtype = np.uint8 if peak == 255 else np.uint16
     if white == peak:
         return samples.astype(dtype, copy=False)
-    scaled = samples.astype(np.uint32) * np.uint32(peak) + np.uint32(white // 2)
-    return np.minimum(scaled // np.uint32(white), peak).astype(dtype)
+    scaled = np.empty(samples.shape, dtype)
+    rows = max(1, BLOCK * len(samples) // max(1, samples.size))
+    for at in range(0, len(samples), rows):
+        part = samples[at : at + rows].astype(np.uint32) * np.uint32(peak) + np.uint32(white // 2)
+        scaled[at : at + rows] = np.minimum(part // np.uint32(white), peak)
+    return scaled
 
 
 def to_8_bits(pixels: Pixels) -> NDArray[np.uint8]:

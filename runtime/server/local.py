@@ -37,7 +37,6 @@ def serve(options: ServerOptions) -> None:
         EngineError: an engine cannot be loaded.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are in ours
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(_listen(options.host, "--port", options.port))

@@ -26,7 +26,7 @@ from runtime.engines.load import load_engine
 from runtime.faces import restore
 from runtime.faces.crop import Crop
 from runtime.faces.restore import RestoredPhoto
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 
 # Two that overlap, the larger first; a turned one at the edge; one that begins outside.
 CROPS = [Crop(20, 8, 40), Crop(8, 20, 22), Crop(52, 30, 24, angle=25.0), Crop(-7, -5, 18)]

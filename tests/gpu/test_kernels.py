@@ -30,7 +30,7 @@ from runtime.faces.records import (
     resize_records,
     shrink_sizes,
 )
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.resample import resize, shrink
 
 SIDE = 128

@@ -13,7 +13,7 @@ from runtime.faces import crop as frame
 from runtime.faces.blend import FLAGS, back_project, consistency, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, distinct, from_points, refine, scaled
 from runtime.faces.options import Interpolation
-from runtime.pictures.files import Picture
+from runtime.pictures.picture import Picture
 from runtime.pictures.resample import resize
 from train.data.crop import crop_box
 

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from runtime.jobs.paths import WRITABLE
-from runtime.pictures.files import Picture, encode_picture, read_picture
+from runtime.pictures.encode import encode_picture
+from runtime.pictures.files import read_picture
 from runtime.pictures.header import ImageError
+from runtime.pictures.picture import Picture
 
 
 @pytest.fixture

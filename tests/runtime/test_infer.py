@@ -20,7 +20,8 @@ from conftest import ROOT, Command, one_line_error
 from dic.console import UserError
 from runtime.engines.load import load_engine
 from runtime.infer import main
-from runtime.pictures.files import Picture, read_picture
+from runtime.pictures.files import read_picture
+from runtime.pictures.picture import Picture
 from runtime.restorer import FaceRestorer
 
 

@@ -18,8 +18,8 @@ from runtime.faces.options import PhotoOptions
 from runtime.jobs.needs import photo_need
 from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
-from runtime.pictures.files import decode_picture
-from runtime.pictures.header import Header, ImageError, read_header
+from runtime.pictures.files import decode_picture, read_header
+from runtime.pictures.header import Header, ImageError
 
 G = 2**30
 
@@ -35,7 +35,8 @@ def test_headers_are_as_pillow_has_them(kind: str, mode: str) -> None:
     image.save(file, kind)
     header = read_header("a", file.getvalue())
     assert (header.width, header.height, header.depth) == (31, 17, 1)
-    assert len(image.getbands()) <= header.channels <= 4
+    with Image.open(file) as found:  # a BMP's fourth byte is no alpha without a mask
+        assert len(found.getbands()) <= header.channels <= 4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm", ".jp2"])

@@ -309,6 +309,16 @@ def test_turned_faces_are_found_and_turned_upright(turn: int) -> None:
     assert abs(off) < 20, f"turned by {crop.angle:.0f}°, not {turn}°"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 29), (29, 1), (3, 400), (400, 2)])
+def test_pictures_of_few_lines_have_no_face(size: tuple[int, int]) -> None:
+    """OpenCV's detector answers some with infinite boxes."""
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
+    for pattern in (np.sin(5 * x + 3 * y) * np.cos(4 * y - 2 * x), x + y, (x * 97) % 1):
+        low, high = pattern.min(), max(pattern.max(), pattern.min() + 1e-6)
+        image = np.repeat(((pattern - low) / (high - low) * 255).astype(np.uint8)[:, :, None], 3, 2)
+        assert YuNetDetector().find(image) == []
+
+
 def test_hundreds_of_faces_in_a_large_photograph(faces: Faces) -> None:
     """Larger than one tile; every face once."""
     image = np.full((2200, 2400, 3), 128, np.uint8)
@@ -377,7 +387,7 @@ def _lean(points: np.ndarray) -> float:
 
 def test_overlapping_faces_and_faces_at_the_border(family: np.ndarray) -> None:
     crops = [Crop(200, 40, 40), Crop(215, 50, 40), Crop(-10, -8, 40), Crop(380, 270, 50)]
-    from runtime.pictures.files import Picture
+    from runtime.pictures.picture import Picture
 
     with FaceRestorer(device="cpu") as restorer:
         done = restorer.restore_photo(Picture(family), crops, enlarge=2)

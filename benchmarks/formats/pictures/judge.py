@@ -7,12 +7,14 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.formats.cell import Cell, Result
 from benchmarks.formats.pictures import (
     bmp,
+    command,
     heif,
     jpeg,
     jpeg2000,
@@ -52,9 +54,13 @@ def samples() -> Iterator[Sample]:
 
 
 def cells() -> Iterator[Cell]:
-    """Every picture file of the matrix, judged, and what is written of those that are read."""
-    for sample in samples():
-        yield judged(sample, outputs.SUFFIXES)
+    """Every picture file of the matrix, judged, also by the command, and what is written of it."""
+    made = list(samples())
+    told = command.outcomes([sample.data for sample in made])
+    for sample, outcome in zip(made, told, strict=True):
+        cell = judged(sample, outputs.SUFFIXES)
+        contradiction = "" if cell.result is Result.WRONG else outcome.contradicts(cell)
+        yield replace(cell, result=Result.WRONG, detail=contradiction) if contradiction else cell
 
 
 def judged(sample: Sample, suffixes: tuple[str, ...] = ()) -> Cell:

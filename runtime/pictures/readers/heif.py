@@ -12,7 +12,7 @@ import numpy as np
 import pyvips
 
 from runtime.pictures.header import DAMAGED, Header, ImageError
-from runtime.pictures.picture import LOSSY, Opened, Picture, Pixels, split, to_full_scale
+from runtime.pictures.picture import LOSSY, Opened, Picture, Pixels, fitting, split, to_full_scale
 from runtime.pictures.readers import vips
 from runtime.pictures.readers.boxes import boxes, first
 from runtime.pictures.readers.colour import described_by
@@ -56,12 +56,10 @@ def opened_avif(name: str, data: bytes) -> Opened:
 
     def finish(picture: Picture) -> Picture:
         picture = replace(picture, quantisation=LOSSY, profile=picture.profile or profile)
-        return vips.fitting(picture)
+        return fitting(picture)
 
-    try:
+    with vips.damage(name):
         primary = vips.Loader("heif").load(data).get("heif-primary")
-    except pyvips.Error as error:
-        raise ImageError(f"{name}: {DAMAGED}") from error
     loader = vips.Loader("heif", {"page": primary}, convert, finish, pages=True)
     return vips.opened(name, data, loader)
 
@@ -109,7 +107,7 @@ def _of_heic(
     pixels, alpha = split(to_full_scale(samples, 2**bits - 1))
     if item.premultiplied and alpha is not None:
         pixels = _straight(pixels, alpha)
-    return vips.fitting(
+    return fitting(
         Picture(
             pixels,
             alpha,

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.pictures.header import DAMAGED, Header, ImageError
-from runtime.pictures.picture import Opened, Picture, Pixels, split, to_full_scale
+from runtime.pictures.picture import Opened, Picture, Pixels, fitting, split, to_full_scale
 from runtime.pictures.readers.boxes import boxes, first
-from runtime.pictures.readers.vips import fitting
 
 CODESTREAM = b"\xff\x4f\xff\x51"
 SRGB, GREY, SYCC = 16, 17, 18  # EnumCS

@@ -16,7 +16,7 @@ WHITE = re.compile(SPACE + rb"+(\d{1,9})")
 PAM = re.compile(rb"P7\s(?:[^\n]*\n){0,64}?ENDHDR[ \t]*\n")
 FIELD = re.compile(rb"^\s*(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
 HEADER = 65536  # bytes in which it must end
-COMMENT = re.compile(rb"#[^\n]*")
+BLOCK = 2**18  # bytes of text that are read at once; a sample has at least two
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 1, 5: 1, 6: 3}
 
 
@@ -95,30 +95,38 @@ def _samples(data: bytes, layout: Layout) -> Pixels:
         bits = np.unpackbits(packed.reshape(-1, row), axis=1)[:, : layout.width]
         return 1 - bits.reshape(shape)  # ink is black
     if layout.variant in (1, 2, 3):
-        samples = _of_text(data[layout.start - 1 :], layout.variant == 1, count)
+        samples = _of_text(data, layout.start - 1, layout.variant == 1, count)
     else:
         dtype = np.dtype(">u2" if layout.depth == 2 else np.uint8)
         samples = np.frombuffer(data, dtype, count, layout.start)
-    if samples.max() > layout.white:
-        raise ValueError("a sample is larger than white")
+    if samples.max() > layout.white or samples.min() < 0:
+        raise ValueError("a sample is not in 0 to white")
     if layout.variant == 1:
         samples = 1 - samples
     return samples.astype(np.uint8 if layout.depth == 1 else np.uint16).reshape(shape)
 
 
-def _of_text(text: bytes, bitmap: bool, count: int) -> Pixels:
-    """The first `count` numbers of a text; the digits of bitmaps need no spaces."""
-    text = COMMENT.sub(b" ", text)
-    if bitmap:
-        digits = np.frombuffer(text, np.uint8)
-        digits = digits[digits > ord(" ")][:count] - ord("0")
-        if len(digits) < count:
-            raise ValueError("too few samples")
-        return digits
-    words = text.split(maxsplit=count)[:count]
-    if len(words) < count:
-        raise ValueError("too few samples")
-    numbers = np.array(words, dtype="S9").astype(np.int64)
-    if numbers.min() < 0:
-        raise ValueError("a sample is negative")
-    return numbers
+def _of_text(data: bytes, start: int, bitmap: bool, count: int) -> Pixels:
+    """The first `count` numbers of a text; the digits of bitmaps need no spaces.
+
+    Raises:
+        ValueError: there are fewer, or other words.
+    """
+    found = np.empty(count, np.uint8 if bitmap else np.int32)
+    filled = 0
+    while filled < count:
+        block = data[start : start + BLOCK]
+        if len(block) == BLOCK and not bitmap:  # up to the last whole word
+            block = block[: max(map(block.rfind, (b" ", b"\n", b"\t", b"\r"))) + 1]
+        if not block:
+            raise ValueError("too few samples, or a word too long")
+        start += len(block)
+        if bitmap:
+            text = np.frombuffer(block, np.uint8)
+            part: Pixels = text[text > ord(" ")] - ord("0")
+        else:
+            part = np.array(block.split(), "S9").astype(np.int32)
+        part = part[: count - filled]
+        found[filled : filled + len(part)] = part
+        filled += len(part)
+    return found

@@ -4,14 +4,16 @@ the orientation that a file states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyvips
 
 from runtime.pictures.header import DAMAGED, Header, ImageError
-from runtime.pictures.picture import COLOUR_SPACES, Opened, Picture, split
+from runtime.pictures.picture import Opened, Picture, fitting, split
 
 BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
 XMP_ORIENTATION = b"tiff:Orientation"
@@ -19,6 +21,11 @@ SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
 # libvips' resolutions for files that state none, and what they may be off: those of PNGs are SCREEN
 # in whole pixels a metre.
 UNSTATED = ((1.0, 1e-6), (SCREEN, 1e-3))
+# GLib writes a line to standard error about each size that its numbers do not hold. It goes the way
+# of libvips' own lines, to the logger of pyvips, and all end there: our errors say what they say.
+GLIB, ALL_LEVELS = b"GLib-GObject", 0xFF
+pyvips.glib_lib.g_log_set_handler(GLIB, ALL_LEVELS, pyvips._log_handler_cb, pyvips.ffi.NULL)
+logging.getLogger("pyvips").setLevel(logging.CRITICAL + 1)
 ANIMATED = "is animated; make a video or single pictures of it first"
 
 
@@ -61,6 +68,19 @@ class Loader:
         return load(data, access=access, fail_on=fail_on, **self.options)
 
 
+@contextmanager
+def damage(name: str) -> Iterator[None]:
+    """Errors of libvips as ImageError: a damaged file."""
+    try:
+        yield
+    except pyvips.Error as error:
+        raise ImageError(f"{name}: {DAMAGED}") from error
+    except UnicodeDecodeError as error:
+        # libvips quotes bytes of the file, and pyvips reads its text as UTF-8 before it clears it.
+        pyvips.vips_lib.vips_error_clear()
+        raise ImageError(f"{name}: {DAMAGED}") from error
+
+
 def opened(name: str, data: bytes, loader: Loader) -> Opened:
     """Open a file.
 
@@ -68,14 +88,12 @@ def opened(name: str, data: bytes, loader: Loader) -> Opened:
         ImageError: it is damaged or animated, has other samples than of 8 or 16 bits, or more than
             4 channels.
     """
-    try:
+    with damage(name):
         image = loader.load(data)
         pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
         if pages > 1 and not loader.pages:
             raise ImageError(f"{name}: {ANIMATED}")
         converted = loader.convert(image)
-    except pyvips.Error as error:
-        raise ImageError(f"{name}: {DAMAGED}") from error
     if converted.format not in ("uchar", "ushort"):
         raise ImageError(f"{name}: {converted.format} pixels; 8 or 16 bits a channel are supported")
     if converted.bands > 4:
@@ -85,10 +103,8 @@ def opened(name: str, data: bytes, loader: Loader) -> Opened:
     header = Header(image.width, image.height, bands, depth, turned(image))
 
     def decode() -> Picture:
-        try:
+        with damage(name):
             return loader.finish(_decoded(data, loader, image))
-        except pyvips.Error as error:
-            raise ImageError(f"{name}: {DAMAGED}") from error
 
     return Opened(header, decode)
 
@@ -127,13 +143,6 @@ def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
             None if unstated or not loader.resolution else resolution,
         )
     )
-
-
-def fitting(picture: Picture) -> Picture:
-    """A picture without a profile of other colours than it has."""
-    if picture.profile[16:20] == COLOUR_SPACES[picture.pixels.shape[2]]:
-        return picture
-    return replace(picture, profile=b"")
 
 
 def without_inks(image: pyvips.Image, alpha: bool = False) -> pyvips.Image:
