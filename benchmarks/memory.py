@@ -152,6 +152,7 @@ def videos() -> list[dict[str, Any]]:
     with load_engine(device="cpu") as engine, tempfile.TemporaryDirectory() as folder:
         restorer = Restorer(engine, detector=Found())
         _measured(Case(300, "RGB", 8, ".png", 1), restorer, Path(folder))  # makes arenas
+        restorer = Restorer(engine, detector=memory_videos.Square())
         return memory_videos.measured_videos(restorer, Path(folder))
 
 

@@ -25,6 +25,7 @@ from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.picture import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
+from runtime.video.steady import Steady
 from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer, check_container, encoder_bytes
 
@@ -88,7 +89,8 @@ def restore_video(
         target: the file to write; its suffix determines the container.
         restorer: with the detector and the engine to use.
         options: the same as for photographs.
-        on_frame: called for each frame, in order, with its time in seconds and its restored faces.
+        on_frame: called for each frame, in order, with its time in seconds and its restored faces,
+            whose landmarks are averaged over the frames around: a little after they are restored.
         memory: bytes that frames in progress and the encoder may take; with less, fewer frames are
             processed at once, and they are enlarged less. None for no limit.
 
@@ -117,7 +119,7 @@ def restore_video(
         ):
             scale -= 1
         workers = _needed(source, _workers(size, scale, memory, suffix=target.suffix), memory)
-        restored = 0
+        restored, steady = 0, Steady(rate, on_frame) if on_frame is not None else None
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
 
@@ -136,9 +138,12 @@ def restore_video(
                         continue
                     writer.add(item)
                     restored += len(faces)
-                    if on_frame is not None:
-                        on_frame(item.seconds, faces)
+                    if steady is not None:
+                        tracks = [s.track for s in tracking.in_frame(item.number)]
+                        steady.add(item.seconds, tracks, faces)
                     bar.update()
+            if steady is not None:
+                steady.close()
             _check_unchanged(source, before)
     return RestoredVideo(len(small), restored, frames, size, scale, _remarks(reader, writer))
 

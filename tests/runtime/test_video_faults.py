@@ -98,3 +98,15 @@ def test_an_interrupted_video_leaves_nothing(
     assert "Traceback" not in done.stderr
     assert count >= 3
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out"])
+def test_a_format_that_is_not_read_is_named(
+    out: str, infer: Command, tiny_engine: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "clip.m2ts"
+    source.write_bytes(bytes(1000))
+    done = infer("--faces", source, "-o", tmp_path / out, "--engine", tiny_engine)
+    message = one_line_error(done, 2)
+    assert "clip.m2ts: this format of videos is not supported; convert it first" in message
+    assert list(tmp_path.iterdir()) == [source]

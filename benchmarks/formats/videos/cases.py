@@ -77,7 +77,7 @@ def containers() -> Iterator[Named]:
             container = "mov" if codec == "prores_ks" else "mkv"
             yield named_clip("codecs", pixels, Clip(container, codec, pixels, told=told))
     for container, codec in OTHERS.items():
-        clip = Clip(container, codec, refused="format is not supported|not a picture")
+        clip = Clip(container, codec, refused="this format of videos is not supported")
         yield named_clip("containers not read", "", clip)
 
 
