@@ -34,9 +34,10 @@ LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed
 # is needed because headers often round the length, or estimate it.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
-# Bytes a pixel that a decoder holds: 16 reference frames, and more for each thread; as measured
-# (`benchmarks.memory`), and rounded up.
-DECODER_BYTES, OF_DECODER_THREAD, DECODER_THREADS = 46, 2.5, 16
+# Bytes a pixel that a decoder holds: reference frames, those that AV1's decodes ahead, and more for
+# each thread; as measured (`benchmarks.memory`), and rounded up.
+DECODER_BYTES, OF_DECODER_THREAD, DECODER_THREADS = 110, 2.5, 16
+IN_ANY_CASE = 100_000_000  # bytes of the libraries' buffers, whatever the size
 
 
 class NoFaceError(VideoError):
@@ -277,7 +278,7 @@ def video_bytes(size: tuple[int, int], scale: int, suffix: str, search: int = 0)
     pixels = size[0] * size[1]
     result = pixels * scale**2
     threads = min(cores(), DECODER_THREADS)
-    fixed = int((DECODER_BYTES + OF_DECODER_THREAD * threads) * pixels)
+    fixed = IN_ANY_CASE + int((DECODER_BYTES + OF_DECODER_THREAD * threads) * pixels)
     fixed += encoder_bytes(suffix, result) if scale else 0
     # `overlapped` holds two frames a worker; each is decoded, restored and converted.
     return fixed, 2 * 3 * (2 * pixels + 2 * result) + search

@@ -17,9 +17,9 @@ from dic.cores import cores
 from runtime.video.reader import EXACT, Frame, Reader, VideoError, reason_of
 from runtime.video.streams import WITHOUT_CHAPTERS, kept
 
-# Bytes that encoders hold: always, for each pixel (x264's 40 frames of lookahead and its reference
-# frames), and for each pixel and core; as measured (`benchmarks.memory`), and rounded up.
-ENCODER_BYTES, OF_PIXEL, OF_PIXEL_AND_CORE = 16_000_000, 210, 2
+# Bytes that encoders hold for each pixel (x264's 40 frames of lookahead and its reference frames),
+# and for each pixel and core; as measured (`benchmarks.memory`), and rounded up.
+OF_PIXEL, OF_PIXEL_AND_CORE = 240, 2
 OF_PIXEL_IN_AVI = 40  # MPEG-4 without lookahead
 # Encoder and options by container; the quality settings are close to visually lossless.
 # MPEG-4's is a quantiser of 2, in FFmpeg's units of 1/118.
@@ -206,7 +206,7 @@ def encoder_bytes(suffix: str, pixels: int) -> int:
         pixels: of a frame.
     """
     each = OF_PIXEL_IN_AVI if suffix.lower() == ".avi" else OF_PIXEL + OF_PIXEL_AND_CORE * cores()
-    return ENCODER_BYTES + each * pixels
+    return each * pixels
 
 
 def check_container(source: Path, target: Path) -> None:
