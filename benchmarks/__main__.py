@@ -24,6 +24,9 @@ BATCHES = [1, 2, 4, 8, 16, 32, 64]
 STARTS = 5
 DONE, WORSE = 0, 1
 
+# The largest values of options that are counts.
+LARGEST = {"batch": 1024, "rounds": 1_000_000, "starts": 1000, "faces": 100_000, "steps": 64}
+
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
@@ -182,10 +185,11 @@ def _add_part_options(parser: Parser) -> None:
 
 def _validate(parser: Parser, options: argparse.Namespace) -> None:
     """Check the options, expand `all`, and set the default of --reference."""
-    counts = [*options.batch, options.rounds, options.starts]
-    counts += [count for count in (options.faces, options.steps) if count is not None]
-    if min(counts) < 1:
-        parser.error("--batch, --rounds, --starts, --faces and --steps must be at least 1")
+    for name, most in LARGEST.items():
+        given = getattr(options, name)
+        counts = given if isinstance(given, list) else [] if given is None else [given]
+        if not all(1 <= count <= most for count in counts):
+            parser.error(f"--{name} must be 1 to {most}")
     if not (options.seconds >= 0 and 0 <= options.threshold < 100):
         parser.error("--seconds must be at least 0, --threshold a percentage from 0 to below 100")
     if not options.data and (options.landmarks or options.published):

@@ -7,7 +7,7 @@ specification has it, or be refused by an error that names the reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -83,6 +83,11 @@ def by_group(name: str) -> Callable[[bytes], str]:
         return counts(groups, next(iter(next(iter(groups.values()))[0].axes)))
 
     return made
+
+
+def shown(name: str, table: Callable[[Sequence[Cell]], str]) -> Callable[[bytes], str]:
+    """What makes a table of a kind's cells from a results file."""
+    return lambda data: table(cells_of(json.loads(data), name))
 
 
 def _kept(path: Path | None) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _image_errors() -> tuple[type[Exception], ...]:
 def _pictures() -> list[Sample]:
     """One or two of each format that is read: colour and grey, with EXIF data and a profile."""
     import cv2
+    import pillow_heif
     from PIL import Image, ImageCms
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
@@ -105,6 +106,8 @@ def _pictures() -> list[Sample]:
         image.save(file, kind, **options)
         return file.getvalue()
 
+    heic = io.BytesIO()
+    pillow_heif.from_pillow(colour).save(heic, exif=exif.tobytes())
     deep = cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1].tobytes()
     return [
         ("a.png", saved(colour.convert("RGBA"), "png", **described)),
@@ -120,10 +123,14 @@ def _pictures() -> list[Sample]:
         ("a.gif", saved(colour, "gif")),
         ("a.bmp", saved(colour, "bmp")),
         ("a.bmp", saved(colour.quantize(16), "bmp")),
+        ("a.bmp", saved(colour.convert("RGBA"), "bmp")),
         ("a.ppm", saved(colour, "ppm")),
+        ("a.ppm", b"P3 # text\n24 20 255\n" + " ".join(map(str, pixels.ravel())).encode()),
+        ("a.pam", b"P7\nWIDTH 24\nHEIGHT 20\nDEPTH 3\nMAXVAL 255\nENDHDR\n" + pixels.tobytes()),
         ("a.pgm", saved(grey, "ppm")),
         ("a.jp2", saved(colour, "jpeg2000")),
         ("a.avif", cv2.imencode(".avif", pixels)[1].tobytes()),
+        ("a.heic", heic.getvalue()),
     ]
 
 

@@ -64,8 +64,10 @@ def photo_need(
     seen = 0 if (header.channels, header.depth) in ((3, 1), (4, 1)) else 3  # as 8-bit RGB
     deep = 5 * header.channels if header.depth == 2 else 0
     scale = options.enlarge or MAX_ENLARGEMENT
-    decoding = sample * (1 + header.turned + alpha) + max(
-        seen + deep, 12 if alpha and scale > 1 else 0
+    decoding = (
+        header.scratch
+        + sample * (1 + header.turned + alpha)
+        + max(seen + deep, 12 if alpha and scale > 1 else 0)
     )
     most = pixels * scale**2
     if options.enlarge is None:
@@ -86,5 +88,6 @@ def aligned_need(header: Header, size: int) -> Need:
     sample = header.channels * header.depth
     deep = 5 * header.channels if header.depth == 2 else 0
     decoding = sample * (1 + header.turned + (header.channels in (2, 4))) + deep + 9
+    decoding += header.scratch
     shrinking = 16 * BLOCK * max(header.width, header.height)
     return Need(FIXED + size + header.pixels * decoding + shrinking, 0, 0, 0)

@@ -20,6 +20,8 @@ class Header:
         channels: of a pixel, alpha among them.
         depth: bytes of a sample, 1 or 2.
         turned: it states an orientation, so that its pixels are copied.
+        scratch: bytes of a pixel that its decoder takes beside the picture, as measured; of those
+            that decode line by line none.
     """
 
     width: int
@@ -27,6 +29,7 @@ class Header:
     channels: int
     depth: int
     turned: bool = False
+    scratch: int = 0
 
     @property
     def pixels(self) -> int:

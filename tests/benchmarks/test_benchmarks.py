@@ -573,7 +573,8 @@ def test_command_errors_are_one_line(
     cases = [
         (["speed", *engine, *checkpoint], "choose from"),
         (["all", *engine], "needs --reference CKPT"),
-        (["all", *engine, *checkpoint, "--rounds", "0"], "at least 1"),
+        (["all", *engine, *checkpoint, "--rounds", "0"], "--rounds must be 1 to"),
+        (["all", *engine, *checkpoint, "--batch", "1", "99999999"], "--batch must be 1 to"),
         (["all", *engine, *checkpoint, "--seconds", "nan"], "at least 0"),
         (["all", *engine, *checkpoint, "--published"], "need --data"),
         (["all", *engine, "--reference", tmp_path / "no.pth"], "No such file"),

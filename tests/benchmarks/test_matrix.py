@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("imagecodecs")
+pytest.importorskip("pillow_heif")
+
 from benchmarks import matrix
 from benchmarks.formats.cell import Cell, Result, counts
 from benchmarks.formats.pictures import command, judge, outputs

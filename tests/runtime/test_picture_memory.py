@@ -42,7 +42,8 @@ def test_headers_are_as_pillow_has_them(kind: str, mode: str) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm", ".jp2"])
 def test_headers_tell_sixteen_bits(suffix: str) -> None:
     data = cv2.imencode(suffix, np.zeros((64, 96, 3), np.uint16))[1].tobytes()
-    assert read_header("a", data) == Header(96, 64, 3, 2)
+    header = read_header("a", data)
+    assert (header.width, header.height, header.channels, header.depth) == (96, 64, 3, 2)
 
 
 def test_a_picture_over_the_budget_is_refused_before_it_is_decoded(

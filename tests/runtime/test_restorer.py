@@ -309,7 +309,7 @@ def test_turned_faces_are_found_and_turned_upright(turn: int) -> None:
     assert abs(off) < 20, f"turned by {crop.angle:.0f}°, not {turn}°"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 29), (29, 1), (3, 400), (400, 2)])
+@pytest.mark.parametrize("size", [(1, 29), (3, 400), (400, 2)])
 def test_pictures_of_few_lines_have_no_face(size: tuple[int, int]) -> None:
     """OpenCV's detector answers some with infinite boxes."""
     y, x = np.mgrid[: size[0], : size[1]] / max(size)

@@ -247,7 +247,7 @@ def find_faces(source: str, landmarks: str = "") -> list[Entry]:
         if not shards:
             raise UserError(
                 f"{source}: neither a folder nor a pattern that matches .tar files; name a folder "
-                "with data.train=FOLDER, prepare one with python -m train.prepare"
+                "of faces, such as one made by python -m train.prepare"
             )
         if shards[0].suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"{source}: is a picture; name its folder instead")

@@ -312,7 +312,8 @@ def _compressed() -> Iterator[Sample]:
         stored = quantised(content(channels), 8)
         for packing in ("packbits", "tiff_lzw", "tiff_adobe_deflate"):
             data = saved(stored, mode, compression=packing)
-            axes = {"colours": mode, "alpha": "straight" if "A" in mode else ""}
+            axes = {"colours": "RGB" if "RGB" in mode else "grey"}
+            axes |= {"alpha": "straight"} if "A" in mode else {}
             yield Sample("TIFF", packing, data, Wanted(stored / 255), axes)
     data = saved(quantised(content(3), 8), "RGB", compression="jpeg", quality=95)
     with Image.open(io.BytesIO(data)) as image:

@@ -15,6 +15,7 @@ from runtime.pictures.picture import Opened, Picture, Pixels, split, to_full_sca
 PLAIN, RLE8, RLE4, FIELDS, JPEG_INSIDE, PNG_INSIDE, ALPHA_FIELDS = range(7)
 OS2, VERSION_1 = 12, 40  # bytes of the headers of OS/2 and of BITMAPINFOHEADER
 MASKS = {16: (0x7C00, 0x03E0, 0x1F), 32: (0xFF0000, 0xFF00, 0xFF)}  # where none are stated
+SCRATCH = 12  # bytes of a pixel: its number, and Pillow's four channels twice
 PALETTES = (1, 4, 8)
 
 
@@ -61,7 +62,7 @@ def opened(name: str, data: bytes) -> Opened:
 
     channels = len(layout.masks) or 3
     depth = 2 if any(mask.bit_count() > 8 for mask in layout.masks) else 1
-    return Opened(Header(layout.width, layout.height, channels, depth), decode)
+    return Opened(Header(layout.width, layout.height, channels, depth, scratch=SCRATCH), decode)
 
 
 def _layout(name: str, data: bytes) -> Layout:

@@ -17,6 +17,7 @@ from runtime.pictures.readers import vips
 from runtime.pictures.readers.boxes import boxes, first
 from runtime.pictures.readers.colour import described_by
 
+SCRATCH = 18  # bytes of a pixel that libheif takes for AVIF, which it decodes as a whole
 MONOCHROME = 0x10  # of av1C's third byte
 
 
@@ -56,11 +57,11 @@ def opened_avif(name: str, data: bytes) -> Opened:
 
     def finish(picture: Picture) -> Picture:
         picture = replace(picture, quantisation=LOSSY, profile=picture.profile or profile)
-        return fitting(picture)
+        return fitting(replace(picture, xmp=vips.unturned(picture.xmp)))
 
     with vips.damage(name):
         primary = vips.Loader("heif").load(data).get("heif-primary")
-    loader = vips.Loader("heif", {"page": primary}, convert, finish, pages=True)
+    loader = vips.Loader("heif", {"page": primary}, convert, finish, pages=True, scratch=SCRATCH)
     return vips.opened(name, data, loader)
 
 
@@ -113,7 +114,7 @@ def _of_heic(
             alpha,
             bytes(info.get("icc_profile") or profile),
             bytes(info.get("exif") or b""),
-            bytes(info.get("xmp") or b""),
+            vips.unturned(bytes(info.get("xmp") or b"")),
             quantisation=LOSSY,
         )
     )

@@ -73,7 +73,9 @@ def _frame(name: str, data: bytes) -> Frame:
     frame: Frame | None = None
     while at + 4 <= len(data):
         if data[at] != 0xFF:  # decoders pass over what is no marker
-            at += 1
+            at = data.find(b"\xff", at)
+            if at < 0:
+                break
             continue
         marker, length = struct.unpack_from(">xBH", data, at)
         if marker in ALONE or marker in (0x00, 0xFF):

@@ -19,6 +19,7 @@ from runtime.pictures.header import DAMAGED, Header, ImageError
 from runtime.pictures.picture import Opened, Picture, Pixels, fitting, split, to_full_scale
 from runtime.pictures.readers.boxes import boxes, first
 
+SCRATCH = 6  # bytes of a sample that OpenJPEG takes
 CODESTREAM = b"\xff\x4f\xff\x51"
 SRGB, GREY, SYCC = 16, 17, 18  # EnumCS
 COLOUR, OPACITY, PREMULTIPLIED = 0, 1, 2  # types of channels
@@ -89,7 +90,8 @@ def opened(name: str, data: bytes) -> Opened:
             raise ImageError(f"{name}: {DAMAGED}")
         return _picture(samples, bits, told)
 
-    return Opened(Header(width, height, seen, 1 if bits <= 8 else 2), decode)
+    depth = 1 if bits <= 8 else 2
+    return Opened(Header(width, height, seen, depth, scratch=SCRATCH * channels), decode)
 
 
 def _codestream(data: bytes) -> bytes:

@@ -58,8 +58,9 @@ def opened(name: str, data: bytes) -> Opened:
             raise ImageError(f"{name}: {DAMAGED}") from error
         return Picture(*split(to_full_scale(samples, layout.white)))
 
-    header = Header(layout.width, layout.height, layout.channels, layout.depth)
-    return Opened(header, decode)
+    numbers = 4 * layout.channels if layout.variant in (1, 2, 3) else 0
+    size = layout.width, layout.height
+    return Opened(Header(*size, layout.channels, layout.depth, scratch=numbers), decode)
 
 
 def _layout(data: bytes) -> Layout | None:

@@ -32,6 +32,7 @@ COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBC
 RAW = (32803, 34892)  # colour filter array, and its values after interpolation
 UNSIGNED, UNDEFINED = 1, 4  # SampleFormat
 PREMULTIPLIED, STRAIGHT = 1, 2  # ExtraSamples; 0 is no alpha
+LAB_SCRATCH = 12  # bytes of a pixel of L*a*b*, which is converted
 JPEG = 7
 COMPRESSIONS = frozenset((1, 2, 3, 4, 5, JPEG, 8, 32773, 32946, 50001))  # in the wheel's libtiff
 NAMES = {6: "old JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 34933: "PNG",
@@ -112,6 +113,7 @@ def opened(name: str, data: bytes) -> Opened:
         layout.converted,
         pages=True,
         resolution=_one(tags, UNIT) != 1,
+        scratch=LAB_SCRATCH if layout.photometric == LAB else 0,
     )
     return vips.opened(name, data, loader)
 

@@ -44,6 +44,7 @@ class Loader:
         finish: changes the picture that was read.
         pages: it may have several.
         resolution: it says in which unit its resolution is.
+        scratch: see `Header`.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Loader:
     finish: Callable[[Picture], Picture] = lambda picture: picture
     pages: bool = False
     resolution: bool = True
+    scratch: int = 0
 
     def load(self, data: bytes, access: str = "sequential") -> pyvips.Image:
         """An image whose pixels are not decoded yet.
@@ -100,7 +102,7 @@ def opened(name: str, data: bytes, loader: Loader) -> Opened:
         raise ImageError(f"{name}: {converted.bands} channels; at most 4 are supported")
     bands = max(image.bands, converted.bands)
     depth = 1 if converted.format == image.format == "uchar" else 2
-    header = Header(image.width, image.height, bands, depth, turned(image))
+    header = Header(image.width, image.height, bands, depth, turned(image), loader.scratch)
 
     def decode() -> Picture:
         with damage(name):
@@ -112,6 +114,11 @@ def opened(name: str, data: bytes, loader: Loader) -> Opened:
 def turned(image: pyvips.Image) -> bool:
     """Whether a file states an orientation other than upright."""
     return bool(image.get_typeof("orientation")) and 2 <= image.get("orientation") <= 8
+
+
+def unturned(xmp: bytes) -> bytes:
+    """The XMP packet of a picture that was turned: none if it would be turned once more."""
+    return b"" if XMP_ORIENTATION in xmp else xmp
 
 
 def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
@@ -128,8 +135,7 @@ def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
     resolution = (image.xres, image.yres)
     if turned(image):
         image = loader.load(data, "random").autorot()
-        if XMP_ORIENTATION in blobs.get("xmp", b""):
-            del blobs["xmp"]  # it would be turned once more
+        blobs["xmp"] = unturned(blobs.get("xmp", b""))
     image = loader.convert(image)
     # `numpy` drops axes of length 1: the channels of grey pictures, and more of 1×1 pixels.
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
