@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
+from benchmarks import crashes, detector, fuzz, matrix, memory, memory_videos, portraits, serve
 from benchmarks.formats.pictures import table as pictures
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
@@ -66,11 +66,13 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
     "matrix": lambda content: matrix.summary(json.loads(content)),
     "matrix-pictures": matrix.by_group("pictures"),
+    "matrix-videos": matrix.by_group("videos"),
     "read-pictures": matrix.shown("pictures", pictures.read_formats),
     "refused-pictures": matrix.shown("pictures", pictures.refused_formats),
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
+    "memory-videos": lambda content: memory_videos.summary(json.loads(content)["videos"]),
     "fuzz": lambda content: fuzz.summary(json.loads(content)["kinds"]),
     "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }

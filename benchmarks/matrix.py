@@ -39,9 +39,16 @@ def _pictures() -> Iterator[Cell]:
     return cells()
 
 
+def _videos() -> Iterator[Cell]:
+    from benchmarks.formats.videos.cells import cells
+
+    return cells()
+
+
 # Imported when measured: tables of results need none of the libraries that make files.
 KINDS: dict[str, Kind] = {
     "pictures": Kind(_pictures, ("pyvips-binary", "opencv-python-headless", "pillow", "tifffile")),
+    "videos": Kind(_videos, ("av", "imageio-ffmpeg")),
 }
 
 

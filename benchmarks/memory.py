@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory`: the memory that pictures take, beside what their headers promise.
+"""`python -m benchmarks.memory`: the memory that files take, beside what their headers promise.
 
 Each picture is of noise, which compresses worst. It is searched for faces; squares in it are then
 restored, blended, encoded and written as `runtime.infer` does with faces.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import memory_videos
 from benchmarks.report.markdown import table
 from dic.console import Parser, UserError, run
 from dic.files import write_json
@@ -145,21 +147,42 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return table(["picture of noise", "enlarged", "bound, MB", "peak, MB", "bound/peak"], shown)
 
 
+def videos() -> list[dict[str, Any]]:
+    """The results of videos; see `memory_videos`."""
+    with load_engine(device="cpu") as engine, tempfile.TemporaryDirectory() as folder:
+        restorer = Restorer(engine, detector=Found())
+        _measured(Case(300, "RGB", 8, ".png", 1), restorer, Path(folder))  # makes arenas
+        restorer = Restorer(engine, detector=memory_videos.Square())
+        return memory_videos.measured_videos(restorer, Path(folder))
+
+
+KINDS = {"pictures": (measure, summary), "videos": (videos, memory_videos.summary)}
+
+
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.memory",
-        description="Compare the memory that pictures take with the bounds by their headers.",
+        description="Compare the memory that pictures and videos take with the bounds by their "
+        "headers.",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    add = parser.add_argument
+    add("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)} (default: all)")
+    add("--json", type=Path, metavar="FILE",
+        help="write the results as JSON; those of other kinds in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
+    if unknown := set(options.kinds) - set(KINDS):
+        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(KINDS)}")
     check_outputs(filter(None, [options.json]), [])
-    rows = measure()
-    print(summary(rows))
-    exceeded = sum(row["took"] > row["need"] for row in rows)
+    kept = json.loads(options.json.read_bytes()) if options.json and options.json.exists() else {}
+    found = {}
+    for name in options.kinds or KINDS:
+        found[name] = KINDS[name][0]()
+        print(KINDS[name][1](found[name]))
+    exceeded = sum(row["took"] > row["need"] for rows in found.values() for row in rows)
     if exceeded:
-        print(f"{exceeded} pictures took more than their bound")
+        print(f"{exceeded} files took more than their bound")
     if options.json:
-        write_json(options.json, {"pictures": rows})
+        write_json(options.json, kept | found)
     return 1 if exceeded else 0
 
 

@@ -25,8 +25,12 @@ READABLE = (
     | (HEIC if READS_HEIC else frozenset())
 )
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
-# Formats that are not supported, but common in folders of pictures; skipped with a warning.
-UNREAD = HEIC | {".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".wmv"}
+UNREAD_VIDEOS = frozenset(
+    (".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".wmv")
+)
+# Formats that are not supported, but common in folders of pictures; skipped with a warning. `.ts`
+# is also a programming language's.
+UNREAD = HEIC | {".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"} | UNREAD_VIDEOS - {".ts"}
 PATTERN = "*?["
 
 log = logging.getLogger(__name__)
@@ -139,6 +143,11 @@ def jobs_of(
         UserError: see `plan`.
     """
     one = len(sources) == 1 and sources[0].named
+    if one and (path := sources[0].path).suffix.lower() in UNREAD_VIDEOS:
+        raise UserError(
+            f"{path}: this format of videos is not supported; convert it first, such as by "
+            f"ffmpeg -i {path.name} {path.stem}.mkv"
+        )
     if output == STREAM:
         if not one or options.extras or sources[0].path.suffix.lower() in VIDEOS:
             raise UserError(

@@ -16,17 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dic.console import UserError
+from dic.files import open_regular
+from runtime.video.colours import colour_fault, expanded, reductions
 from runtime.video.upright import Deinterlacer, orientation
 
 try:
     import av
+    from av.stream import Disposition
     from av.video.reformatter import ColorRange, Interpolation
 except ModuleNotFoundError as error:
     raise UserError("videos need PyAV; pip install 'dic-toolkit[video]'") from error
 
 Bytes = NDArray[np.uint8]
 
-# Stream types that are copied. Attachments and cameras' data streams are not.
+# Types of streams whose packets are copied.
 COPIED = ("audio", "subtitle")
 # Without these flags FFmpeg rounds down, and each conversion darkens frames by one grey level.
 EXACT = (
@@ -38,7 +41,6 @@ EXACT = (
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 BT709, BT601 = 1, 5  # AVCOL_SPC_BT709, AVCOL_SPC_BT470BG
 UNTIMED = ("avi",)  # containers without presentation times, which FFmpeg guesses wrongly
-HDR = {16: "PQ", 18: "HLG"}  # AVCOL_TRC_SMPTE2084, AVCOL_TRC_ARIB_STD_B67
 
 
 Packet = Any  # av.Packet of a stream that is copied
@@ -76,16 +78,21 @@ class Reader:
     """A video file, decoded once from start to end.
 
     Attributes:
+        stream: the video that is shown: the first one flagged as default, else the first; never a
+            cover picture.
         damaged: FFmpeg's last decoding error; empty if there was none.
         rate: frames per second.
         time_base: of the video stream, in seconds.
         count: number of frames according to the header or estimated from it; 0 if unknown.
+        length: seconds according to the header; 0 if unknown.
+        reached: seconds at which the last packet read so far ends, of any stream.
         aspect: width of a pixel over its height; None or 0 if the file does not specify it.
         space: FFmpeg's colour space (AVColorSpace).
         remarks: human-readable notes on what was changed while reading.
 
     Raises:
-        VideoError: the file is damaged, not a video, has no video stream, or is HDR.
+        VideoError: the file is damaged, not a video, has no video stream, or its colours are
+            coded in a way that is not supported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,29 +100,33 @@ class Reader:
         self.damaged = ""
         self._size: tuple[int, int] | None = None
         try:
+            open_regular(path).close()  # a pipe cannot be read twice
             self.container = av.open(str(path))
+        except UserError as error:
+            raise VideoError(str(error)) from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(
                 f"{path}: not a video, or a damaged one ({reason_of(error)})"
             ) from error
-        if not self.container.streams.video:
+        videos = [s for s in self.container.streams.video if not is_cover(s)]
+        if not videos:
             self.container.close()
             raise VideoError(f"{path}: has no video stream")
-        self.stream = self.container.streams.video[0]
+        self.stream = next((s for s in videos if s.disposition & Disposition.default), videos[0])
         self.stream.thread_type = "AUTO"
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         self.time_base = self.stream.time_base or 1 / self.rate
         # An edit list may show less than the track has; then the duration is the lesser.
         shown = round(float(self.rate) * (self.container.duration or 0) / av.time_base)
         self.count = min(self.stream.frames or shown, shown or self.stream.frames)
+        self.length = (self.container.duration or 0) / av.time_base
+        self.reached = 0.0
         context = self.stream.codec_context
-        if (curve := HDR.get(int(context.color_trc or 0))) is not None:
+        if fault := colour_fault(context):
             self.container.close()
-            raise VideoError(f"{path}: is HDR video ({curve}), which is not supported; convert it")
-        self.remarks: dict[str, None] = {}  # in order
-        if context.pix_fmt and any(depth in context.pix_fmt for depth in ("p10", "p12", "p16")):
-            self.remarks["reduced to 8 bits a channel"] = None
-        self.aspect = context.sample_aspect_ratio
+            raise VideoError(f"{path}: {fault}, which is not supported; convert it")
+        self.remarks = dict.fromkeys(reductions(self.stream))  # in order
+        self.aspect = self.stream.sample_aspect_ratio  # the container's, before the codec's
         # For an unspecified colour space, assume what players assume for this height.
         self.space = int(context.colorspace or 0)
         if self.space in (0, UNSPECIFIED):
@@ -126,13 +137,17 @@ class Reader:
 
         Frames that cannot be decoded are skipped and recorded in `damaged`.
         """
-        copied = [s for s in self.container.streams if s.type in COPIED]
+        copied = [s for s in self.container.streams if s.type in COPIED or is_cover(s)]
         number = 0
         progressive = Deinterlacer()
         untimed = self.container.format.name in UNTIMED
         times: deque[int] = deque()  # when packets are decoded
         try:
             for packet in self.container.demux(self.stream, *copied):
+                at = packet.dts if packet.pts is None else packet.pts
+                if at is not None:
+                    end = float((at + (packet.duration or 0)) * packet.time_base)
+                    self.reached = max(self.reached, end)
                 if packet.stream is not self.stream:
                     if packet.size:  # each stream ends with an empty flush packet
                         yield packet
@@ -174,7 +189,8 @@ class Reader:
             dst_colorspace=self.space,
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         )
-        pixels = turned(rgb.to_ndarray())
+        levels = rgb.to_ndarray() if full else expanded(rgb.to_ndarray(), frame)
+        pixels = turned(levels)
         if number == 0 and turned.transposed and self.aspect:
             self.aspect = 1 / self.aspect
         estimate = round(number / self.rate / self.time_base)
@@ -185,6 +201,11 @@ class Reader:
 
     def close(self) -> None:
         self.container.close()
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is one picture that stands for the file."""
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
 
 
 def reason_of(error: Exception) -> str:

@@ -25,16 +25,19 @@ from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.picture import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
+from runtime.video.steady import Steady
 from runtime.video.tracks import Sighting, Track, join, sightings
-from runtime.video.writer import Writer, check_container
+from runtime.video.writer import Writer, check_container, encoder_bytes
 
 LARGEST_FRAME = 3840 * 2160  # pixels; the automatic enlargement does not exceed it
-# A video with fewer frames than this share of its header's count is reported as truncated. The
-# tolerance is needed because headers often round or estimate the count.
+# A video that ends before this share of its header's length is reported as truncated. The tolerance
+# is needed because headers often round the length, or estimate it.
 COMPLETE = 0.9
 WORKERS = 4  # most frames processed at once
-# Bytes a pixel that decoder and encoder hold: reference frames, and x264's 40 frames of lookahead.
-CODEC_BYTES = 150
+# Bytes a pixel that a decoder holds: reference frames, those that AV1's decodes ahead, and more for
+# each thread; as measured (`benchmarks.memory`), and rounded up.
+DECODER_BYTES, OF_DECODER_THREAD, DECODER_THREADS = 110, 2.5, 16
+IN_ANY_CASE = 100_000_000  # bytes of the libraries' buffers, whatever the size
 
 
 class NoFaceError(VideoError):
@@ -87,7 +90,8 @@ def restore_video(
         target: the file to write; its suffix determines the container.
         restorer: with the detector and the engine to use.
         options: the same as for photographs.
-        on_frame: called for each frame, in order, with its time in seconds and its restored faces.
+        on_frame: called for each frame, in order, with its time in seconds and its restored faces,
+            whose landmarks are averaged over the frames around: a little after they are restored.
         memory: bytes that frames in progress and the encoder may take; with less, fewer frames are
             processed at once, and they are enlarged less. None for no limit.
 
@@ -99,6 +103,7 @@ def restore_video(
     """
     options = options or PhotoOptions()
     refuse_inputs([target], [source])
+    before = _version(source)
     check_container(source, target)
     detected = _detect(source, restorer, memory)
     frames, size = len(detected.crops), detected.size
@@ -108,13 +113,16 @@ def restore_video(
         tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
-        while not options.enlarge and scale > 1 and not _workers(size, scale, memory):
+        while (
+            not options.enlarge
+            and scale > 1
+            and not _workers(size, scale, memory, suffix=target.suffix)
+        ):
             scale -= 1
-        workers = _needed(source, _workers(size, scale, memory), memory)
-        restored = 0
+        workers = _needed(source, _workers(size, scale, memory, suffix=target.suffix), memory)
+        restored, steady = 0, Steady(rate, on_frame) if on_frame is not None else None
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
-            writer = Writer(partial, reader, larger, detected.aspect)
 
             def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Face]]:
                 if not isinstance(item, Frame):
@@ -124,19 +132,36 @@ def restore_video(
                 )
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
-            with bar, closing(writer):
+            with bar, Writer(partial, reader, larger, detected.aspect, target) as writer:
                 for item, faces in overlapped(work, reader.packets(), workers):
                     if not isinstance(item, Frame):
                         writer.copy(item)
                         continue
                     writer.add(item)
                     restored += len(faces)
-                    if on_frame is not None:
-                        on_frame(item.seconds, faces)
+                    if steady is not None:
+                        tracks = [s.track for s in tracking.in_frame(item.number)]
+                        steady.add(item.seconds, tracks, faces)
                     bar.update()
-    return RestoredVideo(
-        len(small), restored, frames, size, scale, _remarks(reader, writer, frames)
-    )
+            if steady is not None:
+                steady.close()
+            _check_unchanged(source, before)
+    return RestoredVideo(len(small), restored, frames, size, scale, _remarks(reader, writer))
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """What changes if a file is written or replaced; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_unchanged(source: Path, before: tuple[int, ...] | None) -> None:
+    """Raise VideoError if a video that was read twice was not the same; it may be gone by now."""
+    if _version(source) not in (before, None):
+        raise VideoError(f"{source}: was changed while it was read; restore it again")
 
 
 def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> list[Track]:
@@ -150,13 +175,13 @@ def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> 
     return small
 
 
-def _remarks(reader: Reader, writer: Writer, frames: int) -> tuple[str, ...]:
+def _remarks(reader: Reader, writer: Writer) -> tuple[str, ...]:
     remarks: list[str] = []
     if writer.left_out:
-        remarks.append(f"{' and '.join(writer.left_out)} not copied: unsupported by the container")
+        remarks.append(f"not copied: {', '.join(dict.fromkeys(writer.left_out))}")
     remarks += reader.remarks
-    if frames < COMPLETE * reader.count:
-        remarks.append(f"may be truncated: its header counts {reader.count} frames")
+    if reader.reached < COMPLETE * reader.length:
+        remarks.append(f"may be truncated: ends at {reader.reached:.2f} s of {reader.length:.2f} s")
     if reader.damaged:
         remarks.append(f"damaged parts skipped ({reader.damaged})")
     return tuple(remarks)
@@ -241,22 +266,37 @@ def _restored(
     return restorer.in_frame(Picture(frame.pixels, quantisation=LOSSY), crops, way, work)
 
 
-def _workers(size: tuple[int, int], scale: int, memory: int | None, search: int = 0) -> int:
-    """How many frames are processed at once within so much memory; 0 if not even one.
+def video_bytes(size: tuple[int, int], scale: int, suffix: str, search: int = 0) -> tuple[int, int]:
+    """Upper bounds on the memory that a video takes: in any case, and for each worker.
 
     Args:
-        scale: by which they are enlarged; 0 while faces are detected.
+        size: (width, height) of its frames.
+        scale: by which they are enlarged; 0 while faces are detected, and nothing is encoded.
+        suffix: of the result.
         search: bytes that the detector takes.
     """
-    most = min(WORKERS, cores()) + 1
-    if memory is None:
-        return most
     pixels = size[0] * size[1]
     result = pixels * scale**2
+    threads = min(cores(), DECODER_THREADS)
+    fixed = IN_ANY_CASE + int((DECODER_BYTES + OF_DECODER_THREAD * threads) * pixels)
+    fixed += encoder_bytes(suffix, result) if scale else 0
     # `overlapped` holds two frames a worker; each is decoded, restored and converted.
-    each = 2 * 3 * (2 * pixels + 2 * result) + search
-    fixed = CODEC_BYTES * (pixels + result)
-    return int(max(0, min(most, (memory - fixed) // max(1, each))))
+    return fixed, 2 * 3 * (2 * pixels + 2 * result) + search
+
+
+def most_workers() -> int:
+    """How many frames are processed at once where memory is no limit."""
+    return min(WORKERS, cores()) + 1
+
+
+def _workers(
+    size: tuple[int, int], scale: int, memory: int | None, search: int = 0, suffix: str = ""
+) -> int:
+    """How many frames are processed at once within so much memory; 0 if not even one."""
+    if memory is None:
+        return most_workers()
+    fixed, each = video_bytes(size, scale, suffix, search)
+    return int(max(0, min(most_workers(), (memory - fixed) // max(1, each))))
 
 
 def _needed(source: Path, workers: int, memory: int | None) -> int:

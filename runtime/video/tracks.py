@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.faces.crop import Crop
 
@@ -51,10 +52,12 @@ class Sighting:
     Attributes:
         crop: where the face is.
         weight: opacity of the restored face in 0..1; below 1 while it is faded in or out.
+        track: number of the track.
     """
 
     crop: Crop
     weight: float
+    track: int
 
 
 def join(frames: Iterable[Sequence[Crop]], rate: float) -> list[Track]:
@@ -91,6 +94,12 @@ def join(frames: Iterable[Sequence[Crop]], rate: float) -> list[Track]:
     return [_smoothed(t, rate) for t in ended + open_tracks if len(t.crops) >= fewest]
 
 
+def smoothing(rate: float) -> NDArray[np.float64]:
+    """The weights of the frames around one, itself in the middle; they do not sum to 1."""
+    reach = math.ceil(4 * SMOOTH * rate)
+    return np.exp(-((np.arange(-reach, reach + 1) / (SMOOTH * rate)) ** 2) / 2)
+
+
 def _smoothed(track: Track, rate: float) -> Track:
     """Fill gaps by linear interpolation, then smooth centre, size and angle with a Gaussian."""
     known = list(track.crops)
@@ -98,8 +107,8 @@ def _smoothed(track: Track, rate: float) -> Track:
     values = np.array(
         [(*track.crops[n].centre, track.crops[n].size, track.crops[n].angle) for n in known]
     )
-    reach = math.ceil(4 * SMOOTH * rate)
-    kernel = np.exp(-((np.arange(-reach, reach + 1) / (SMOOTH * rate)) ** 2) / 2)
+    kernel = smoothing(rate)
+    reach = len(kernel) // 2
     # The kernel is truncated at both ends of the track, so normalise by the part that remains.
     share = np.convolve(np.ones(len(numbers)), kernel)[reach : reach + len(numbers)]
     smooth = np.empty((len(numbers), values.shape[1]))
@@ -126,10 +135,10 @@ def sightings(tracks: Sequence[Track], number: int, count: int, rate: float) -> 
     """
     fade = max(1.0, FADE * rate)
     visible = []
-    for track in tracks:
+    for index, track in enumerate(tracks):
         if number not in track.crops:
             continue
         fade_in = 1.0 if track.first == 0 else (number - track.first + 1) / fade
         fade_out = 1.0 if track.last == count - 1 else (track.last - number + 1) / fade
-        visible.append(Sighting(track.crops[number], min(1.0, fade_in, fade_out)))
+        visible.append(Sighting(track.crops[number], min(1.0, fade_in, fade_out), index))
     return visible

@@ -39,6 +39,7 @@ def make(
     last: int = 0,
     codec: str = "libx264",
     pixels: str = "yuv420p",
+    paint: Callable[[int], np.ndarray] = picture,
 ) -> Path:
     """A video with frames at the given times, in 1/600 s; the last one held for `last`."""
     with av.open(str(path), "w") as container:
@@ -50,7 +51,7 @@ def make(
         for n, at in enumerate([*times, None]):
             frame = None
             if at is not None:
-                frame = av.VideoFrame.from_ndarray(picture(n), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(paint(n), format="rgb24")
                 frame.pts, frame.time_base = at, TICK
             for packet in stream.encode(frame):
                 if last and packet.pts == times[-1]:
