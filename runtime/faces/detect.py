@@ -136,8 +136,8 @@ class YuNetDetector:
     def _is_face(self, image: Bytes, crop: Crop) -> bool:
         """Whether a detection's score holds on average at two scales, each also mirrored.
 
-        Certain ones are not looked at again. What looks like a face at one scale only, such as chips on a circuit board, is refused
-        (`benchmarks/NOTES.md`).
+        Certain ones are not looked at again. What looks like a face at one scale only, such as
+        chips on a circuit board, is refused (`benchmarks/NOTES.md`).
         """
         if crop.score >= self.CERTAIN:
             return True

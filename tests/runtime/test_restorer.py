@@ -298,6 +298,22 @@ def test_small_faces_are_found(width: int) -> None:
     assert np.abs(found[0].centre - middle).max() < 0.25 * found[0].size
 
 
+@pytest.mark.parametrize(("name", "scale"), [("coffee", 0.6), ("motorcycle", 0.2)])
+def test_what_only_resembles_a_face_is_not_found(
+    name: str, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cup, a motorcycle: found by a single pass, and not when looked at closely."""
+    import skimage.data
+
+    loaded = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
+    picture = Image.fromarray(getattr(skimage.data, name)() if loaded is None else loaded)
+    size = [round(side * scale) for side in picture.size]
+    image = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    assert not YuNetDetector().find(image)
+    monkeypatch.setattr(YuNetDetector, "CONFIRMED", 0)
+    assert YuNetDetector().find(image)
+
+
 @pytest.mark.parametrize("turn", [90, 135, 180, 270])
 def test_turned_faces_are_found_and_turned_upright(turn: int) -> None:
     import skimage.data
