@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.formats.cell import Cell, Result, counts, grouped
+from benchmarks.formats.outcomes import Axes, outcomes
 from dic.console import Parser, run
 from dic.files import write_json
 from dic.outputs import check_outputs
@@ -39,9 +40,16 @@ def _pictures() -> Iterator[Cell]:
     return pictures.cells()
 
 
+def _checkpoints() -> Iterator[Cell]:
+    from benchmarks.formats import checkpoints
+
+    return checkpoints.cells()
+
+
 # Imported when measured: tables of results need none of the libraries that make files.
 KINDS: dict[str, Kind] = {
     "pictures": Kind(_pictures, ("pyvips-binary", "opencv-python-headless", "pillow", "tifffile")),
+    "checkpoints": Kind(_checkpoints, ("torch", "safetensors", "onnxruntime")),
 }
 
 
@@ -76,6 +84,11 @@ def by_group(name: str) -> Callable[[bytes], str]:
         return counts(groups, next(iter(next(iter(groups.values()))[0].axes)))
 
     return made
+
+
+def by_outcome(name: str, axis: str, plain: Axes) -> Callable[[bytes], str]:
+    """What makes a table of what becomes of each value of an axis, of a results file."""
+    return lambda data: outcomes(cells_of(json.loads(data), name), axis, plain)
 
 
 def _kept(path: Path | None) -> dict[str, Any]:
