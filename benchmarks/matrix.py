@@ -35,9 +35,9 @@ class Kind:
 
 
 def _pictures() -> Iterator[Cell]:
-    from benchmarks.formats import pictures
+    from benchmarks.formats.pictures.judge import cells
 
-    return pictures.cells()
+    return cells()
 
 
 def _checkpoints() -> Iterator[Cell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import threading
 from collections import deque
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from dic.console import UserError
-from dic.cores import CGROUPS
+from dic.cores import CGROUPS, cores
 
 SHARE = 0.7  # of what the machine has, that a command takes by default
 POLL = 0.1  # seconds after which waiting work looks whether it is still wanted
@@ -123,6 +124,16 @@ def resident(proc: Path = Path("/proc")) -> int:
 
 
 ADVICE = "shrink it, lower --enlarge, or raise --memory"  # for pictures
+
+
+@functools.cache
+def share_of_core() -> int | None:
+    """Bytes that the work of one core may take by default, so that all cores' fit; None if unknown.
+
+    For reading files where there is no `--memory`.
+    """
+    found = machine()
+    return int(SHARE * found[0]) // cores() if found else None
 
 
 class OverBudgetError(UserError):

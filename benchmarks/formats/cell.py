@@ -37,7 +37,7 @@ class Cell:
     detail: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(self.axes.values()) + (f": {self.detail}" if self.detail else "")
+        return ", ".join(filter(None, self.axes.values())) + (f": {self.detail}" if self.detail else "")
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Cell:

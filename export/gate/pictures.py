@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dic.console import UserError
 from dic.progress import Progress
 from dic.sizes import LQ_SIZE
+from train.data.datasets import FileRange
 from train.data.pairs import shrink
 from train.data.pictures import IMAGE_SUFFIXES, cut, read_picture
 from train.data.synthetic import draw_faces
@@ -89,7 +90,7 @@ def from_folder(folder: Path, count: int) -> Pictures:
             if len(found) == count:
                 break
             try:
-                picture = read_picture(path.read_bytes())
+                picture = read_picture(FileRange(str(path), path.name).read())
                 height, width = picture.shape[:2]
                 if height != width:
                     raise ValueError(f"{width}×{height} is not square")

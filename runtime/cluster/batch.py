@@ -30,7 +30,7 @@ from runtime.cluster.stored import is_stored, restore_copy, restore_stored
 from runtime.cluster.stores import ObjectPath
 from runtime.jobs.paths import Job, Outcome
 from runtime.jobs.request import Request
-from runtime.jobs.run import run_request, show_progress
+from runtime.jobs.run import Lines, run_request
 from runtime.jobs.summary import Summary
 
 TRIES = 3  # of a file, each of which ended its worker
@@ -65,7 +65,9 @@ def _execute(address: str, request: Request, jobs: list[Job], summary: Summary) 
             file=sys.stderr,
         )
         try:
-            show_progress(map(summary.add, pool.restored(jobs)), len(jobs))
+            with Lines(len(jobs)) as lines:
+                for outcome in pool.restored(jobs):
+                    lines.show(summary.add(outcome))
         finally:
             pool.stop()
             # A worker that is stopped while it writes leaves a hidden file.

@@ -115,7 +115,10 @@ class PictureWork:
         _write(job, Result(shown_as, image, [face], shown.shape[0] / side, corner))
         message = ""
         if width != height:
-            message = f"{job.name}: not square ({width}×{height}); cropped to the central square"
+            message = (
+                f"{job.name}: not square ({width}×{height}); cropped to the central square, as an "
+                "aligned face; for photographs use --faces"
+            )
         elif width > SHARP and not self._warned.is_set():
             self._warned.set()
             message = (

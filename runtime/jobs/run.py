@@ -8,8 +8,8 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 from dic.console import UserError
 from dic.cores import cores
@@ -172,23 +172,45 @@ def _pictures(jobs: list[Job], workers: int, work: PictureWork, summary: Summary
     """Restore pictures, several at a time: each worker takes one from reading to writing."""
     from runtime.engines.batching import overlapped
 
-    # Recorded by the worker: a picture in progress when the call is interrupted is still finished.
-    results = overlapped(lambda job: summary.add(work(job)), jobs, max(1, min(workers, len(jobs))))
-    show_progress(results, len(jobs))
+    with Lines(len(jobs)) as lines:
+        # Recorded and shown by the worker: if the call is interrupted, the pictures in progress are
+        # still finished, and have their lines.
+        def run(job: Job) -> None:
+            lines.show(summary.add(work(job)))
+
+        for _ in overlapped(run, jobs, max(1, min(workers, len(jobs)))):
+            pass
 
 
-def show_progress(outcomes: Iterable[Outcome], count: int) -> None:
-    """Take outcomes as they come, and show how many there are, and their messages."""
-    from dic.progress import Progress
+class Lines:
+    """Shows how many files are done, and the messages of their outcomes. Thread-safe.
 
-    faces, started = 0, time.monotonic()
-    with Progress(outcomes, total=count, unit="file", disable=count < 2) as bar:
-        for outcome in bar:
-            faces += outcome.faces
-            rate = faces / max(time.monotonic() - started, 1e-9)
-            bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
+    Args:
+        count: of all files; one alone has no progress bar.
+    """
+
+    def __init__(self, count: int) -> None:
+        from dic.progress import Progress
+
+        self._bar = Progress(total=count, unit="file", disable=count < 2)
+        self._faces, self._started = 0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, outcome: Outcome) -> None:
+        """Count a file, and print its message if it has one."""
+        with self._lock:
+            self._faces += outcome.faces
+            rate = self._faces / max(time.monotonic() - self._started, 1e-9)
+            self._bar.set_postfix_str(f"{rate:.1f} faces/s", refresh=False)
             if outcome.message:
-                bar.say(" ".join(_shown(outcome).splitlines()))
+                self._bar.say(" ".join(_shown(outcome).splitlines()))
+            self._bar.update()
 
 
 def _shown(outcome: Outcome) -> str:

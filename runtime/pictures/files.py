@@ -53,7 +53,8 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
 XMP_ORIENTATION = b"tiff:Orientation"
 SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
-UNSTATED = ((1.0, 1.0), (SCREEN, SCREEN))  # libvips' resolutions for files that state none
+# libvips' resolutions for files that state none: 1, SCREEN, and in PNG SCREEN in whole pixels a metre.
+UNSTATED = ((1.0, 1e-6), (SCREEN, 1e-3))  # with what they may be off
 LOSSY = 12.0  # quantisation of formats that do not state it
 REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller version, or another page's mask
 NEW_SUBFILE_TYPE = 254
@@ -167,18 +168,20 @@ def _vips(name: str, data: bytes, kind: str, max_pixels: int) -> Picture:
     if profile[16:20] != COLOUR_SPACES[colours.shape[2]]:
         profile = b""
     exif, xmp = blobs.get("exif", b""), blobs.get("xmp", b"")
-    stated = None if resolution in UNSTATED else resolution
+    unstated = any(max(abs(n - value) for n in resolution) < off for value, off in UNSTATED)
+    stated = None if unstated else resolution
     return Picture(colours, alpha, profile, exif, xmp, stated, _quantisation(data, kind))
 
 
 def _quantisation(data: bytes, kind: str) -> float:
     """See `Picture.quantisation`; lossy WebP and AVIF count as JPEGs of quality 90."""
     if kind == "jpeg":
-        from PIL import Image
+        # Not `Image.open`, whose guard against large pictures is not ours.
+        from PIL.JpegImagePlugin import JpegImageFile
 
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                tables = getattr(image, "quantization", {})
+            with JpegImageFile(io.BytesIO(data)) as image:
+                tables = image.quantization
         except Exception:  # Pillow refuses some markers that libvips passes over
             return LOSSY
         return float(np.mean(tables[0])) if 0 in tables else LOSSY
@@ -228,14 +231,14 @@ def _chunks_before_pixels(data: bytes) -> Iterator[bytes]:
 
 def _pages(name: str, data: bytes) -> int:
     """The pages of a TIFF, thumbnails and masks not counted; ImageError if it is damaged."""
-    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     pages = 0
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            for index in range(getattr(image, "n_frames", 1)):
+        with TiffImageFile(io.BytesIO(data)) as image:
+            for index in range(image.n_frames):
                 image.seek(index)
-                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK  # type: ignore[attr-defined]
+                pages += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK
     except Exception as error:  # Pillow's depends on where the directories are damaged
         raise ImageError(f"{name}: {DAMAGED}") from error
     return pages

@@ -323,6 +323,7 @@ def test_an_interruption_leaves_whole_files_and_a_summary(
     done = json.loads(summary.read_text())
     assert 0 < done["restored"] == len(done["files"]) == 60 - done["left"] < 60
     assert [entry["target"] for entry in done["files"]] == sorted(map(str, out.iterdir()))
+    assert all(f"\n{entry['message']}\n" in told for entry in done["files"])
     assert f", {done['left']} not processed; output in {out}" in told
 
 

@@ -18,7 +18,8 @@ from runtime.faces.options import PhotoOptions
 from runtime.jobs.needs import photo_need
 from runtime.jobs.paths import Job
 from runtime.jobs.pictures import PictureWork
-from runtime.pictures.header import Header, read_header
+from runtime.pictures.files import decode_picture
+from runtime.pictures.header import Header, ImageError, read_header
 
 G = 2**30
 
@@ -79,3 +80,23 @@ def test_what_a_picture_takes_is_within_its_bound() -> None:
     """The other cases are measured by `python -m benchmarks.memory`."""
     for row in measure((Case(2000, "RGB", 16, ".png", 0), Case(1000, "RGBA", 8, ".png", 2))):
         assert row["took"] <= row["need"], row
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_pictures_beyond_pillows_own_guard_are_read(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow warns from 89 megapixels on and refuses from 179; only our own limit counts."""
+    encoded = io.BytesIO()
+    pages = {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]}
+    options = {"quality": 30} if kind == "JPEG" else {"tiffinfo": {254: 0}, **pages}
+    Image.new("RGB", (60, 40)).save(encoded, kind, **options)
+    with Image.open(io.BytesIO(encoded.getvalue())) as image:
+        tables = getattr(image, "quantization", {})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    if kind == "TIFF":
+        with pytest.raises(ImageError, match="has 2 pages"):
+            decode_picture("a.tif", encoded.getvalue())
+    else:
+        picture = decode_picture("a.jpg", encoded.getvalue())
+        assert picture.quantisation == np.mean(tables[0])

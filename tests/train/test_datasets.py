@@ -20,7 +20,7 @@ from PIL import Image
 from dic.console import UserError
 from dic.landmarks import heatmaps
 from train.data.annotations import UNNAMED, AnnotationError, encode_pts, read_annotations
-from train.data.datasets import BadFaceError, FacesInFiles, FacesInMemory, open_faces
+from train.data.datasets import BadFaceError, FacesInFiles, FacesInMemory, FileRange, open_faces
 from train.data.pairs import Batches, FacePairs
 from train.data.pictures import cut, read_picture
 from train.loop.training import train
@@ -433,3 +433,13 @@ def test_a_picture_over_the_budget_is_refused_by_its_header() -> None:
     start = encoded.getvalue()[:100]
     with pytest.raises(ValueError, match="needs up to 61 MB of memory, 1 MB are allowed"):
         read_picture(start, 2**20)
+
+
+def test_a_file_beyond_the_machines_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.data.datasets.share_of_core", lambda: 2**20)
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # of which the disk holds nothing
+    with pytest.raises(ValueError, match=r"has 1 TB, 1 MB of memory are allowed"):
+        FileRange(str(tmp_path / "a.png"), "a.png").read()

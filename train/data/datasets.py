@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from dic.console import UserError
 from dic.cores import cores
+from dic.memory import share_of_core, shown
 from train.data.annotations import Annotation, AnnotationError, read_annotations
 from train.data.pictures import IMAGE_SUFFIXES, Face, Picture, check_box, read_picture
 from train.data.synthetic import draw_faces
@@ -104,9 +105,20 @@ class FileRange:
     size: int = -1
 
     def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is larger than a core's share of the machine's memory.
+        """
         with open(self.path, "rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            size = end - self.offset if self.size < 0 else self.size
+            allowed = share_of_core()
+            if allowed is not None and size > allowed:
+                raise ValueError(f"has {shown(size)}, {shown(allowed)} of memory are allowed")
             file.seek(self.offset)
-            return file.read(self.size)
+            return file.read(size)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dic.memory import shown
+from dic.memory import share_of_core, shown
 from dic.sizes import SR_SIZE
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -47,7 +47,8 @@ def read_picture(data: bytes, memory: int | None = None) -> NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
 
     Args:
-        memory: bytes that decoding may take; more is refused by the header.
+        memory: bytes that decoding may take; more is refused by the header. None is a core's share
+            of the machine's memory.
 
     Raises:
         ValueError: empty, not an image, or too large; damaged files may raise any of Pillow's
@@ -61,8 +62,9 @@ def read_picture(data: bytes, memory: int | None = None) -> NDArray[np.uint8]:
         # As stored (4 bytes a pixel, or 16 bits as float64), turned, and as RGB twice.
         each = 24 if opened.mode.startswith("I") else 16
         need = opened.width * opened.height * each
-        if memory is not None and need > memory:
-            raise ValueError(f"needs up to {shown(need)} of memory, {shown(memory)} are allowed")
+        allowed = share_of_core() if memory is None else memory
+        if allowed is not None and need > allowed:
+            raise ValueError(f"needs up to {shown(need)} of memory, {shown(allowed)} are allowed")
         upright = ImageOps.exif_transpose(opened)
         if upright.mode.startswith("I"):  # 16 bits per pixel, which Pillow's convert would clip
             levels = np.asarray(upright).astype(np.float64) / 257
