@@ -1,8 +1,8 @@
 """`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md`, `docs/status.md`: the text between `<!-- results: FILE TABLE -->` and
-  `<!-- end -->` is replaced by a table of `benchmarks/results/FILE.json` (`report.tables`), with
-  its machine and command.
+- `docs/results.md`, `docs/status.md`, `docs/reference/checkpoints.md`: the text between
+  `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced by a table of
+  `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
 - `docs/reference/recipes.md`: every field of a recipe, from the docstrings of `train.recipe`.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
+from benchmarks.formats.outcomes import CHECKPOINTS
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
 from dic.files import write_whole
@@ -65,6 +66,11 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "detector": lambda content: detector.table(json.loads(content)),
     "matrix": lambda content: matrix.summary(json.loads(content)),
     "matrix-pictures": matrix.by_group("pictures"),
+    "matrix-checkpoints": matrix.by_group("checkpoints"),
+    **{
+        f"checkpoints-by-{axis}": matrix.by_outcome("checkpoints", axis, CHECKPOINTS)
+        for axis in ("file", "wrapper", "tensors")
+    },
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
@@ -151,7 +157,7 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
 
 def pages() -> dict[Path, str]:
     """The up-to-date text of every generated page, by path."""
-    shown = (DOCS / "results.md", DOCS / "status.md")
+    shown = (DOCS / "results.md", DOCS / "status.md", DOCS / "reference" / "checkpoints.md")
     return {
         **{path: filled(path.read_text(encoding="utf-8")) for path in shown},
         DOCS / "reference" / "cli.md": command_reference(),

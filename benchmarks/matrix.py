@@ -41,9 +41,9 @@ def _pictures() -> Iterator[Cell]:
 
 
 def _checkpoints() -> Iterator[Cell]:
-    from benchmarks.formats import checkpoints
+    from benchmarks.formats.checkpoints import judge
 
-    return checkpoints.cells()
+    return judge.cells()
 
 
 # Imported when measured: tables of results need none of the libraries that make files.

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.formats.cell import Cell, Result
-from benchmarks.formats.checkpoint_content import CHANGES, WRAPPERS, networks
-from benchmarks.formats.checkpoint_files import FILES
-from benchmarks.formats.checkpoints import cells, judged
+from benchmarks.formats.checkpoints.content import CHANGES, WRAPPERS, networks
+from benchmarks.formats.checkpoints.files import FILES
+from benchmarks.formats.checkpoints.judge import cells, judged
 from benchmarks.formats.outcomes import CHECKPOINTS, outcomes
 from train.model.network import DIC
 

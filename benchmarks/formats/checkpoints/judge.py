@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.formats.cell import Cell, Result
-from benchmarks.formats.checkpoint_content import (
+from benchmarks.formats.checkpoints.content import (
     CHANGES,
     DATA,
     STEPS,
@@ -31,7 +31,7 @@ from benchmarks.formats.checkpoint_content import (
     networks,
     probe,
 )
-from benchmarks.formats.checkpoint_files import FILES, File
+from benchmarks.formats.checkpoints.files import FILES, File
 from benchmarks.formats.outcomes import CHECKPOINTS
 from dic.console import UserError
 from train.checkpoint import load_checkpoint

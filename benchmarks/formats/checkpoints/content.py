@@ -17,7 +17,7 @@ from torch import Tensor
 from dic.sizes import LQ_SIZE
 from train.model.network import DIC, NetworkConfig
 
-DATA = Path(__file__).parents[2] / "tests" / "data"  # files of the two known implementations
+DATA = Path(__file__).parents[3] / "tests" / "data"  # files of the two known implementations
 STEPS = 2
 SMALL = NetworkConfig(
     channels=4, groups=2, projection=2, fusion_blocks=1,
@@ -320,7 +320,7 @@ WRAPPERS = (
     Wrapper("NumPy's numbers beside it", _with_numpy),
     Wrapper("argparse's arguments beside it", _with_arguments),
     Wrapper("an object of the program beside it", lambda held: {"state_dict": held, "a": Unknown()},
-            "would run benchmarks.formats.checkpoint_content.Unknown"),
+            "would run benchmarks.formats.checkpoints.content.Unknown"),
     Wrapper("a list", lambda held: [held], "contains a list"),
     Wrapper("lists of names and values", lambda held: {"state_dict": list(held.items())},
             "contains no tensors"),

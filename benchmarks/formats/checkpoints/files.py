@@ -90,7 +90,7 @@ def _compressed(content: Content, path: Path) -> None:
 
 
 def _whole_module(content: Content, path: Path) -> None:
-    from benchmarks.formats.checkpoint_content import SMALL
+    from benchmarks.formats.checkpoints.content import SMALL
     from train.model.network import DIC
 
     torch.save(DIC(SMALL), path)
