@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, matrix, memory, portraits, serve
+from benchmarks import crashes, detector, export_memory, fuzz, matrix, memory, portraits, serve
 from benchmarks.formats.outcomes import CHECKPOINTS
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
@@ -54,7 +54,8 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
-    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz", "benchmarks.matrix"),
+    *("benchmarks.memory", "benchmarks.export_memory", "benchmarks.crashes"),
+    *("benchmarks.fuzz", "benchmarks.matrix"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -74,6 +75,7 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
+    "export-memory": lambda content: export_memory.summary(json.loads(content)["exports"]),
     "fuzz": lambda content: fuzz.summary(json.loads(content)["kinds"]),
     "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }
