@@ -20,6 +20,7 @@ from dic.memory import resident
 from dic.outputs import check_outputs
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+KEYS = ("network", "steps", "precision")  # of a row, by which it replaces an older one
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -91,15 +92,15 @@ def main(arguments: list[str]) -> int:
     check_outputs(filter(None, [options.json]), options.checkpoints)
     if not CLEAR.exists():
         raise UserError("benchmarks.export_memory needs Linux's /proc")
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     if options.json and options.json.exists():
         rows = json.loads(options.json.read_bytes())["exports"]
-        found = {(row["network"], row["precision"]): row for row in rows}
+        found = {tuple(row[key] for key in KEYS): row for row in rows}
     for path in options.checkpoints:
         for precision in options.precision:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 row = pool.submit(measured, path, precision).result()
-            found[row["network"], precision] = row
+            found[tuple(row[key] for key in KEYS)] = row
             if options.json:
                 write_json(options.json, {"exports": list(found.values())})
     print(summary(list(found.values())))
