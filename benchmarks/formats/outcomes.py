@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from benchmarks.formats.cell import Cell, Result
-from benchmarks.report.markdown import table
 
 Axes = Mapping[str, Collection[str]]  # the plain values of each axis
 
@@ -25,4 +24,5 @@ def outcomes(cells: Iterable[Cell], axis: str, plain: Axes) -> str:
         if all(cell.axes[name] in values for name, values in others.items()):
             said = {Result.RIGHT: "read", Result.REFUSED: cell.detail}.get(cell.result, "wrong")
             rows.setdefault(cell.axes[axis], said)
-    return table([axis, "result"], [list(row) for row in rows.items()])
+    lines = [(axis, "result"), ("---", "---"), *rows.items()]
+    return "\n".join(f"| {name} | {said} |".replace("*", r"\*") for name, said in lines)
