@@ -60,7 +60,7 @@ def test_a_network_that_needs_more_is_refused_before_any_work(
     sizes = vars(TINY) | {"channels": 32, "projection": 8}
     path, out = tmp_path / "large.pth", tmp_path / "dic.onnx"
     save_checkpoint(path, DIC(NetworkConfig(**sizes)), {})
-    done = here("export.onnx", path, "-o", out, "--memory", "4G", "--steps", 40)
+    done = here("export.onnx", path, "-o", out, "--memory", "2G", "--steps", 64)
     assert "needs up to" in one_line_error(done, 2)
     assert "unrolling" not in done.stderr
     assert not out.exists()
