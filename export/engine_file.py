@@ -15,6 +15,7 @@ from dic.engine_file import (
     METADATA_PREFIX,
     PLAN_MAGICS,
     EngineError,
+    one_line,
     read_magic,
     read_sidecar,
     sidecar,
@@ -93,7 +94,7 @@ def read_engine_file(path: Path) -> EngineFile:
     version = engine.metadata.get("format_version", FORMAT_VERSION)
     if str(version) != str(FORMAT_VERSION):
         raise UserError(
-            f"{path}: engine format version {version} is unknown, this toolkit reads "
+            f"{path}: engine format version {one_line(version)} is unknown, this toolkit reads "
             f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine again"
         )
     missing = [key for key in REQUIRED if key not in engine.metadata]

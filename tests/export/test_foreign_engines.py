@@ -80,6 +80,7 @@ def no_metadata(model: onnx.ModelProto) -> None:
         (unknown_operator, "com.example"),
         (no_metadata, "not a DIC engine"),
         (entry("format_version", "2"), "format version 2 is not supported"),
+        (entry("format_version", "1\n\n"), "format version 1 is not supported"),
         (entry("steps", "x"), "damaged metadata"),
         (entry("io", "tensor"), "its metadata requires lq"),
         (entry("landmarks", "5"), "its metadata requires"),
