@@ -25,19 +25,22 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.report.markdown import table
+from benchmarks.report.rows import write_rows
 from dic.console import Parser, UserError, run
-from dic.files import write_json
+from dic.engine_file import read_sidecar
 from dic.outputs import check_outputs
 from dic.progress import Progress
 
-PARTS = ("photos", "video", "export", "training")
+PARTS = ("photos", "video", "export", "plan", "prepare", "shards", "training")
 PICTURES = 12
+FACES = 24  # enough for train.prepare to start processes
 TINY = (
     *("network.channels=4", "network.groups=2", "network.hourglass_channels=8"),
     *("network.hourglass_depth=2", "network.steps=2", "data.count=8", "data.validation=4"),
     *("batch_size=2", "iterations=60", "validate_every=20", "save_every=2"),
 )
-VOLATILE = ("seconds",)  # keys of JSON files that differ from run to run
+# Keys of JSON files that differ from run to run; a plan's hash is compared with the plan.
+VOLATILE = ("seconds", "already there", "sha256")
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,17 @@ def _digest(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """A file's content: of checkpoints their tensors, of videos their packets."""
+    """A file's content: of checkpoints their tensors, of videos their packets, of plans, which
+    TensorRT never builds twice the same, whether the file beside them is theirs.
+    """
     if path.suffix == ".pth":
         import torch
 
         return repr(_plain(torch.load(path, weights_only=True))).encode()
     if path.suffix == ".mkv":
         return repr(_packets(path)).encode()  # Matroska's identifiers differ from file to file
+    if path.suffix == ".trt":
+        return repr(bool(read_sidecar(path, path.read_bytes()))).encode()
     if path.suffix == ".json":
         return json.dumps(_plain(json.loads(path.read_text())), sort_keys=True).encode()
     return path.read_bytes()
@@ -195,6 +202,8 @@ def commands(folder: Path, engine: Path, checkpoint: Path) -> dict[str, Line]:
         pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(pixels).save(album / f"{n:02}.png")
     _write_clip(clip)
+    faces = _write_faces(folder / "faces")
+    prepare = ["train.prepare", str(faces), "--crop", "none", "--validation", "4"]
     infer = ["runtime.infer", "--engine", str(engine), "--device", "cpu"]
     return {
         "photos": lambda out: [*infer, str(album), "-o", f"{out}/", "--resume", "--landmarks"],
@@ -202,10 +211,25 @@ def commands(folder: Path, engine: Path, checkpoint: Path) -> dict[str, Line]:
             *infer, "--faces", str(clip), "-o", str(out / "clip.mkv"), "--resume", "--enlarge", "1"
         ],
         "export": lambda out: ["export.onnx", str(checkpoint), "-o", str(out / "dic.onnx")],
+        "plan": lambda out: ["export.tensorrt", str(engine), "-o", str(out / "dic.trt")],
+        "prepare": lambda out: [*prepare, "--out", str(out)],
+        "shards": lambda out: [*prepare, "--shards", "8", "--out", str(out)],
         "training": lambda out: [
             *("train", "--recipe", "synthetic-demo", "--out", str(out), "--resume", *TINY)
         ],
     }  # fmt: skip
+
+
+def _write_faces(folder: Path) -> Path:
+    """Drawn faces with their landmarks."""
+    from train.data.annotations import encode_pts
+    from train.data.synthetic import draw_faces
+
+    folder.mkdir()
+    for n, (face, points) in enumerate(zip(*draw_faces(0, FACES), strict=True)):
+        Image.fromarray(face).save(folder / f"{n:02}.png")
+        (folder / f"{n:02}.pts").write_bytes(encode_pts(points))
+    return folder
 
 
 def _write_clip(path: Path) -> None:
@@ -253,7 +277,8 @@ def main(arguments: list[str]) -> int:
         help="for each; there are fewer kills if they take longer (default: no limit)",
     )
     add("--seed", type=int, default=0, help="default: %(default)s")
-    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    add("--json", type=Path, metavar="FILE",
+        help="write the results as JSON; those of other commands in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(PARTS):
         parser.error(f"{sorted(unknown)[0]} is none of {', '.join(PARTS)}")
@@ -271,8 +296,7 @@ def main(arguments: list[str]) -> int:
     rows = [asdict(result) for result in results]
     print(summary(rows))
     if options.json:
-        content = {"seed": options.seed, "commands": rows}
-        write_json(options.json, content)
+        write_rows(options.json, options.seed, "commands", "command", rows, PARTS)
     return 0 if all(result.right for result in results) else 1
 
 

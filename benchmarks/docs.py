@@ -1,6 +1,7 @@
 """`python -m benchmarks.docs`: generate pages from results, commands and recipes.
 
-- `docs/results.md`, `docs/status.md`, `docs/reference/formats.md`: the text between
+- `docs/results.md`, `docs/status.md`, `docs/reference/formats.md`, `docs/reference/checkpoints.md`:
+  the text between
   `<!-- results: FILE TABLE -->` and `<!-- end -->` is replaced by a table of
   `benchmarks/results/FILE.json` (`report.tables`), with its machine and command.
 - `docs/reference/cli.md`: every command's `--help`.
@@ -20,7 +21,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import crashes, detector, fuzz, matrix, memory, memory_videos, portraits, serve
+from benchmarks import (
+    crashes,
+    detector,
+    export_memory,
+    fuzz,
+    matrix,
+    memory,
+    memory_videos,
+    portraits,
+    serve,
+)
+from benchmarks.formats.outcomes import CHECKPOINTS
 from benchmarks.formats.pictures import table as pictures
 from benchmarks.report import results, tables
 from dic.console import Parser, UserError, run
@@ -54,7 +66,8 @@ COMMANDS = (
         "benchmarks.training",
     ),
     "benchmarks.serve",
-    *("benchmarks.memory", "benchmarks.crashes", "benchmarks.fuzz", "benchmarks.matrix"),
+    *("benchmarks.memory", "benchmarks.export_memory", "benchmarks.crashes"),
+    *("benchmarks.fuzz", "benchmarks.matrix"),
     *("benchmarks.detector", "benchmarks.gate", "benchmarks.portraits", "benchmarks.demo"),
     "benchmarks.gpu_check",
 )
@@ -69,10 +82,16 @@ OWN_FILES: dict[str, Callable[[bytes], str]] = {
     "matrix-videos": matrix.by_group("videos"),
     "read-pictures": matrix.shown("pictures", pictures.read_formats),
     "refused-pictures": matrix.shown("pictures", pictures.refused_formats),
+    "matrix-checkpoints": matrix.by_group("checkpoints"),
+    **{
+        f"checkpoints-by-{axis}": matrix.by_outcome("checkpoints", axis, CHECKPOINTS)
+        for axis in ("file", "wrapper", "tensors")
+    },
     "portraits": lambda content: portraits.table(json.loads(content)["portraits"]),
     "serving": serve.summary,
     "memory": lambda content: memory.summary(json.loads(content)["pictures"]),
     "memory-videos": lambda content: memory_videos.summary(json.loads(content)["videos"]),
+    "export-memory": lambda content: export_memory.summary(json.loads(content)["exports"]),
     "fuzz": lambda content: fuzz.summary(json.loads(content)["kinds"]),
     "crashes": lambda content: crashes.summary(json.loads(content)["commands"]),
 }
@@ -156,7 +175,8 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
 
 def pages() -> dict[Path, str]:
     """The up-to-date text of every generated page, by path."""
-    shown = (DOCS / "results.md", DOCS / "status.md", DOCS / "reference" / "formats.md")
+    pages = ("results.md", "status.md", "reference/formats.md", "reference/checkpoints.md")
+    shown = [DOCS / page for page in pages]
     return {
         **{path: filled(path.read_text(encoding="utf-8")) for path in shown},
         DOCS / "reference" / "cli.md": command_reference(),

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from benchmarks.fuzzing.kinds import KINDS
 from benchmarks.fuzzing.workers import Work, fuzz
 from benchmarks.report.markdown import table
+from benchmarks.report.rows import write_rows
 from dic.console import Parser, run
 from dic.cores import cores
-from dic.files import write_json
 from dic.outputs import check_outputs
 from dic.progress import Progress
 
@@ -61,7 +61,8 @@ def main(arguments: list[str]) -> int:
     add("--workers", type=int, default=cores(), metavar="N", help="default: the CPU cores")
     add("--kept", type=Path, default=KEPT, metavar="DIR",
         help="where the inputs of findings are kept (default: %(default)s)")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    add("--json", type=Path, metavar="FILE",
+        help="write the results as JSON; those of other kinds in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"{sorted(unknown)[0]} is none of {', '.join(KINDS)}")
@@ -78,8 +79,7 @@ def main(arguments: list[str]) -> int:
         for line in found.findings:
             print(f"{name} {line}")
         if options.json:
-            content = {"seed": options.seed, "kinds": rows}
-            write_json(options.json, content)
+            write_rows(options.json, options.seed, "kinds", "kind", rows, KINDS)
     print(summary(rows))
     return 1 if any(row["findings"] for row in rows) else 0
 

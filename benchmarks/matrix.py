@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.formats.cell import Cell, Result, counts, grouped
+from benchmarks.formats.outcomes import Axes, outcomes
 from dic.console import Parser, run
 from dic.files import write_json
 from dic.outputs import check_outputs
@@ -45,10 +46,17 @@ def _videos() -> Iterator[Cell]:
     return cells()
 
 
+def _checkpoints() -> Iterator[Cell]:
+    from benchmarks.formats.checkpoints.judge import cells
+
+    return cells()
+
+
 # Imported when measured: tables of results need none of the libraries that make files.
 KINDS: dict[str, Kind] = {
     "pictures": Kind(_pictures, ("pyvips-binary", "opencv-python-headless", "pillow", "tifffile")),
     "videos": Kind(_videos, ("av", "imageio-ffmpeg")),
+    "checkpoints": Kind(_checkpoints, ("torch", "safetensors", "onnxruntime")),
 }
 
 
@@ -88,6 +96,11 @@ def by_group(name: str) -> Callable[[bytes], str]:
 def shown(name: str, table: Callable[[Sequence[Cell]], str]) -> Callable[[bytes], str]:
     """What makes a table of a kind's cells from a results file."""
     return lambda data: table(cells_of(json.loads(data), name))
+
+
+def by_outcome(name: str, axis: str, plain: Axes) -> Callable[[bytes], str]:
+    """What makes a table of what becomes of each value of an axis, of a results file."""
+    return lambda data: outcomes(cells_of(json.loads(data), name), axis, plain)
 
 
 def _kept(path: Path | None) -> dict[str, Any]:

@@ -22,6 +22,11 @@ CHECKPOINT_MAGIC = b"PK\x03\x04"  # PyTorch's checkpoints are ZIP files
 PLAN_MAGICS = {b"ptrt": "TensorRT", b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
+def one_line(text: object) -> str:
+    """A file's text as an error shows it: in one line, and not all of a long one."""
+    return " ".join(str(text).split())[:80]
+
+
 def sidecar(plan: Path) -> Path:
     """Return the path of a plan's metadata file: `dic.trt` → `dic.trt.json`."""
     return plan.with_name(f"{plan.name}.json")
@@ -149,7 +154,7 @@ class Metadata:
             )
         if version != str(FORMAT_VERSION):
             raise EngineError(
-                f"{path}: engine format version {version} is not supported, only "
+                f"{path}: engine format version {one_line(version)} is not supported, only "
                 f"{FORMAT_VERSION} is; upgrade dic-toolkit or export the engine again"
             )
         try:

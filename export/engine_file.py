@@ -15,6 +15,7 @@ from dic.engine_file import (
     METADATA_PREFIX,
     PLAN_MAGICS,
     EngineError,
+    one_line,
     read_magic,
     read_sidecar,
     sidecar,
@@ -82,7 +83,8 @@ def read_engine_file(path: Path) -> EngineFile:
 
     Raises:
         UserError: the file is unreadable, damaged, of an unknown format version, or neither an
-            ONNX file nor a plan; or a file of external weights is missing or too short.
+            ONNX file nor a plan; or a file of external weights is missing, too short or outside the
+            engine's folder.
     """
     try:
         magic = read_magic(path)
@@ -92,7 +94,7 @@ def read_engine_file(path: Path) -> EngineFile:
     version = engine.metadata.get("format_version", FORMAT_VERSION)
     if str(version) != str(FORMAT_VERSION):
         raise UserError(
-            f"{path}: engine format version {version} is unknown, this toolkit reads "
+            f"{path}: engine format version {one_line(version)} is unknown, this toolkit reads "
             f"{FORMAT_VERSION}; upgrade dic-toolkit or export the engine again"
         )
     missing = [key for key in REQUIRED if key not in engine.metadata]
@@ -142,7 +144,7 @@ def _of_model(path: Path, model: onnx.ModelProto) -> EngineFile:
 
 
 def _check_external(path: Path, model: onnx.ModelProto) -> None:
-    """Raise UserError if a file of external weights is missing or too short."""
+    """Raise UserError if a file of external weights is missing, too short or in another folder."""
     needed: dict[str, int] = {}
     for tensor in model.graph.initializer:
         entry = {e.key: e.value for e in tensor.external_data}
@@ -150,6 +152,11 @@ def _check_external(path: Path, model: onnx.ModelProto) -> None:
             end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
             needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
     for location, size in needed.items():
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise UserError(
+                f"{path}: refused, names {location} outside its folder as its weights; export it "
+                "again"
+            )
         weights = path.parent / location
         if not weights.is_file():
             raise UserError(

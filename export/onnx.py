@@ -16,10 +16,6 @@ from dic.memory import Memory, add_memory_option
 from dic.outputs import check_outputs
 from export import disable_telemetry
 
-# A bound of an export's memory beyond the 386 MB of what is imported: the graph's copies of the
-# weights, and activations. Measured in fp32 with two networks: a checkpoint of 0.1 MB took 190 MB,
-# one of 16 MB 450 MB.
-FIXED_BYTES, COPIES = 300 * 2**20, 24
 ENGINES = (".onnx", ".trt", ".plan", ".engine")
 
 
@@ -39,6 +35,7 @@ def main(arguments: list[str]) -> int:
     from export.choices import Choices, Precision, Target
     from export.exporter import export, say
     from export.graph.interface import Io, Signature
+    from export.needs import needed_bytes
     from train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(source, options.steps)
@@ -63,8 +60,7 @@ def main(arguments: list[str]) -> int:
             f"{signature.steps}"
         )
     say(f"{source}: {checkpoint.layout.value} layout, {checkpoint.network.config}")
-    size = sum(p.numel() * p.element_size() for p in checkpoint.network.parameters())
-    need = FIXED_BYTES + COPIES * size
+    need = needed_bytes(checkpoint.network, signature.steps, choices.precision)
     with Memory.of(options.memory).taken(need, str(source), "raise --memory"):
         agreement = export(checkpoint, signature, output, choices)
     size = (output.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6

@@ -137,8 +137,11 @@ def _add_compatibility_options(parser: Parser) -> None:
 def _validate(parser: Parser, options: argparse.Namespace) -> None:
     """Check the options, and set the defaults that depend on others: `batch` and `output`."""
     least = options.min_batch
-    most = options.max_batch or max(32, least, options.opt_batch or 0)
-    opt = options.opt_batch or min(max(8, least), most)
+    opt, most = options.opt_batch, options.max_batch
+    if most is None:
+        most = max(32, least, opt or 0)
+    if opt is None:
+        opt = min(max(8, least), most)
     if not 1 <= least <= opt <= most:
         parser.error(
             f"--min-batch {least}, --opt-batch {opt} and --max-batch {most} must be at least 1 and "

@@ -29,6 +29,14 @@ ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
 # What `--backend python` serves: a file of its own, because `export` does not import `runtime`.
 MODEL_PY = Path(__file__).parent / "templates" / "model.py"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Options' smallest and largest values: those of their types in Triton (model_config.proto).
+RANGES = {
+    "model_version": (1, 2**63 - 1),
+    "keep_versions": (1, 2**32 - 1),
+    "instances": (1, 2**31 - 1),
+    "max_batch": (1, 2**31 - 1),
+    "queue_delay": (0, 2**64 - 1),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -141,16 +149,10 @@ def _add_serving_options(parser: Parser) -> None:
 
 
 def _validate(parser: Parser, options: argparse.Namespace) -> None:
-    for name, least in (
-        ("model_version", 1),
-        ("keep_versions", 1),
-        ("instances", 1),
-        ("queue_delay", 0),
-    ):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
-    if options.max_batch is not None and options.max_batch < 1:
-        parser.error("--max-batch must be at least 1")
+    for name, (least, most) in RANGES.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name.replace('_', '-')} must be {least} to {most}, not {value}")
     if not NAME.fullmatch(options.name):
         parser.error("--name must start with a letter or digit; letters, digits, . _ - may follow")
 

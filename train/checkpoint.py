@@ -110,13 +110,19 @@ def load_checkpoint(path: Path, steps: int | None = None) -> Checkpoint:
         trained = _recorded_steps(content) if layout is Layout.TOOLKIT else None
         config = config_from_shapes(tensors, steps or trained or DEFAULT_STEPS)
         with torch.device("meta"):  # allocates nothing; the sizes in a wrong file may be huge
-            check_tensors(tensors, DIC(config), "a DIC network")
-        network = DIC(config)
+            network = DIC(config)
+        check_tensors(tensors, network, "a DIC network")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    network.load_state_dict(tensors)
+    network.load_state_dict({name: _own(t) for name, t in tensors.items()}, assign=True)
     provenance = content.get("provenance", {}) if layout is Layout.TOOLKIT else {}
     return Checkpoint(network.eval(), layout, sha256, provenance, trained)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A parameter's value: float32, dense, in memory that no other tensor of the file shares."""
+    dense = torch.contiguous_format
+    return tensor.detach().to(torch.float32, copy=True, memory_format=dense)
 
 
 def load_hourglass(path: Path, network: DIC) -> None:

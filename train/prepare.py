@@ -40,6 +40,7 @@ from train.data.writing import Job, Prepared, shard_names, write_files, write_sh
 REPORT = "report.json"
 PREVIEW = "preview.png"
 WINDOW = 512  # faces in memory at a time
+MAX_WORKERS = 256
 MAX_PRINTED = 10  # rejected pictures that are printed; the report lists all
 PREVIEW_FACES = 24  # on the preview image
 
@@ -128,6 +129,8 @@ def _check_options(parser: Parser, options: Any) -> None:
         parser.error(
             "--smallest and --workers must be at least 1, --validation and --shards at least 0"
         )
+    if options.workers > MAX_WORKERS:
+        parser.error(f"--workers must be at most {MAX_WORKERS}")
     if not 0 <= options.margin <= 2:
         parser.error("--margin must be from 0 to 2")
     if options.detect and options.points != 68:

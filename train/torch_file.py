@@ -1,6 +1,7 @@
-"""Files written by `torch.save`: read as data, within their own size, whatever wraps the tensors.
+"""Checkpoint files, PyTorch's and safetensors: read as data, within their own size, whatever wraps
+the tensors.
 
-Files are read with `weights_only=True`, so a pickle that would run code is refused.
+PyTorch's are read with `weights_only=True`, so a pickle that would run code is refused.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from dic.console import UserError
 from dic.files import open_regular
+from train import foreign_files
 
 # PyTorch stores tensors uncompressed. More bytes than this many times the file's are no weights.
 LARGEST_EXPANSION = 4
-TORCHSCRIPT = re.compile(r"(^|/)(constants\.pkl|code/.*)$")  # members that only programs have
+CHUNK = 2**20  # bytes
+PROTOCOL = 2  # of pickle, which torch.save writes and PyTorch reads as data
+# Modules that trainers put around others, wherever in the network.
+WRAPPERS = re.compile(
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 class CheckpointError(UserError):
@@ -37,14 +45,16 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         the content, and the SHA-256 of the file in hexadecimal.
 
     Raises:
-        CheckpointError: the file cannot be read, is no regular file, is unsafe, would take more
-            memory than its size warrants, or does not contain a dictionary.
+        CheckpointError: the file cannot be read, is no regular file, is damaged or of another
+            format, is unsafe, would take more memory than its size warrants, or does not contain a
+            dictionary.
     """
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: {foreign_files.folder(path)}")
         with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            content = _load(path, file) if size else None
+            content = _load(path, file) if file.tell() else None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     if not isinstance(content, dict):
@@ -54,42 +64,109 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _load(path: Path, file: io.BufferedReader) -> Any:
-    _check_archive(path, file)
+    """The content of an open file, by its format.
+
+    Raises:
+        CheckpointError: see `read`.
+    """
     file.seek(0)
+    head = file.read(foreign_files.HEAD)
     try:
-        with warnings.catch_warnings():
+        if head[8:9] == b"{":  # after the size of safetensors' header, which is JSON
+            file.seek(0)
+            return safetensors.torch.load(file.read())
+        if why := foreign_files.foreign_head(head):
+            raise CheckpointError(f"{path}: {why}")
+        _check_archive(path, file)
+        file.seek(0)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
             warnings.simplefilter("ignore")  # about pickle protocols; errors are raised below
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         # PyTorch's message has several paragraphs; only the name of the refused object matters.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it would run {refused[1]}" if refused else "it is damaged or not a PyTorch file"
+        if not (isinstance(error, pickle.UnpicklingError) and refused):
+            raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint") from error
         raise CheckpointError(
-            f"{path}: refused, {why}; only tensors and plain data are loaded"
+            f"{path}: refused, it would run {refused[1]}; only tensors and plain data are loaded: "
+            f"{foreign_files.STATE}"
         ) from error
-    except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint") from error
+
+
+class _Ignored:
+    """Stands for a record without tensors: takes what its class is given, and forgets it."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# What many trainers store beside the weights. Their own classes are neither called nor imported:
+# of NumPy's, a crafted state can make pointers of numbers.
+IGNORED: list[Any] = [
+    (_Ignored, name)
+    for name in (
+        "argparse.Namespace",
+        *(
+            f"pathlib.{part}{system}Path"
+            for part in ("", "_local.")
+            for system in ("Posix", "Windows")
+        ),
+        *("numpy.dtype", "numpy.ndarray"),
+        *(
+            f"numpy.{core}.multiarray.{function}"
+            for core in ("core", "_core")
+            for function in ("scalar", "_reconstruct")
+        ),
+    )
+]
 
 
 def _check_archive(path: Path, file: io.BufferedReader) -> None:
-    """Check what a ZIP archive's directory says before anything is expanded.
+    """Check what a ZIP archive's directory says before anything is expanded, and its checksums.
+
+    PyTorch does not compare the checksums that it stores.
 
     Raises:
-        CheckpointError: it holds a program, or expands to far more than the file.
+        CheckpointError: it is of another format, expands to far more than the file, or was saved
+            with a pickle protocol that is not read as data.
+        zipfile.BadZipFile: a checksum is another.
     """
+    file.seek(0)
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
+        archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # PyTorch's older format, or damage, which loading tells
-    if any(TORCHSCRIPT.search(member.filename) for member in members):
+        file.seek(0)  # PyTorch's older format, or damage, which loading tells
+        _check_protocol(path, file.read(2))
+        return
+    with archive:
+        members = archive.infolist()
+        if why := foreign_files.foreign_members([member.filename for member in members]):
+            raise CheckpointError(f"{path}: {why}")
+        expanded, size = sum(member.file_size for member in members), file.seek(0, 2)
+        if expanded > LARGEST_EXPANSION * size:
+            raise CheckpointError(
+                f"{path}: refused, its {size / 1e6:.1f} MB would expand to {expanded / 1e6:.0f} MB"
+            )
+        for member in members:
+            with archive.open(member) as record:
+                if member.filename.endswith("/data.pkl"):
+                    _check_protocol(path, record.read(2))
+                # 0: torch.save was told to store none (`set_crc32_options`)
+                while member.CRC and record.read(CHUNK):
+                    pass
+
+
+def _check_protocol(path: Path, start: bytes) -> None:
+    """Raise CheckpointError if a pickle has a newer protocol than PyTorch reads as data."""
+    if start[:1] == pickle.PROTO and start[1:] > bytes([PROTOCOL]):
         raise CheckpointError(
-            f"{path}: is a TorchScript program, not a checkpoint; save the network's state_dict"
-        )
-    expanded, size = sum(member.file_size for member in members), file.seek(0, 2)
-    if expanded > LARGEST_EXPANSION * size:
-        raise CheckpointError(
-            f"{path}: refused, its {size / 1e6:.1f} MB would expand to {expanded / 1e6:.0f} MB"
+            f"{path}: refused, it was saved with pickle protocol {start[1]}, and only {PROTOCOL}, "
+            "torch.save's default, is loaded as data; save it again with that"
         )
 
 
@@ -135,10 +212,10 @@ def flat(content: object, prefix: str = "") -> dict[str, Tensor]:
 
 
 def part(tensors: Mapping[str, Tensor], marks: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors of one network among others, without the prefix that its wrappers gave them.
+    """The tensors of one network among others, without what its wrappers added to their names.
 
     The prefix is what stands before a mark, a name that only this network has. Averaged weights
-    (EMA) are preferred if there are several.
+    (EMA) are preferred if there are several. `WRAPPERS` are taken off within names as well.
 
     Args:
         tensors: by name, see `flat`.
@@ -152,7 +229,11 @@ def part(tensors: Mapping[str, Tensor], marks: tuple[str, ...]) -> dict[str, Ten
     if not prefixes:
         return {}
     chosen = max(prefixes, key=lambda prefix: ("ema" in prefix.lower(), -len(prefix)))
-    return {n.removeprefix(chosen): t for n, t in tensors.items() if n.startswith(chosen)}
+    return {
+        WRAPPERS.sub("", name.removeprefix(chosen)): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(chosen)
+    }
 
 
 def weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,6 +255,8 @@ def weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(
                 f"{name} is a {tensor.layout} {tensor.dtype} tensor, not dense floating point"
             )
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the meta device and holds no data")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} has {tensor.numel()} elements, more than the file stores")
         kept[name] = tensor

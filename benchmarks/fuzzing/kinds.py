@@ -48,7 +48,7 @@ def kinds(engine: Path, checkpoint: Path) -> dict[str, Kind]:
         "landmarks": Kind(_landmarks, _text_or_binary, _read_landmarks),
         "recipes": Kind(_recipes, _text, _read_recipe),
         "checkpoints": Kind(
-            lambda: [("a.pth", checkpoint.read_bytes())], _mutate_checkpoint, _read_checkpoint
+            lambda: _checkpoints(checkpoint.read_bytes()), _mutate_checkpoint, _read_checkpoint
         ),
         "engines": Kind(
             lambda: [("a.onnx", engine.read_bytes())],
@@ -206,12 +206,24 @@ def _read_recipe(path: Path) -> None:
 # Checkpoints, engines, plans' sidecars
 
 
+def _checkpoints(data: bytes) -> list[Sample]:
+    """The one given, in PyTorch's format before 1.6 too, and its weights in safetensors'."""
+    import safetensors.torch
+    import torch
+
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    older = io.BytesIO()
+    torch.save(content, older, _use_new_zipfile_serialization=False)
+    weights = safetensors.torch.save(content["state_dict"])
+    return [("a.pth", data), ("older.pth", older.getvalue()), ("a.safetensors", weights)]
+
+
 def _mutate_checkpoint(sample: Sample, rng: random.Random) -> Sample:
     """By its bytes, or by the entries and tensors in it."""
     import torch
 
     name, data = sample
-    if rng.random() < 0.4:
+    if name != "a.pth" or rng.random() < 0.4:
         return name, mutated_binary(data, rng)
     content = torch.load(io.BytesIO(data), weights_only=True)
     for key in rng.sample(sorted(content), rng.randrange(1, 3)):

@@ -29,6 +29,7 @@ LIMIT_S = 10.0
 LIMIT_BYTES = 2**30  # a worker's memory may grow by this while it reads small files
 START_S = 300.0  # imports, on a busy machine
 SPAWN = get_context("spawn")
+ENDS = ("! took ", "! the process ended")  # findings that end a worker: `_worker`, `received`
 
 
 @dataclass
@@ -165,7 +166,7 @@ def _supervise(work: Work, numbers: range, note: Callable[[int, str], None], end
                     answer = received(receiver, process, LIMIT_S)
                 note(numbers[0], answer)
                 numbers = numbers[1:]
-                if not process.is_alive() and not receiver.poll():
+                if answer.startswith(ENDS):
                     break
         finally:
             process.kill()

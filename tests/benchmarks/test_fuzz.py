@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import signal
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ import onnx
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from benchmarks.fuzzing import workers
 from benchmarks.fuzzing.kinds import KINDS, kinds
-from benchmarks.fuzzing.workers import SPAWN, answered, received, sample
+from benchmarks.fuzzing.workers import SPAWN, Work, answered, received, sample
 from dic.console import UserError
 from dic.engine_file import sidecar
 from export.engine_file import read_engine_file
@@ -55,6 +59,27 @@ def test_a_worker_that_hangs_is_a_finding_and_killed() -> None:
     process.start()
     assert received(receiver, process, 0) == "! took longer than 0 s"
     assert process.exitcode == -signal.SIGKILL
+
+
+def crash_at_second(work: Work, numbers: Iterable[int], answers: Connection) -> None:
+    """A worker."""
+    answers.send("ready")
+    for number in numbers:
+        answers.send("made")
+        if number == 1:
+            os.abort()
+        answers.send("read")
+
+
+def test_after_a_crash_the_next_worker_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_worker", crash_at_second)
+    noted: list[tuple[int, str]] = []
+    work = Work("boxes", tmp_path, tmp_path, 0)
+    workers._supervise(work, range(4), lambda *one: noted.append(one), math.inf)
+    ended = "! the process ended (SIGABRT)"
+    assert noted == [(0, "read"), (1, ended), (2, "read"), (3, "read")]
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,8 @@ def test_command_errors_are_one_line(
         ([tiny_engine, "--min-batch", "0"], "--min-batch 0"),
         ([tiny_engine, "--workspace", "0"], "--workspace"),
         ([tiny_engine, "--workspace", "99999999999999"], "--workspace must be 1 to"),
+        ([tiny_engine, "--max-batch", "0"], "--max-batch 0 must be at least 1"),
+        ([tiny_engine, "--opt-batch", "0"], "--opt-batch 0 and"),
         ([tiny_engine, "--max-batch", "99999999"], "--max-batch 99999999: must be at most"),
         ([tiny_engine, "--optimization-level", "9"], "--optimization-level"),
         ([tiny_engine, "--timing-cache", "x"], "--timing-cache"),

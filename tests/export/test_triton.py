@@ -259,7 +259,17 @@ def test_command_errors_are_one_line(
         ([tiny_engine, "--name", "../x"], "--name"),
         ([tiny_engine, "--instances", "0"], "--instances"),
         ([tiny_engine, "--model-version", "0"], "--model-version"),
-        ([tiny_engine, "--max-batch", "0"], "--max-batch"),
+        *(
+            ([tiny_engine, option, value], f"{option} must be")
+            for option, value in (
+                ("--max-batch", "0"),
+                ("--max-batch", str(2**31)),
+                ("--instances", "9" * 30),
+                ("--queue-delay", str(2**64)),
+                ("--keep-versions", str(2**32)),
+                ("--model-version", str(2**63)),
+            )
+        ),
         ([plan, "--max-batch", "65"], "up to 64"),
         ([plan, "--device", "cpu"], "GPUs only"),
         ([fake_plan(tmp_path / "large.trt", [2, 4, 8])], "--min-batch 1"),

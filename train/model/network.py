@@ -33,7 +33,13 @@ from dic.sizes import SR_SIZE
 
 PEAK_FLOOR = 0.05  # limits the amplification of a heatmap without a peak (noise) to 1 / PEAK_FLOOR
 PRELU_SLOPE = 0.2
-MAX_SIZE = 1024  # of any count below, so that a typing error does not exhaust the memory
+# Of counts below, so that a typing error does not exhaust the memory.
+MAX_SIZE, MAX_PROJECTION, MAX_STEPS = 1024, 16, 64
+LARGEST = {
+    **dict.fromkeys(("channels", "hourglass_channels", "groups", "fusion_blocks"), MAX_SIZE),
+    "projection": MAX_PROJECTION,
+    "steps": MAX_STEPS,
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,9 @@ class NetworkConfig:
         for name in ("channels", "groups", "projection", "fusion_blocks", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("channels", "hourglass_channels", "groups", "fusion_blocks", "steps"):
-            if getattr(self, name) > MAX_SIZE:
-                raise ValueError(f"{name} must be at most {MAX_SIZE}, not {getattr(self, name)}")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, not {getattr(self, name)}")
         if self.hourglass_channels < 4 or self.hourglass_channels % 4:
             raise ValueError(
                 f"hourglass_channels must be a multiple of 4, not {self.hourglass_channels}"
