@@ -53,12 +53,15 @@ def test_dark_and_turned_faces_are_told_apart(faces: Faces) -> None:
 
 def test_the_command(here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.detector.MOSAIC", 4)
+    monkeypatch.setattr("benchmarks.detector.EMPTY", ("coffee",))
+    monkeypatch.setattr("benchmarks.detector.EMPTY_SCALES", (0.35,))
     done = here("benchmarks.detector", "--count", 3, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     assert table(json.loads((tmp_path / "found.json").read_text())) in done.stdout
     assert "| most turned fifth, 16 px |" in done.stdout
     assert "| rotated by 180° |" in done.stdout
     assert "| 16 faces of 40 px |" in done.stdout
+    assert "| 2 pictures without a face |" in done.stdout
     assert "neither a folder" in one_line_error(here("benchmarks.detector", "--faces", "none"), 2)
 
 

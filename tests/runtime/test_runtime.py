@@ -194,7 +194,7 @@ def test_restoring_crops_shrinks_them_as_in_training(
     [
         np.zeros((16, 16, 3), np.float32),
         np.zeros((16, 20, 3), np.uint8),
-        np.zeros((16, 16, 4), np.uint8),
+        np.zeros((16, 16, 5), np.uint8),
         np.zeros((0, 0, 3), np.uint8),
         None,
     ],
