@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pyvips
 
 from runtime.pictures.header import DAMAGED, ImageError
-from runtime.pictures.picture import LOSSY, Opened, Picture
+from runtime.pictures.picture import LOSSY, Opened
 from runtime.pictures.readers import vips
 
 # Tags (TIFF 6.0, 8).
@@ -32,7 +32,6 @@ COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBC
 RAW = (32803, 34892)  # colour filter array, and its values after interpolation
 UNSIGNED, UNDEFINED = 1, 4  # SampleFormat
 PREMULTIPLIED, STRAIGHT = 1, 2  # ExtraSamples; 0 is no alpha
-LIBTIFF = "tiff2vips: "  # begins its errors in libvips' messages
 LAB_SCRATCH = 12  # bytes of a pixel of L*a*b*, which is converted
 JPEG = 7
 COMPRESSIONS = frozenset((1, 2, 3, 4, 5, JPEG, 8, 32773, 32946, 50001))  # in the wheel's libtiff
@@ -117,27 +116,10 @@ def opened(name: str, data: bytes) -> Opened:
         pages=True,
         resolution=_one(tags, UNIT) != 1,
         scratch=LAB_SCRATCH if layout.photometric == LAB else 0,
-        fail_on="error",
+        # libvips makes tiles black that libtiff cannot decode, unless its warnings are errors too.
+        fail_on="warning" if tags.get(TILE_WIDTH) else "error",
     )
-    opened = vips.opened(name, data, loader)
-    return _with_whole_tiles(name, data, loader, opened) if tags.get(TILE_WIDTH) else opened
-
-
-def _with_whole_tiles(name: str, data: bytes, loader: vips.Loader, opened: Opened) -> Opened:
-    """A file of tiles. libvips makes those black that are damaged, unless all complaints count as
-    errors; then it also refuses files of which libtiff only warns, and does not say of what.
-    """
-    strict = replace(loader, fail_on="warning")
-
-    def decode() -> Picture:
-        try:
-            return vips.opened(name, data, strict).decode()
-        except ImageError as error:
-            if LIBTIFF in str(error.__cause__):
-                raise
-            return opened.decode()
-
-    return replace(opened, decode=decode)
+    return vips.opened(name, data, loader)
 
 
 def _is_other(tags: Tags) -> bool:
