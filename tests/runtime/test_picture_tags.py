@@ -31,7 +31,7 @@ def with_chunk(kind: bytes, content: bytes, before: bytes = b"IDAT") -> bytes:
 
 
 def test_exif_and_xmp_after_a_pngs_pixels_count() -> None:
-    """As ImageMagick writes EXIF data, and ExifTool XMP."""
+    """Which the specification lets them do (5.6)."""
     turned = with_chunk(b"eXIf", TURNED.tobytes().removeprefix(b"Exif\0\0"), b"IEND")
     assert off(decode_picture("a", turned), np.rot90(COLOUR, -1) / 255) == 0
     packet = b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta/>"
