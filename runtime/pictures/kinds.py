@@ -28,6 +28,7 @@ UNREAD = {
     **dict.fromkeys((b"\0\0\2\0\0", b"\0\0\x0a\0\0"), "TGA"),
     b"icns": "icon (ICNS)",
     b"qoif": "QOI",
+    **dict.fromkeys((b"\x8aMNG\r\n\x1a\n", b"\x8bJNG\r\n\x1a\n"), "MNG and JNG"),
     b"II\xbc": "JPEG XR",
     **dict.fromkeys((b"PF\n", b"Pf\n", b"PF ", b"Pf "), "floating-point (PFM)"),
     b"SIMPLE  =": "FITS",

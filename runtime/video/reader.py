@@ -40,6 +40,9 @@ EXACT = (
 )
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 BT709, BT601 = 1, 5  # AVCOL_SPC_BT709, AVCOL_SPC_BT470BG
+# FFmpeg's names of containers. Left out are lists of other files, such as concat's and playlists,
+# which would read what their author names.
+FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg"
 UNTIMED = ("avi",)  # containers without presentation times, which FFmpeg guesses wrongly
 
 
@@ -101,7 +104,7 @@ class Reader:
         self._size: tuple[int, int] | None = None
         try:
             open_regular(path).close()  # a pipe cannot be read twice
-            self.container = av.open(str(path))
+            self.container = av.open(address(path), options={"format_whitelist": FORMATS})
         except UserError as error:
             raise VideoError(str(error)) from error
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -201,6 +204,11 @@ class Reader:
 
     def close(self) -> None:
         self.container.close()
+
+
+def address(path: Path) -> str:
+    """A file as FFmpeg takes it; else what precedes a colon in its name would be a protocol."""
+    return f"file:{path}"
 
 
 def is_cover(stream: Any) -> bool:

@@ -14,7 +14,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange
 
 from dic.cores import cores
-from runtime.video.reader import EXACT, Frame, Reader, VideoError, reason_of
+from runtime.video.reader import EXACT, Frame, Reader, VideoError, address, reason_of
 from runtime.video.streams import WITHOUT_CHAPTERS, kept
 
 # Bytes that encoders hold for each pixel (x264's 40 frames of lookahead and its reference frames),
@@ -75,7 +75,7 @@ class Writer:
         self._space = source.space
         suffix = path.suffix.lower()
         name, options = CODECS.get(suffix, CODEC)
-        self.container = av.open(str(path), "w")
+        self.container = av.open(address(path), "w")
         rate = source.rate
         if name == "mpeg4" and rate.numerator > MOST_TICKS:
             rate = 1 / (1 / rate).limit_denominator(MOST_TICKS)

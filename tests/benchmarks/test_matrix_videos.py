@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("imageio_ffmpeg")
+
 from benchmarks.formats.cell import Result
 from benchmarks.formats.videos.cells import cells, named
 from benchmarks.formats.videos.scene import LAYOUTS, TURNS, picture, samples, seen, stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -205,6 +206,7 @@ def test_animations_are_refused_by_name(kind: str, profile: bool) -> None:
         decode_picture("a", data)
 
 
+@functools.cache  # a profile states the second at which it was made
 def srgb() -> bytes:
     from PIL import ImageCms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,6 +112,7 @@ def exif(orientation: int, order: str = "<") -> bytes:
     return start + struct.pack(f"{order}IH", 8, 2) + entries + bytes(4)
 
 
+@functools.cache  # it states the second at which it was made
 def srgb() -> bytes:
     """An ICC profile of three channels."""
     from PIL import ImageCms

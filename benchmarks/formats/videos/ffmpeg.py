@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -20,13 +19,11 @@ EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 @cache
 def program() -> str:
-    """The program: of PATH, or of the wheel imageio-ffmpeg.
+    """The program of the wheel imageio-ffmpeg, whose version the results state.
 
     Raises:
-        UserError: there is none.
+        UserError: it is not installed.
     """
-    if (found := shutil.which("ffmpeg")) is not None:
-        return found
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ModuleNotFoundError as error:
@@ -34,12 +31,6 @@ def program() -> str:
             "the matrix of videos needs the program ffmpeg; pip install imageio-ffmpeg"
         ) from error
     return str(get_ffmpeg_exe())
-
-
-def version() -> str:
-    """The program's version, such as "n7.1"."""
-    done = subprocess.run([program(), "-version"], capture_output=True, text=True, check=True)
-    return done.stdout.split()[2]
 
 
 def ffmpeg(*arguments: object, data: bytes = b"", folder: Path | None = None) -> tuple[bytes, str]:

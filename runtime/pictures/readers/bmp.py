@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.pictures.header import DAMAGED, Header, ImageError
-from runtime.pictures.picture import Opened, Picture, Pixels, split, to_full_scale
+from runtime.pictures.picture import Opened, Picture, Pixels, fitting, split, to_full_scale
 
 PLAIN, RLE8, RLE4, FIELDS, JPEG_INSIDE, PNG_INSIDE, ALPHA_FIELDS = range(7)
-OS2, VERSION_1 = 12, 40  # bytes of the headers of OS/2 and of BITMAPINFOHEADER
+# Bytes of the headers: of OS/2 and OS/2 2, of BITMAPINFOHEADER, and of those with masks.
+OS2, OS2_2, VERSION_1, VERSION_5 = 12, 64, 40, 124
+HEADERS = (OS2, OS2_2, VERSION_1, 52, 56, 108, VERSION_5)
+EMBEDDED = b"DEBM"  # a profile, by bV5CSType
 MASKS = {16: (0x7C00, 0x03E0, 0x1F), 32: (0xFF0000, 0xFF00, 0xFF)}  # where none are stated
 SCRATCH = 12  # bytes of a pixel: its number, and Pillow's four channels twice
 PALETTES = (1, 4, 8)
@@ -28,6 +31,7 @@ class Layout:
         downwards: the first row is the upper one.
         masks: of red, green, blue, and alpha if it has it; empty for those that Pillow decodes.
         resolution: pixels a millimetre, horizontal and vertical.
+        profile: the ICC profile of its colours.
     """
 
     start: int
@@ -37,6 +41,7 @@ class Layout:
     bits: int
     masks: tuple[int, ...]
     resolution: tuple[float, float] | None
+    profile: bytes
 
 
 def opened(name: str, data: bytes) -> Opened:
@@ -58,7 +63,7 @@ def opened(name: str, data: bytes) -> Opened:
         colours, alpha = split(pixels)
         if alpha is not None and not alpha.any():
             alpha = None  # written by programs that leave the mask's bits empty
-        return Picture(colours, alpha, resolution=layout.resolution)
+        return fitting(Picture(colours, alpha, layout.profile, resolution=layout.resolution))
 
     channels = len(layout.masks) or 3
     depth = 2 if any(mask.bit_count() > 8 for mask in layout.masks) else 1
@@ -68,16 +73,18 @@ def opened(name: str, data: bytes) -> Opened:
 def _layout(name: str, data: bytes) -> Layout:
     """Raises ImageError if it is not read, and struct.error if the headers are cut off."""
     start, size = struct.unpack_from("<II", data, 10)
+    if size not in HEADERS or start < 14 + size:
+        raise ImageError(f"{name}: {DAMAGED}")
     packing, across, down = PLAIN, 0, 0
     if size == OS2:
         width, height, _, bits = struct.unpack_from("<4H", data, 18)
     else:
         width, height, _, bits, packing = struct.unpack_from("<iiHHI", data, 18)
         across, down = struct.unpack_from("<ii", data, 38)
-    if packing in (JPEG_INSIDE, PNG_INSIDE):
+    if packing in (JPEG_INSIDE, PNG_INSIDE) and size != OS2_2:
         inside = "a JPEG" if packing == JPEG_INSIDE else "a PNG"
         raise ImageError(f"{name}: is a BMP with {inside} inside; convert it to PNG first")
-    fields = packing in (FIELDS, ALPHA_FIELDS)
+    fields = packing in (FIELDS, ALPHA_FIELDS) and size != OS2_2
     masks: tuple[int, ...] = MASKS.get(bits, ()) if packing == PLAIN else ()
     if fields and bits in MASKS:
         count = 4 if size > 52 or packing == ALPHA_FIELDS else 3
@@ -93,7 +100,12 @@ def _layout(name: str, data: bytes) -> Layout:
     if any(mask.bit_count() > 16 for mask in masks):
         raise ImageError(f"{name}: fields of more than 16 bits cannot be read; convert it first")
     resolution = (across / 1000, down / 1000) if across > 0 and down > 0 else None
-    return Layout(start, max(width, 0), abs(height), height < 0, bits, masks, resolution)
+    profile = b""
+    if size == VERSION_5 and data[70:74] == EMBEDDED:
+        at, length = struct.unpack_from("<II", data, 126)
+        profile = data[14 + at : 14 + at + length]
+    layout = max(width, 0), abs(height), height < 0, bits, masks
+    return Layout(start, *layout, resolution, profile)
 
 
 def _masked(data: bytes, layout: Layout) -> Pixels:

@@ -33,7 +33,7 @@ def _uncovered(data: bytes, shape: tuple[int, ...], alpha: np.ndarray | None) ->
     if place is None:
         return alpha
     left, top, width, height = place
-    if left == top == 0 and (height, width) >= tuple(shape):
+    if (left, top, height, width) == (0, 0, *shape):
         return alpha
     seen = np.zeros(shape, np.uint8)
     inside = (slice(top, top + height), slice(left, left + width))

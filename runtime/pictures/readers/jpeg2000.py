@@ -57,7 +57,7 @@ def opened(name: str, data: bytes) -> Opened:
     try:
         stream = _codestream(data)
         width, height, bits, channels = _size(name, stream)
-        told = _boxes(data) if stream is not data else Boxes()
+        told = _boxes(data, channels) if stream is not data else Boxes()
     except (struct.error, ValueError, IndexError) as error:
         raise ImageError(f"{name}: {DAMAGED}") from error
     if told.premultiplied:
@@ -68,8 +68,6 @@ def opened(name: str, data: bytes) -> Opened:
         raise ImageError(
             f"{name}: its colour space ({told.space}) is not read; convert it to sRGB first"
         )
-    if told.palette is not None and channels != 1:
-        raise ImageError(f"{name}: {DAMAGED}")
     seen = channels
     if told.palette is not None:
         seen = told.palette.shape[1]
@@ -130,13 +128,13 @@ def _size(name: str, stream: bytes) -> tuple[int, int, int, int]:
     return right - left, below - above, bits, channels
 
 
-def _boxes(data: bytes) -> Boxes:
-    """What the header of a JP2 file says.
+def _boxes(data: bytes, channels: int) -> Boxes:
+    """What the header of a JP2 file says of a codestream of so many channels.
 
     Raises:
         struct.error, ValueError, IndexError: it is damaged.
     """
-    told = Boxes()
+    told, columns = Boxes(), b""
     for kind, content in boxes(first(data, b"jp2h") or b""):
         if kind == b"colr" and told.space is None and not told.profile:  # the first one counts
             if content[0] == 1:
@@ -145,10 +143,20 @@ def _boxes(data: bytes) -> Boxes:
                 told = replace(told, profile=bytes(content[3:]))
         elif kind == b"pclr":
             told = replace(told, palette=_palette(content))
+        elif kind == b"cmap":
+            columns = bytes(content)
         elif kind == b"cdef":
             told = _defined(told, content)
         elif kind == b"res ":
             told = replace(told, resolution=_resolution(first(content, b"resc")))
+    if told.palette is not None:
+        if channels != 1:
+            raise ValueError("a palette for several channels")
+        palette = _mapped(told.palette, columns)
+        told, channels = replace(told, palette=palette), palette.shape[1]
+    named = [*told.channels.values(), *([] if told.alpha is None else [told.alpha])]
+    if max(named, default=0) >= channels or (told.alpha is not None and channels < 2):
+        raise ValueError("channels are defined that there are not")
     return told
 
 
@@ -158,6 +166,14 @@ def _palette(content: memoryview) -> NDArray[np.uint8]:
         raise ValueError("a palette of other samples")
     table = np.frombuffer(content, np.uint8, entries * columns, 3 + columns)
     return table.reshape(entries, columns)
+
+
+def _mapped(palette: NDArray[np.uint8], columns: bytes) -> NDArray[np.uint8]:
+    """The columns of a palette by the channels that they are (I.5.3.5)."""
+    listed = list(struct.iter_unpack(">HBB", columns))
+    if any((of, through) != (0, 1) for of, through, _ in listed) or len(listed) not in (0, 1, 3, 4):
+        raise ValueError("channels that are not the palette's")
+    return palette[:, [column for *_, column in listed]] if listed else palette
 
 
 def _defined(told: Boxes, content: memoryview) -> Boxes:
@@ -177,7 +193,7 @@ def _resolution(content: memoryview | None) -> tuple[float, float] | None:
     if content is None:
         return None
     down, by, across, over, power, of = struct.unpack_from(">4H2b", content)
-    if not by or not over or max(power, of) > 9:
+    if not by or not over or max(map(abs, (power, of))) > 9:
         return None
     return across / over * 10.0**of / 1000, down / by * 10.0**power / 1000
 

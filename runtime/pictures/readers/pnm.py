@@ -13,10 +13,20 @@ from runtime.pictures.picture import Opened, Picture, Pixels, split, to_full_sca
 SPACE = rb"(?:\s|#[^\n]*(?:\n|$))"  # white space and comments
 PLAIN = re.compile(rb"P([1-6])" + SPACE + rb"+(\d{1,9})" + SPACE + rb"+(\d{1,9})")
 WHITE = re.compile(SPACE + rb"+(\d{1,9})")
+ONE_SPACE = re.compile(SPACE)  # before the samples
 PAM = re.compile(rb"P7\s(?:[^\n]*\n){0,64}?ENDHDR[ \t]*\n")
 FIELD = re.compile(rb"^\s*(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
+KIND = re.compile(rb"^\s*TUPLTYPE[ \t]+(.*?)\s*$", re.MULTILINE)
+KINDS = tuple(
+    colour + alpha
+    for colour in (b"BLACKANDWHITE", b"GRAYSCALE", b"RGB")
+    for alpha in (b"", b"_ALPHA")
+)
 HEADER = 65536  # bytes in which it must end
 BLOCK = 2**18  # bytes of text that are read at once; a sample has at least two
+WORD = 9  # digits of a sample, at most
+IN_TEXT = b"0123456789 \t\n\v\f\r"
+LONGEST_KIND = 32  # bytes that errors show
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 1, 5: 1, 6: 3}
 
 
@@ -28,6 +38,7 @@ class Layout:
         variant: the number after P.
         white: the value of full brightness; of bitmaps 1.
         start: where the samples begin.
+        kind: what the channels of a PAM are; empty where it does not say.
     """
 
     variant: int
@@ -36,6 +47,7 @@ class Layout:
     channels: int
     white: int
     start: int
+    kind: bytes = b""
 
     @property
     def depth(self) -> int:
@@ -44,12 +56,15 @@ class Layout:
 
 
 def opened(name: str, data: bytes) -> Opened:
-    """Open a Netpbm file; raises ImageError if it is damaged or has more than 4 channels."""
+    """Open a Netpbm file; raises ImageError if it is damaged or of channels that are not read."""
     layout = _layout(data)
     if layout is None or not layout.width * layout.height or not 1 <= layout.white <= 65535:
         raise ImageError(f"{name}: {DAMAGED}")
     if not 1 <= layout.channels <= 4:
         raise ImageError(f"{name}: {layout.channels} channels; at most 4 are supported")
+    if layout.kind and layout.kind not in KINDS:
+        kind = layout.kind[:LONGEST_KIND].decode("ascii", "replace")
+        raise ImageError(f"{name}: PAM of the type {kind} cannot be read; convert it to PNG first")
 
     def decode() -> Picture:
         try:
@@ -70,7 +85,8 @@ def _layout(data: bytes) -> Layout | None:
         if len(fields) < 4:
             return None
         size = fields[b"WIDTH"], fields[b"HEIGHT"]
-        return Layout(7, *size, fields[b"DEPTH"], fields[b"MAXVAL"], found.end())
+        kind = b" ".join(KIND.findall(found[0]))
+        return Layout(7, *size, fields[b"DEPTH"], fields[b"MAXVAL"], found.end(), kind)
     if not (found := PLAIN.match(start)):
         return None
     variant, white, end = int(found[1]), 1, found.end()
@@ -78,8 +94,10 @@ def _layout(data: bytes) -> Layout | None:
         if not (stated := WHITE.match(start, end)):
             return None
         white, end = int(stated[1]), stated.end()
+    if not (space := ONE_SPACE.match(start, end)):
+        return None
     size = int(found[2]), int(found[3])
-    return Layout(variant, *size, CHANNELS[variant], white, end + 1)  # one space before samples
+    return Layout(variant, *size, CHANNELS[variant], white, space.end())
 
 
 def _samples(data: bytes, layout: Layout) -> Pixels:
@@ -126,7 +144,10 @@ def _of_text(data: bytes, start: int, bitmap: bool, count: int) -> Pixels:
             text = np.frombuffer(block, np.uint8)
             part: Pixels = text[text > ord(" ")] - ord("0")
         else:
-            part = np.array(block.split(), "S9").astype(np.int32)
+            words = block.split()
+            if block.translate(None, IN_TEXT) or max(map(len, words), default=0) > WORD:
+                raise ValueError("a word is no sample")
+            part = np.array(words, f"S{WORD}").astype(np.int32)
         part = part[: count - filled]
         found[filled : filled + len(part)] = part
         filled += len(part)

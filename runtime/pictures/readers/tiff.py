@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyvips
 
 from runtime.pictures.header import DAMAGED, ImageError
-from runtime.pictures.picture import Opened
+from runtime.pictures.picture import LOSSY, Opened
 from runtime.pictures.readers import vips
 
 # Tags (TIFF 6.0, 8).
@@ -107,13 +107,17 @@ def opened(name: str, data: bytes) -> Opened:
     if layout.photometric == LAB:  # libvips takes only some of its layouts; as RGB all
         at, kind = places[PHOTOMETRIC]
         data = data[:at] + struct.pack(kind, RGB) + data[at + struct.calcsize(kind) :]
+    coarse = LOSSY if _one(tags, COMPRESSION) == JPEG else 0.0
     loader = vips.Loader(
         "tiff",
         {"page": main[0]},
         layout.converted,
+        lambda picture: replace(picture, quantisation=coarse),
         pages=True,
         resolution=_one(tags, UNIT) != 1,
         scratch=LAB_SCRATCH if layout.photometric == LAB else 0,
+        # libvips makes tiles black that libtiff cannot decode, unless its warnings are errors too.
+        fail_on="warning" if tags.get(TILE_WIDTH) else "error",
     )
     return vips.opened(name, data, loader)
 
@@ -178,20 +182,19 @@ def _pages(data: bytes) -> Iterator[tuple[dict[int, tuple[int, ...]], dict[int, 
     """Of each page, its tags that hold whole numbers, and their places and types in the file.
 
     Raises:
-        struct.error, KeyError, ValueError: a directory is damaged.
+        struct.error, KeyError, ValueError: a directory is damaged, or they overlap.
     """
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     big = data[2:4] in (b"+\0", b"\0+")
     count, entry, offset = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-    seen = set()
+    size, room = struct.calcsize(order + entry), len(data)
     while at:
-        if at in seen:
-            raise ValueError("the directories are a circle")
-        seen.add(at)
         (entries,) = struct.unpack_from(order + count, data, at)
         at += struct.calcsize(order + count)
-        size = struct.calcsize(order + entry)
+        room -= (entries + 1) * size  # a circle of directories would have no end
+        if room < 0:
+            raise ValueError("the directories overlap")
         tags, places = {}, {}
         for place in range(at, at + entries * size, size):
             tag, kind, values, inside = struct.unpack_from(order + entry, data, place)

@@ -17,6 +17,7 @@ from runtime.pictures.picture import Opened, Picture, fitting, split
 
 BLOBS = ("icc-profile", "exif", "xmp")  # libvips' fields, without "-data"
 XMP_ORIENTATION = b"tiff:Orientation"
+TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
 SCREEN = 72 / 25.4  # pixels a millimetre of a picture that states no resolution
 # libvips' resolutions for files that state none, and what they may be off: those of PNGs are SCREEN
 # in whole pixels a metre.
@@ -45,6 +46,8 @@ class Loader:
         pages: it may have several.
         resolution: it says in which unit its resolution is.
         scratch: see `Header`.
+        fail_on: which of the decoder's complaints are errors: "truncated" (only that the file ends
+            too early), "error", or "warning" (all).
     """
 
     kind: str
@@ -54,6 +57,7 @@ class Loader:
     pages: bool = False
     resolution: bool = True
     scratch: int = 0
+    fail_on: str = "truncated"
 
     def load(self, data: bytes, access: str = "sequential") -> pyvips.Image:
         """An image whose pixels are not decoded yet.
@@ -65,9 +69,7 @@ class Loader:
             pyvips.Error: it is damaged.
         """
         load = getattr(pyvips.Image, f"{self.kind}load_buffer")
-        # A PNG has check sums, so any error is damage. Many JPEGs have harmless errors.
-        fail_on = "error" if self.kind == "png" else "truncated"
-        return load(data, access=access, fail_on=fail_on, **self.options)
+        return load(data, access=access, fail_on=self.fail_on, **self.options)
 
 
 @contextmanager
@@ -134,12 +136,16 @@ def _decoded(data: bytes, loader: Loader, image: pyvips.Image) -> Picture:
     }
     resolution = (image.xres, image.yres)
     if turned(image):
+        if image.get("orientation") in TRANSPOSED:
+            resolution = resolution[::-1]
         image = loader.load(data, "random").autorot()
         blobs["xmp"] = unturned(blobs.get("xmp", b""))
     image = loader.convert(image)
     # `numpy` drops axes of length 1: the channels of grey pictures, and more of 1×1 pixels.
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
-    unstated = any(max(abs(n - value) for n in resolution) < off for value, off in UNSTATED)
+    unstated = min(resolution) <= 0 or any(
+        max(abs(n - value) for n in resolution) < off for value, off in UNSTATED
+    )
     return fitting(
         Picture(
             *split(pixels),
