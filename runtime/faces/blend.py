@@ -24,12 +24,13 @@ FLAGS = {
     Interpolation.LANCZOS: cv2.INTER_LANCZOS4,
 }
 PROJECTION_SIDE = 64  # pixels; largest resolution of the back-projection
-# By the photograph's quantisation up to so many grey levels: rounds, and how the difference is
-# enlarged. Sharp projection would put back a JPEG's noise (measured in benchmarks/NOTES.md).
+# By the photograph's quantisation and grain up to so many grey levels: rounds, and whether Lanczos
+# (else bicubic) enlarges the difference. Sharp projection would put back a JPEG's noise, and a
+# scan's (measured in benchmarks/NOTES.md).
 PROJECTION = (
-    (1.0, 4, cv2.INTER_LANCZOS4),
-    (20.0, 2, cv2.INTER_CUBIC),
-    (np.inf, 1, cv2.INTER_CUBIC),
+    (1.0, 2.5, 4, True),
+    (20.0, 7.5, 2, False),
+    (np.inf, np.inf, 1, False),
 )
 # Comparison of a restored face with the photograph: side in pixels, standard deviation of the
 # blur in those pixels, and the mean differences in grey levels that give weights of 1 and 0.
@@ -70,7 +71,20 @@ def enlarged(photo: Picture, scale: int, way: Interpolation = Interpolation.CUBI
     return replace(photo, pixels=pixels, alpha=enlarge(photo.alpha))
 
 
-def back_project(face: Bytes, crop: Bytes, quantisation: float = 0.0) -> Bytes:
+def projection(quantisation: float, grain: float) -> tuple[int, bool]:
+    """Rounds of back-projection for a photograph, and whether Lanczos enlarges the difference.
+
+    Args:
+        quantisation, grain: see `Picture`.
+    """
+    return next(
+        (rounds, lanczos)
+        for coarse, noisy, rounds, lanczos in PROJECTION
+        if quantisation <= coarse and grain <= noisy
+    )
+
+
+def back_project(face: Bytes, crop: Bytes, quantisation: float = 0.0, grain: float = 0.0) -> Bytes:
     """Make a restored face consistent with the photograph (Irani and Peleg, 1991).
 
     Iterative back-projection: reduced to the crop's resolution, the face should equal the crop.
@@ -80,7 +94,7 @@ def back_project(face: Bytes, crop: Bytes, quantisation: float = 0.0) -> Bytes:
     Args:
         face: (128, 128, 3) uint8 RGB, restored from `crop`.
         crop: (S, S, 3) uint8 RGB.
-        quantisation: of the photograph, see `Picture`.
+        quantisation, grain: of the photograph, see `Picture`.
 
     Returns:
         (128, 128, 3) uint8 RGB.
@@ -88,7 +102,8 @@ def back_project(face: Bytes, crop: Bytes, quantisation: float = 0.0) -> Bytes:
     side = min(crop.shape[0], PROJECTION_SIDE)
     target = resize(crop, (side, side)).astype(np.float32)
     full = (face.shape[1], face.shape[0])
-    rounds, way = next((n, way) for most, n, way in PROJECTION if quantisation <= most)
+    rounds, lanczos = projection(quantisation, grain)
+    way = cv2.INTER_LANCZOS4 if lanczos else cv2.INTER_CUBIC
     for _ in range(rounds):
         residual = target - resize(face, (side, side))
         correction = cv2.resize(residual, full, interpolation=way)

@@ -84,7 +84,7 @@ class HostFrame:
         for face, weight in in_order(faces, weights):
             piece = cut(self._image, face.crop)
             mask = face.mask() * consistency(face.image, piece) * np.float32(weight)
-            projected = back_project(face.image, piece, picture.quantisation)
+            projected = back_project(face.image, piece, picture.quantisation, picture.grain)
             paste(picture, projected, face.crop, scale, mask)
         return picture
 

@@ -26,6 +26,7 @@ from runtime.cuda.workspace import Workspace
 from runtime.engines.arrays import DeviceArray
 from runtime.engines.contract import Engine
 from runtime.engines.gpu import Gpu
+from runtime.faces.blend import projection
 from runtime.faces.crop import Crop
 from runtime.faces.face import Face
 from runtime.faces.frames import in_order
@@ -37,7 +38,6 @@ from runtime.faces.records import (
     crop_records,
     mask_records,
     paste_records,
-    projection,
     projection_sides,
     resize_records,
     shrink_sizes,
@@ -296,7 +296,7 @@ class GpuFrame:
             masks, photos, restored, spans_at, masks_at, count, side, SETTINGS, work.stream
         )
         targets = resized("photo compared", pieces)
-        rounds, lanczos = projection(self._photo.quantisation)
+        rounds, lanczos = projection(self._photo.quantisation, self._photo.grain)
         for _ in range(rounds):
             reduced, job = resized("face compared", stack), at["face compared"]
             kernels.project(stack, targets, reduced, job, count, side, lanczos, work.stream)

@@ -21,7 +21,6 @@ from runtime.faces.blend import (
     DIFFERENCE,
     FADE,
     FEATHER,
-    PROJECTION,
     PROJECTION_SIDE,
     outline,
 )
@@ -93,12 +92,6 @@ def shrink_sizes(crops: Sequence[Crop], face_size: int) -> list[list[tuple[int, 
     if all(crop.size <= face_size for crop in crops):
         return [last]
     return [[(crop.size, side) for crop, side in zip(crops, middle, strict=True)], last]
-
-
-def projection(quantisation: float) -> tuple[int, bool]:
-    """Rounds of back-projection for a photograph, and whether Lanczos enlarges the difference."""
-    rounds, way = next((n, way) for most, n, way in PROJECTION if quantisation <= most)
-    return rounds, way == cv2.INTER_LANCZOS4
 
 
 def projection_sides(crops: Sequence[Crop]) -> list[int]:

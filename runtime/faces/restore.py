@@ -28,6 +28,7 @@ from runtime.faces.detect import Detector, YuNetDetector
 from runtime.faces.face import Face
 from runtime.faces.frames import HostFrame, PhotoFrame
 from runtime.faces.gpu import GpuFrames, covered, open_frames
+from runtime.faces.noise import grain
 from runtime.faces.options import BATCH, MAX_FACE, Interpolation
 from runtime.pictures.inputs import as_picture, as_rgb, described
 from runtime.pictures.picture import Picture
@@ -354,8 +355,11 @@ class Restorer:
             raise ValueError(f"enlarge must be 1 to {MAX_ENLARGEMENT}, got {enlarge}")
         background = Interpolation(background)
         photo = as_picture(photo)
-        detected = self.detector.find(photo.rgb()) if crops is None else crops
+        image = photo.rgb()
+        detected = self.detector.find(image) if crops is None else crops
         small = [crop for crop in detected if crop.size <= max_face]
+        photo = replace(photo, grain=grain(image, small))
+        del image  # of grey or 16-bit pictures a copy
 
         def work(frame: PhotoFrame) -> RestoredPhoto:
             faces = self.restore_framed(frame, small, exact=crops is not None)

@@ -33,6 +33,8 @@ class Picture:
         resolution: pixels a millimetre, horizontal and vertical; None where not stated.
         quantisation: how coarsely its lossy compression rounded brightness: the mean step of a
             JPEG's table in grey levels (12 at quality 90, 58 at 50); 0 if lossless.
+        grain: standard deviation of the noise around its faces in grey levels; 0 before it is
+            measured (`runtime.faces.noise`).
     """
 
     pixels: Pixels
@@ -42,6 +44,7 @@ class Picture:
     xmp: bytes = b""
     resolution: tuple[float, float] | None = None
     quantisation: float = 0.0
+    grain: float = 0.0
 
     @property
     def peak(self) -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runtime.cuda import layout
 from runtime.cuda.kernels import Kernels, resizable
-from runtime.faces.blend import back_project, consistency, enlarged, face_mask
+from runtime.faces.blend import back_project, consistency, enlarged, face_mask, projection
 from runtime.faces.crop import Crop, cut
 from runtime.faces.face import Face
 from runtime.faces.frames import HostFrame
@@ -25,7 +25,6 @@ from runtime.faces.records import (
     crop_records,
     mask_records,
     paste_records,
-    projection,
     projection_sides,
     resize_records,
     shrink_sizes,
@@ -157,7 +156,7 @@ def projected(
     sizes = [(SIDE, side) for side in sides]
     records, size = resize_records(sizes)
     reduced = np.full(size, 77, np.uint8)
-    rounds, lanczos = projection(quantisation)
+    rounds, lanczos = projection(quantisation, 0)
     for _ in range(rounds):
         kernels.resize(address(faces), address(reduced), address(records), sizes, None)
         addresses = map(address, (faces, targets, reduced, records))

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dic.landmarks import COMPONENT_GROUPS
 from runtime.faces import crop as frame
 from runtime.faces.blend import FLAGS, back_project, consistency, enlarged, face_mask, paste
 from runtime.faces.crop import Crop, cut, distinct, from_points, refine, scaled
+from runtime.faces.noise import grain
 from runtime.faces.options import Interpolation
 from runtime.pictures.picture import Picture
 from runtime.pictures.resample import resize
+from runtime.restorer import FaceRestorer
 from train.data.crop import crop_box
 
 SQUARE = face_mask(128, None, None)
@@ -228,3 +231,49 @@ def test_hidden_colours_do_not_bleed_into_a_cut_out() -> None:
     assert done.alpha is not None
     visible = done.alpha > 8
     assert np.abs(done.pixels[visible].astype(int) - 200).max() <= 2
+
+
+@pytest.mark.parametrize("deviation", [0, 4, 8, 12])
+def test_grain_is_the_noise_that_was_added(deviation: int) -> None:
+    rng = np.random.default_rng(0)
+    shade = np.linspace(60, 190, 200)[None, :, None] + np.zeros((200, 1, 3))
+    noisy = np.clip(np.round(shade + rng.normal(0, deviation, shade.shape)), 0, 255)
+    crops = [Crop(20, 20, 130), Crop(120, 120, 130)]  # one reaches beyond the picture
+    assert grain(noisy.astype(np.uint8), crops) == pytest.approx(deviation, abs=0.5)
+
+
+def test_grain_of_what_has_no_pixels_is_none() -> None:
+    image = np.zeros((1, 7, 3), np.uint8)
+    assert grain(image, []) == grain(image, [Crop(0, 0, 4), Crop(40, 40, 8)]) == 0
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_grain_is_not_sharpened(side: int) -> None:
+    """A noisy photograph is not worse than its bicubic enlargement; not knowing, it would be."""
+    import skimage.data
+
+    whole = Image.fromarray(skimage.data.astronaut()[:256, 96:352])  # a face of some 150 pixels
+    size = round(256 * side / 150)
+    small = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC)).astype(float)
+    noise = np.random.default_rng(0).normal(0, 10, small.shape)
+    noisy = np.clip(np.round(small + noise), 0, 255).astype(np.uint8)
+    left, top = round(54 * size / 256), round(43 * size / 256)
+    crop, region = (
+        Crop(left, top, side),
+        np.s_[4 * top : 4 * (top + side), 4 * left : 4 * (left + side)],
+    )
+    wanted = np.asarray(whole.resize((4 * size, 4 * size), Image.Resampling.BICUBIC))[region]
+
+    def decibels(image: np.ndarray) -> float:
+        return float(-10 * np.log10(np.mean((image[region] / 255 - wanted / 255) ** 2)))
+
+    bicubic = np.asarray(
+        Image.fromarray(noisy).resize((4 * size, 4 * size), Image.Resampling.BICUBIC)
+    )
+    with FaceRestorer(device="cpu") as restorer:
+        known = decibels(restorer.restore_photo(noisy, [crop], enlarge=4).image)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("runtime.faces.restore.grain", lambda *_: 0.0)
+            ignored = decibels(restorer.restore_photo(noisy, [crop], enlarge=4).image)
+    assert known > decibels(bicubic) - 0.2
+    assert known > ignored + 0.5
