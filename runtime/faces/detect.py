@@ -116,15 +116,20 @@ class YuNetDetector:
 
     def find(self, image: Bytes) -> list[Crop]:
         """Detect the faces in a picture; see `Detector.find`."""
+        return self.find_upright(image) or self._find_rotated(image)
+
+    def find_upright(self, image: Bytes) -> list[Crop]:
+        """Detect faces as `find` does, but without the search at several rotations."""
         scales = self._scales(*image.shape[:2])
-        rows = [row for scale in scales for row in self._searched(image, scale)]
-        crops = self._confirmed(image, rows)
-        if not crops:
-            coarse = min(self.SIDES[-1] / max(image.shape[:2]), self.MOST_ENLARGED)
-            small = _resized(image, coarse)
-            turned = (row for turn in self.TURNS for row in self._turned(small, turn))
-            crops = self._confirmed(image, [_scaled(row, coarse) for row in turned])
-        return crops
+        return self._confirmed(
+            image, [row for scale in scales for row in self._searched(image, scale)]
+        )
+
+    def _find_rotated(self, image: Bytes) -> list[Crop]:
+        coarse = min(self.SIDES[-1] / max(image.shape[:2]), self.MOST_ENLARGED)
+        small = _resized(image, coarse)
+        rows = (row for turn in self.TURNS for row in self._turned(small, turn))
+        return self._confirmed(image, [_scaled(row, coarse) for row in rows])
 
     def _confirmed(self, image: Bytes, rows: Sequence[NDArray[np.float32]]) -> list[Crop]:
         """The crops of the detections that are faces, upright; each face once, largest first."""

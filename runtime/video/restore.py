@@ -25,6 +25,7 @@ from runtime.faces.options import Interpolation, PhotoOptions
 from runtime.faces.restore import Restorer, enlargement
 from runtime.pictures.picture import LOSSY, Picture
 from runtime.video.reader import Frame, Packet, Reader, VideoError
+from runtime.video.search import FrameSearch
 from runtime.video.steady import Steady
 from runtime.video.tracks import Sighting, Track, join, sightings
 from runtime.video.writer import Writer, check_container, encoder_bytes
@@ -229,11 +230,13 @@ def _detect(source: Path, restorer: Restorer, memory: int | None) -> Detected:
     """
     size = (0, 0)
 
-    def find(item: Frame) -> tuple[list[Crop], tuple[int, ...]]:
-        return restorer.detector.find(item.pixels), item.pixels.shape
-
     frames_crops = []
     with closing(Reader(source)) as reader:
+        faces = FrameSearch(restorer.detector, float(reader.rate))
+
+        def find(item: Frame) -> tuple[list[Crop], tuple[int, ...]]:
+            return faces.find(item), item.pixels.shape
+
         frames = (item for item in reader.packets() if isinstance(item, Frame))
         context = reader.stream.codec_context
         size = (context.width, context.height)
