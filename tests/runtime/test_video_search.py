@@ -33,8 +33,11 @@ def frames(image: NDArray[np.uint8], count: int) -> list[Frame]:
 def astronaut(turn: int) -> NDArray[np.uint8]:
     import skimage.data
 
-    portrait = Image.fromarray(skimage.data.astronaut()).crop((96, 0, 352, 256)).resize((120, 120))
-    return np.asarray(portrait.rotate(-turn, fillcolor=(120, 120, 120)))
+    grey = (120, 120, 120)
+    portrait = Image.fromarray(skimage.data.astronaut()).crop((96, 0, 352, 256)).resize((40, 40))
+    image = Image.new("RGB", (160, 120), grey)
+    image.paste(portrait.rotate(-turn, fillcolor=grey), (30, 20))
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize(("turn", "searches"), [(None, 2), (0, 0), (90, 12)])
