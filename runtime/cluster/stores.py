@@ -12,7 +12,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 from dic.console import UserError
-from runtime.jobs.paths import PATTERN, READABLE, VIDEOS, Source
+from runtime.jobs.paths import MEDIA, PATTERN, Source
 
 # Stores where an object appears whole or not at all, as our files do. Others are only read.
 WHOLE = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"))
@@ -77,7 +77,7 @@ def sources(url: str, output: Path) -> list[Source]:
     for object_ in paths:
         relative = Path(object_.name) if pattern else Path(*object_.relative_to(folder).parts)
         hidden = any(part.startswith(".") for part in relative.parts)
-        media = object_.suffix.lower() in READABLE | VIDEOS
+        media = object_.suffix.lower() in MEDIA
         if media and not hidden and (output == folder or not object_.is_relative_to(output)):
             found.append(Source(object_, relative, False))
     if not found:

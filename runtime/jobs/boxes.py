@@ -166,7 +166,9 @@ def _crop(where: str, numbers: Sequence[Any]) -> Crop:
             raise UserError(f"{where}: the five points must not coincide")
         return from_points(points)
     if len(values) not in (4, 5):
-        raise UserError(f"{where}: a face needs 4 or 10 numbers, got {len(values)}")
+        raise UserError(
+            f"{where}: a face needs 4 or 10 numbers, separated by commas; got {len(values)}"
+        )
     x, y, width, height, *angles = values
     if width < 1 or height < 1:
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import glob
-import importlib.util
 import logging
 import os
 import stat
@@ -17,20 +16,18 @@ from dic.outputs import refuse_inputs, repeated
 
 STREAM = Path("-")  # standard input or output
 WRITABLE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"))
-HEIC = frozenset((".heic", ".heif", ".hif"))  # read by a library that not all machines have
-READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
-READABLE = (
-    WRITABLE
-    | {".jfif", ".pgm", ".pbm", ".pnm", ".pam", ".gif", ".avif", ".jp2", ".j2k"}
-    | (HEIC if READS_HEIC else frozenset())
-)
+READABLE = WRITABLE | {
+    *(".jfif", ".pgm", ".pbm", ".pnm", ".pam", ".gif", ".avif", ".jp2", ".j2k"),
+    *(".heic", ".heif", ".hif"),  # by a library that not all machines have; the error names it
+}
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
+# Formats that are not supported. In a folder their files fail, so that none is left out unnoticed;
+# but `.ts` is also a programming language's, and the last ones accompany pictures that are read.
 UNREAD_VIDEOS = frozenset(
     (".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".wmv")
 )
-# Formats that are not supported, but common in folders of pictures; skipped with a warning. `.ts`
-# is also a programming language's.
-UNREAD = HEIC | {".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"} | UNREAD_VIDEOS - {".ts"}
+MEDIA = READABLE | VIDEOS | UNREAD_VIDEOS - {".ts"} | {".jxl"}
+SKIPPED = frozenset((".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"))
 PATTERN = "*?["
 
 log = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ class Job:
 
     @property
     def is_video(self) -> bool:
-        return self.source.suffix.lower() in VIDEOS
+        return is_video(self.source)
 
     @property
     def outputs(self) -> list[Path]:
@@ -143,13 +140,8 @@ def jobs_of(
         UserError: see `plan`.
     """
     one = len(sources) == 1 and sources[0].named
-    if one and (path := sources[0].path).suffix.lower() in UNREAD_VIDEOS:
-        raise UserError(
-            f"{path}: this format of videos is not supported; convert it first, such as by "
-            f"ffmpeg -i {path.name} {path.stem}.mkv"
-        )
     if output == STREAM:
-        if not one or options.extras or sources[0].path.suffix.lower() in VIDEOS:
+        if not one or options.extras or is_video(sources[0].path):
             raise UserError(
                 "standard output takes one picture without extra outputs; write to a file or folder"
             )
@@ -203,12 +195,10 @@ def listed(inputs: Sequence[str], output: Path) -> Iterator[Source]:
             unreadable: list[Path] = []
             files = list(_walk(path, output, unreadable))
             media = [p for p in files if _is_media(p)] + unreadable  # which fail as files do
-            unread = [p for p in files if p.suffix.lower() in UNREAD - READABLE]
-            if unread:
-                more = f" (and {len(unread) - 1} similar files)" if len(unread) > 1 else ""
-                lacks = unread[0].suffix.lower() in HEIC
-                why = "needs pillow-heif (extra heic)" if lacks else "format not supported"
-                log.warning("%s%s: %s; skipped", unread[0], more, why)
+            skipped = [p for p in files if p.suffix.lower() in SKIPPED]
+            if skipped:
+                more = f" (and {len(skipped) - 1} similar files)" if len(skipped) > 1 else ""
+                log.warning("%s%s: format not supported; skipped", skipped[0], more)
             if not media:
                 raise UserError(f"{path}: no pictures or videos in this folder; give another")
             yield from (Source(p, p.relative_to(path), False) for p in media if p not in seen)
@@ -229,9 +219,14 @@ def listed(inputs: Sequence[str], output: Path) -> Iterator[Source]:
             yield Source(path, Path(path.name), True)
 
 
+def is_video(path: Path) -> bool:
+    """Whether a path has the suffix of a video, supported or not."""
+    return path.suffix.lower() in VIDEOS | UNREAD_VIDEOS
+
+
 def _is_media(path: Path) -> bool:
     """Whether a listed path is a regular file with the suffix of a picture or video."""
-    if path.suffix.lower() not in READABLE | VIDEOS:
+    if path.suffix.lower() not in MEDIA:
         return False
     try:
         kind = path.stat().st_mode
@@ -276,7 +271,7 @@ def _walk(folder: Path, output: Path, unreadable: list[Path]) -> Iterator[Path]:
 
 def _check_format(source: Path, output: Path, options: OutputOptions) -> None:
     suffix = output.suffix.lower()
-    if source.suffix.lower() in VIDEOS:
+    if is_video(source):
         if suffix not in VIDEOS:
             raise UserError(f"{output}: videos can be written as one of {_listed(VIDEOS)}")
     elif suffix not in WRITABLE:
@@ -295,14 +290,16 @@ def _listed(suffixes: frozenset[str]) -> str:
 def _relative_target(source: Source, options: OutputOptions) -> Path:
     """A source's output path, relative to the output folder."""
     suffix = source.path.suffix.lower()
-    if suffix in VIDEOS or (options.suffix is None and options.keep_format and suffix in WRITABLE):
+    if is_video(source.path) or (
+        options.suffix is None and options.keep_format and suffix in WRITABLE
+    ):
         return source.relative
     return source.relative.with_name(f"{source.relative.stem}{options.suffix or '.png'}")
 
 
 def _extras(source: Path, target: Path, extras: dict[str, str]) -> dict[str, Path]:
     """Paths of a job's extra outputs by kind."""
-    if source.suffix.lower() in VIDEOS:  # drawings and comparisons exist only for pictures
+    if is_video(source):  # drawings and comparisons exist only for pictures
         extras = {kind: ending for kind, ending in extras.items() if kind == "landmarks"}
     # Append to the full name: phones store IMG_1.jpg and IMG_1.mp4 in one folder.
     return {kind: target.with_name(f"{target.name}{ending}") for kind, ending in extras.items()}
@@ -321,9 +318,9 @@ def _check_collisions(jobs: list[Job], read: Sequence[Path]) -> None:
                 raise UserError(_both(writers[output], job, output))
             writers[output] = job
     outputs = [output for output in writers if output != STREAM]
+    refuse_inputs(outputs, (*(job.source for job in jobs if job.source != STREAM), *read))
     if (same := repeated(outputs)) is not None:
         raise UserError(_both(writers[same[0]], writers[same[1]], same[1]))
-    refuse_inputs(outputs, (*(job.source for job in jobs if job.source != STREAM), *read))
 
 
 def _both(one: Job, other: Job, output: Path) -> str:

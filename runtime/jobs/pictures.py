@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from runtime.pictures.files import decode_picture, read_header
 from runtime.pictures.header import ImageError
 from runtime.pictures.picture import Picture
 
+MOST_SIZES = 5  # of faces that a message lists
 SHARP = 32  # pixels; a larger aligned face may lose detail, since the network uses 16×16 pixels
 
 
@@ -151,8 +153,8 @@ class PictureWork:
         if not done.faces:
             return self._nothing(job, photo, done, options)
         _write(job, Result(done.picture, photo.rgb(), done.faces, done.scale))
-        left = f", {len(done.left)} larger than --max-face left as they are" if done.left else ""
-        sizes = ", ".join(f"{face.crop.size} px" for face in done.faces)
+        left = f", {_larger(done.left, options)} left as they are" if done.left else ""
+        sizes = _sizes([face.crop for face in done.faces])
         message = f"{job.target}: {len(done.faces)} restored ({sizes}){left}"
         message += f"; enlarged {done.scale}×" if done.scale > 1 else "; not enlarged"
         need = max(-(-self._restorer.face_size // face.crop.size) for face in done.faces)
@@ -176,20 +178,34 @@ class PictureWork:
         Raises:
             UserError: the photograph was named on the command line; others are copied.
         """
-        reason = f"{job.name}: no face detected; for an aligned face leave out --faces"
+        reason = (
+            f"{job.name}: no face detected; if it is a single face, cut out from hair to chin, "
+            "leave out --faces"
+        )
         if done.left:
-            sizes = ", ".join(str(crop.size) for crop in done.left)
             reason = (
-                f"{job.name}: its faces ({sizes} px) are larger than --max-face "
-                f"{options.max_face}, and would lose detail; raise --max-face to restore them"
+                f"{job.name}: its faces ({_sizes(done.left)}) are larger than --max-face "
+                f"{options.max_face}, and show more than restoring would add"
             )
         if job.named:
             raise UserError(reason)
         _write(job, Result(photo, photo.rgb(), [], 1))
         why = "no face detected"
         if done.left:
-            why = f"{len(done.left)} larger than --max-face {options.max_face}"
+            why = _larger(done.left, options)
         return Outcome(job.name, str(job.target), "copied", 0, f"{job.target}: copied, {why}")
+
+
+def _sizes(crops: Sequence[Crop]) -> str:
+    """The sizes of faces; of many the smallest and the largest."""
+    sizes = [crop.size for crop in crops]
+    if len(sizes) > MOST_SIZES:
+        return f"{min(sizes)} to {max(sizes)} px"
+    return ", ".join(f"{size} px" for size in sizes)
+
+
+def _larger(crops: Sequence[Crop], options: PhotoOptions) -> str:
+    return f"{len(crops)} larger than --max-face {options.max_face} ({_sizes(crops)})"
 
 
 def out_of_memory(error: MemoryError | cv2.error) -> bool:

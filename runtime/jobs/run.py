@@ -16,7 +16,7 @@ from dic.cores import cores
 from dic.files import check_writable, remove_partial_files
 from dic.memory import Memory
 from runtime.engines.load import load_engine
-from runtime.jobs.paths import STREAM, Job, Outcome, finished, plan
+from runtime.jobs.paths import STREAM, UNREAD_VIDEOS, Job, Outcome, finished, plan
 from runtime.jobs.request import FaceSource, Request
 from runtime.jobs.summary import Summary
 
@@ -79,7 +79,7 @@ def run_request(request: Request, execute: Execute | None = None) -> int:
 
 def nothing_left(summary: Summary) -> int:
     """Report that an earlier call has done everything, and return the exit status."""
-    print(f"nothing left to do: {len(summary.jobs)} files are done", file=sys.stderr)
+    print(f"nothing left to do; done before: {len(summary.jobs)}", file=sys.stderr)
     summary.write()
     return DONE
 
@@ -111,7 +111,7 @@ def _here(
         from runtime.faces.restore import Restorer
         from runtime.jobs.pictures import PictureWork
 
-        print(f"{engine.path} on {engine.device} ({engine.backend})", file=sys.stderr)
+        print(f"{engine.path.name} on {engine.device} ({engine.backend})", file=sys.stderr)
         summary.engine = engine
         workers = _workers(photos, engine, asked.batch)
         memory = Memory.of(request.memory)
@@ -227,7 +227,14 @@ def video(
     memory: int | None = None,
 ) -> Outcome:
     """Restore one video; an error that concerns only this video becomes its outcome."""
-    if photos is None or boxes is not None:
+    if job.source.suffix.lower() in UNREAD_VIDEOS:
+        name = job.source.name
+        message = (
+            f"{job.source}: this format of videos is not supported; convert it first, such as by "
+            f"ffmpeg -i {name} {job.source.stem}.mkv"
+        )
+        outcome = Outcome(job.name, str(job.target), "failed", message=message)
+    elif photos is None or boxes is not None:
         hint = "--faces detects the faces in it" if boxes is None else "--boxes is for pictures"
         message = f"{job.source}: is a video; {hint}"
         outcome = Outcome(job.name, str(job.target), "failed", message=message)

@@ -127,7 +127,9 @@ class Reader:
         context = self.stream.codec_context
         if fault := colour_fault(context):
             self.container.close()
-            raise VideoError(f"{path}: {fault}, which is not supported; convert it")
+            raise VideoError(
+                f"{path}: {fault}, which is not supported; convert it, as docs/videos.md shows"
+            )
         self.remarks = dict.fromkeys(reductions(self.stream))  # in order
         self.aspect = self.stream.sample_aspect_ratio  # the container's, before the codec's
         # For an unspecified colour space, assume what players assume for this height.

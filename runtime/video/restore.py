@@ -110,7 +110,8 @@ def restore_video(
     frames, size = len(detected.crops), detected.size
     with closing(Reader(source)) as reader:
         rate = float(reader.rate)
-        small = _small_tracks(join(detected.crops, rate), options.max_face, size)
+        joined = join(detected.crops, rate)
+        small = _small_tracks(joined, options.max_face, size)
         tracking = Tracking(small, frames, rate)
         sizes = [track.size for track in small]
         scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
@@ -147,7 +148,10 @@ def restore_video(
             if steady is not None:
                 steady.close()
             _check_unchanged(source, before)
-    return RestoredVideo(len(small), restored, frames, size, scale, _remarks(reader, writer))
+    remarks = _remarks(reader, writer)
+    if left := len(joined) - len(small):
+        remarks = (f"{left} larger than --max-face left as they are", *remarks)
+    return RestoredVideo(len(small), restored, frames, size, scale, remarks)
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
@@ -171,7 +175,7 @@ def _small_tracks(tracks: list[Track], max_face: int, size: tuple[int, int]) -> 
     if not small:
         why = "no face detected"
         if tracks:
-            why = f"its {len(tracks)} faces are larger than --max-face {max_face}"
+            why = f"{len(tracks)} larger than --max-face {max_face}"
         raise NoFaceError(why, size)
     return small
 

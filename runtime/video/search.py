@@ -7,7 +7,7 @@ from collections import defaultdict
 from concurrent.futures import Future
 
 from runtime.faces.crop import Crop
-from runtime.faces.detect import Detector
+from runtime.faces.detect import Detector, YuNetDetector
 from runtime.video.reader import Frame
 
 PER_SECOND = 2  # searches at all rotations in a part without upright faces
@@ -21,13 +21,16 @@ class FrameSearch:
     the half second are searched so as well only if it found rotated faces.
 
     Args:
-        detector: one without `find_upright` searches every frame as it does a picture.
+        detector: one of another kind than `YuNetDetector` searches every frame as a picture.
         rate: frames per second.
     """
 
     def __init__(self, detector: Detector, rate: float) -> None:
         self._detector = detector
-        self._find_upright = getattr(detector, "find_upright", detector.find)
+        self._find_upright = detector.find
+        # A class derived from it with another `find` is another kind.
+        if isinstance(detector, YuNetDetector) and type(detector).find is YuNetDetector.find:
+            self._find_upright = detector.find_upright
         self._interval = max(1, round(rate / PER_SECOND))
         self._rotated: dict[int, Future[bool]] = defaultdict(Future)  # by interval
         self._lock = threading.Lock()

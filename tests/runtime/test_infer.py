@@ -246,6 +246,28 @@ def test_a_header_that_promises_too_much_is_refused(
     assert "larger than 268435456 pixels" in one_line_error(done, 2)
 
 
+def test_files_of_a_folder_that_cannot_be_read_are_counted(
+    here: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+) -> None:
+    """A phone's old film and a JPEG XL fail by name; a raw picture beside its JPEG does not."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(face_file.read_bytes())
+    (folder / "b.3gp").write_bytes(b"\0\0\0\x18ftyp3gp4")
+    (folder / "c.jxl").write_bytes(b"\xff\x0a")
+    (folder / "d.nef").write_bytes(b"MM\0*")
+    done = here("runtime.infer", folder, "-o", tmp_path / "out", "--engine", tiny_engine)
+    assert done.returncode == 1
+    errors = sorted(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert len(errors) == 2
+    assert f"error: {folder / 'b.3gp'}: this format of videos is not supported" in errors[0]
+    assert f"error: {folder / 'c.jxl'}: JPEG XL pictures cannot be read" in errors[1]
+    assert f"{folder / 'd.nef'}: format not supported; skipped" in done.stderr
+    assert "1 restored" in done.stderr
+    assert "2 failed" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
 def test_one_bad_file_does_not_stop_the_rest(
     here: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
 ) -> None:

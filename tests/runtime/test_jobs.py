@@ -352,7 +352,7 @@ def test_five_points_align_a_face(faces: tuple[np.ndarray, np.ndarray], tmp_path
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("face.png,1,2,3\n", "line 1: a face needs 4 or 10 numbers, got 3"),
+        ("face.png,1,2,3\n", "line 1: a face needs 4 or 10 numbers, separated by commas; got 3"),
         ("image,x\nface.png,1,2,x,4\n", r"line 2: .* must all be numbers"),
         ("face.png,1O,2,3,4\n", r"line 1: .* must all be numbers"),
         ("face.png,1,2,0,4\n", "at least 1 pixel, got 0×4"),

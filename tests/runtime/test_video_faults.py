@@ -83,7 +83,8 @@ def test_an_interrupted_video_leaves_nothing(
             hit()
         return Found().find(image)
 
-    monkeypatch.setattr("runtime.faces.detect.YuNetDetector.find", found)
+    for way in ("find", "find_upright"):
+        monkeypatch.setattr(f"runtime.faces.detect.YuNetDetector.{way}", found)
     if where == "writing":
         from runtime.video.writer import Writer
 
