@@ -247,7 +247,11 @@ def test_a_header_that_promises_too_much_is_refused(
 
 
 def test_files_of_a_folder_that_cannot_be_read_are_counted(
-    here: Command, tiny_engine: Path, face_file: Path, tmp_path: Path
+    here: Command,
+    tiny_engine: Path,
+    face_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A phone's old film and a JPEG XL fail by name; a raw picture beside its JPEG does not."""
     folder = tmp_path / "album"
@@ -262,7 +266,7 @@ def test_files_of_a_folder_that_cannot_be_read_are_counted(
     assert len(errors) == 2
     assert f"error: {folder / 'b.3gp'}: this format of videos is not supported" in errors[0]
     assert f"error: {folder / 'c.jxl'}: JPEG XL pictures cannot be read" in errors[1]
-    assert f"{folder / 'd.nef'}: format not supported; skipped" in done.stderr
+    assert f"{folder / 'd.nef'}: format not supported; skipped" in caplog.text
     assert "1 restored" in done.stderr
     assert "2 failed" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
