@@ -271,6 +271,8 @@ def _walk(folder: Path, output: Path, unreadable: list[Path]) -> Iterator[Path]:
 
 def _check_format(source: Path, output: Path, options: OutputOptions) -> None:
     suffix = output.suffix.lower()
+    if source.suffix.lower() in UNREAD_VIDEOS:
+        return  # it fails, for a reason that is told then
     if is_video(source):
         if suffix not in VIDEOS:
             raise UserError(f"{output}: videos can be written as one of {_listed(VIDEOS)}")
