@@ -279,7 +279,7 @@ def test_an_option_that_the_encoder_does_not_know_is_an_error(
 
 def test_a_size_that_changes_is_reported_and_not_squeezed(tmp_path: Path) -> None:
     """Frames of another size are scaled to the first one's, as FFmpeg does."""
-    small, large = tmp_path / "small.h264", tmp_path / "large.h264"
+    small, large = tmp_path / "small.ts", tmp_path / "large.ts"
     for path, sides in ((small, (64, 96)), (large, (128, 192))):
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream("libx264", rate=24)
@@ -289,7 +289,7 @@ def test_a_size_that_changes_is_reported_and_not_squeezed(tmp_path: Path) -> Non
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-    both = tmp_path / "both.h264"
+    both = tmp_path / "both.ts"
     both.write_bytes(small.read_bytes() + large.read_bytes())
     with closing(Reader(both)) as reader:
         shapes = {item.pixels.shape for item in reader.packets() if isinstance(item, Frame)}
