@@ -172,8 +172,8 @@ class YuNetDetector:
         """
         if crop.score >= self.CERTAIN and not crop.angle:
             return crop
-        wide = _around(replace(crop, angle=0.0))
-        patch = self._patch(image, replace(crop, angle=0.0), self.PATCH)
+        upright = replace(crop, angle=0.0)
+        wide, patch = _around(upright), self._patch(image, upright, self.PATCH)
         best, turn = self._best(patch, [0.0, *map(float, self.TURNS)])
         if best is None:
             return crop

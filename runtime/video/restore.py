@@ -113,37 +113,29 @@ def restore_video(
         joined = join(detected.crops, rate)
         small = _small_tracks(joined, options.max_face, size)
         tracking = Tracking(small, frames, rate)
-        sizes = [track.size for track in small]
-        scale = options.enlarge or enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
-        while (
-            not options.enlarge
-            and scale > 1
-            and not _workers(size, scale, memory, suffix=target.suffix)
-        ):
-            scale -= 1
+        scale = options.enlarge or _enlargement(restorer, small, size, memory, target.suffix)
         workers = _needed(source, _workers(size, scale, memory, suffix=target.suffix), memory)
         restored, steady = 0, Steady(rate, on_frame) if on_frame is not None else None
         with partial_file(target) as partial:
             larger = (size[0] * scale, size[1] * scale)
 
-            def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Face]]:
+            def work(item: Frame | Packet) -> tuple[Frame | Packet, list[Sighting], list[Face]]:
                 if not isinstance(item, Frame):
-                    return item, []
-                return _restored(
-                    restorer, item, tracking.in_frame(item.number), scale, options.background
-                )
+                    return item, [], []
+                visible = tracking.in_frame(item.number)
+                frame, faces = _restored(restorer, item, visible, scale, options.background)
+                return frame, visible, faces
 
             bar = Progress(total=frames, desc=f"{source.name}: restoring", unit="frame")
             with bar, Writer(partial, reader, larger, detected.aspect, target) as writer:
-                for item, faces in overlapped(work, reader.packets(), workers):
+                for item, visible, faces in overlapped(work, reader.packets(), workers):
                     if not isinstance(item, Frame):
                         writer.copy(item)
                         continue
                     writer.add(item)
                     restored += len(faces)
                     if steady is not None:
-                        tracks = [s.track for s in tracking.in_frame(item.number)]
-                        steady.add(item.seconds, tracks, faces)
+                        steady.add(item.seconds, [s.track for s in visible], faces)
                     bar.update()
             if steady is not None:
                 steady.close()
@@ -152,6 +144,17 @@ def restore_video(
     if left := len(joined) - len(small):
         remarks = (f"{left} larger than --max-face left as they are", *remarks)
     return RestoredVideo(len(small), restored, frames, size, scale, remarks)
+
+
+def _enlargement(
+    restorer: Restorer, tracks: list[Track], size: tuple[int, int], memory: int | None, suffix: str
+) -> int:
+    """The enlargement that the tracks' faces need, as far as memory allows it."""
+    sizes = [track.size for track in tracks]
+    scale = enlargement(restorer.face_size, sizes, size, LARGEST_FRAME)
+    while scale > 1 and not _workers(size, scale, memory, suffix=suffix):
+        scale -= 1
+    return scale
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
