@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.report.markdown import table
-from benchmarks.report.rows import write_rows
+from benchmarks.report.rows import check_parts, write_rows
 from dic.console import Parser, UserError, run
 from dic.engine_file import read_sidecar
 from dic.outputs import check_outputs
@@ -280,8 +280,7 @@ def main(arguments: list[str]) -> int:
     add("--json", type=Path, metavar="FILE",
         help="write the results as JSON; those of other commands in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
-    if unknown := set(options.what) - set(PARTS):
-        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(PARTS)}")
+    check_parts(parser, options.what, PARTS)
     if options.kills < 1:
         parser.error("--kills must be at least 1")
     check_outputs(filter(None, [options.json]), [options.engine, options.checkpoint])

@@ -6,7 +6,6 @@ loaded network, which is what `export.onnx --memory` reserves.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.report.markdown import table
+from benchmarks.report.rows import read_kept
 from dic.console import Parser, UserError, run
 from dic.files import write_json
 from dic.memory import resident
@@ -92,10 +92,8 @@ def main(arguments: list[str]) -> int:
     check_outputs(filter(None, [options.json]), options.checkpoints)
     if not CLEAR.exists():
         raise UserError("benchmarks.export_memory needs Linux's /proc")
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    if options.json and options.json.exists():
-        rows = json.loads(options.json.read_bytes())["exports"]
-        found = {tuple(row[key] for key in KEYS): row for row in rows}
+    rows: list[dict[str, Any]] = read_kept(options.json).get("exports", [])
+    found = {tuple(row[key] for key in KEYS): row for row in rows}
     for path in options.checkpoints:
         for precision in options.precision:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from benchmarks.fuzzing.kinds import KINDS
 from benchmarks.fuzzing.workers import Work, fuzz
 from benchmarks.report.markdown import table
-from benchmarks.report.rows import write_rows
+from benchmarks.report.rows import check_parts, write_rows
 from dic.console import Parser, run
 from dic.cores import cores
 from dic.outputs import check_outputs
@@ -64,8 +64,7 @@ def main(arguments: list[str]) -> int:
     add("--json", type=Path, metavar="FILE",
         help="write the results as JSON; those of other kinds in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
-    if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(KINDS)}")
+    check_parts(parser, options.kinds, KINDS)
     if min(options.inputs, options.workers) < 1:
         parser.error("--inputs and --workers must be at least 1")
     check_outputs(filter(None, [options.json]), [options.engine, options.checkpoint])

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from benchmarks.formats.cell import Cell, Result, counts, grouped
 from benchmarks.formats.outcomes import Axes, outcomes
+from benchmarks.report.rows import check_parts, read_kept
 from dic.console import Parser, run
 from dic.files import write_json
 from dic.outputs import check_outputs
@@ -103,13 +104,6 @@ def by_outcome(name: str, axis: str, plain: Axes) -> Callable[[bytes], str]:
     return lambda data: outcomes(cells_of(json.loads(data), name), axis, plain)
 
 
-def _kept(path: Path | None) -> dict[str, Any]:
-    """The results of other kinds in a file that is written again."""
-    if path is None or not path.exists():
-        return {}
-    return json.loads(path.read_bytes())["kinds"]
-
-
 def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmarks.matrix",
@@ -121,11 +115,10 @@ def main(arguments: list[str]) -> int:
     add("--json", type=Path, metavar="FILE",
         help="write the results as JSON; those of other kinds in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
-    if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(KINDS)}")
+    check_parts(parser, options.kinds, KINDS)
     check_outputs(filter(None, [options.json]), [])
     found = {name: measured(name) for name in options.kinds or KINDS}
-    kept = _kept(options.json)
+    kept = read_kept(options.json).get("kinds", {})
     content = {
         "kinds": {name: found.get(name) or kept[name] for name in KINDS if name in found | kept}
     }

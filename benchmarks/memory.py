@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks import memory_videos
 from benchmarks.report.markdown import table
+from benchmarks.report.rows import check_parts, read_kept
 from dic.console import Parser, UserError, run
 from dic.files import write_json
 from dic.memory import Memory, resident
@@ -170,10 +170,9 @@ def main(arguments: list[str]) -> int:
     add("--json", type=Path, metavar="FILE",
         help="write the results as JSON; those of other kinds in FILE are kept")  # fmt: skip
     options = parser.parse_args(arguments)
-    if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"{sorted(unknown)[0]} is none of {', '.join(KINDS)}")
+    check_parts(parser, options.kinds, KINDS)
     check_outputs(filter(None, [options.json]), [])
-    kept = json.loads(options.json.read_bytes()) if options.json and options.json.exists() else {}
+    kept = read_kept(options.json)
     found = {}
     for name in options.kinds or KINDS:
         found[name] = KINDS[name][0]()
